@@ -1,0 +1,214 @@
+"""What one engine step works on: for each request its new tokens and the tokens already cached, and what follows from that."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dooly.errors import PredictError
+
+__all__ = ["Batch", "BatchColumns", "StepClass", "StepCost"]
+
+StepClass = Literal["decode", "prefill", "mixed"]
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step.
+
+    Attributes:
+        requests: (new tokens q >= 1, tokens already cached c >= 0) of each request; at least one request.
+        logits: rows whose logits are computed, 0 .. new tokens of the step.
+
+    Raises:
+        PredictError: a request or `logits` is outside these bounds.
+    """
+
+    requests: tuple[tuple[int, int], ...]
+    logits: int
+
+    def __post_init__(self) -> None:
+        if not self.requests:
+            raise PredictError("batch: no requests; a step needs at least one")
+        new, cached = zip(*self.requests, strict=True)
+        if min(new) < 1 or min(cached) < 0:
+            at = next(i for i, (q, c) in enumerate(self.requests) if q < 1 or c < 0)
+            q, c = self.requests[at]
+            raise PredictError(f"batch: request {at} has {q} new and {c} cached tokens; expected new >= 1 and cached >= 0")
+        if not 0 <= self.logits <= sum(new):
+            raise PredictError(f"batch: {self.logits} rows of logits; expected 0 to {sum(new)}, the new tokens of the step")
+
+    @classmethod
+    def of(cls, *requests: tuple[int, int], logits: int | None = None) -> "Batch":
+        """A batch that computes logits for one row of each request unless told otherwise.
+
+        >>> Batch.of((512, 0), (1, 100)).kind
+        'mixed'
+        """
+        return cls(requests, len(requests) if logits is None else logits)
+
+    @classmethod
+    def from_point(cls, point: Mapping[str, object] | str) -> "Batch":
+        """From the database's form ``{"requests": [[q, c, n], ...]}``, each row n requests alike, given as mapping or JSON text.
+
+        Raises:
+            PredictError: not that form.
+        """
+        try:
+            content = json.loads(point) if isinstance(point, str) else point
+            rows = [(int(q), int(c), int(n)) for q, c, n in content["requests"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise PredictError(f'batch: expected {{"requests": [[new, cached, alike], ...]}}, found {str(point)[:80]}') from error
+        requests = tuple((q, c) for q, c, n in rows for _ in range(n))
+        return cls(requests, len(requests))
+
+    def point(self) -> dict[str, list[list[int]]]:
+        """The database's form: sorted ``[new, cached, alike]``; forgets the order of the requests and `logits`.
+
+        >>> Batch.of((1, 9), (8, 0), (1, 9)).point()
+        {'requests': [[1, 9, 2], [8, 0, 1]]}
+        """
+        alike: dict[tuple[int, int], int] = {}
+        for request in self.requests:
+            alike[request] = alike.get(request, 0) + 1
+        return {"requests": [[q, c, alike[q, c]] for q, c in sorted(alike)]}
+
+    @cached_property
+    def tokens(self) -> int:
+        """New tokens of the step, T."""
+        return sum(q for q, _ in self.requests)
+
+    @property
+    def kind(self) -> StepClass:
+        """Class of the step.
+
+        A request *decodes* when it adds one token to a cached context (q = 1, c > 0), and *prefills* otherwise: more than one
+        new token, or nothing cached.  The last chunk of a prompt counts as decoding when it is one token long: it is the same
+        work.  "decode" and "prefill" hold for all requests of the step, else it is "mixed".
+        """
+        decodes = sum(1 for q, c in self.requests if q == 1 and c > 0)
+        if decodes == len(self.requests):
+            return "decode"
+        return "mixed" if decodes else "prefill"
+
+    def symbols(self, window: int | None = None) -> dict[str, int]:
+        """Values of the request symbols.
+
+        Args:
+            window: attention looks back over this many tokens, itself included; None for all.
+
+        Returns:
+            T tokens, R requests, L rows of logits, S KV rows read: sum of c + q, or of min(c + q, window + q - 1),
+            P attended (query, key) pairs: query j of a request (1-based) sees c + j keys, or min(c + j, window).
+        """
+        values = self.attention(window)
+        return {"T": self.tokens, "R": len(self.requests), "L": self.logits, "S": values["S"], "P": values["P"]}
+
+    def attention(self, window: int | None = None) -> dict[str, int]:
+        """All symbols that a formula of attention may use: T, R, S, P as in `symbols`, and
+
+        Pp pairs of the requests with more than one new token, Pm pairs of the request with the most.
+        """
+        count, tokens = len(self.requests), self.tokens
+        if tokens == count:  # one new token each: a query sees exactly the rows that are read
+            seen = [c for _, c in self.requests]
+            total, most = sum(seen) + count, max(seen) + 1
+            if window is not None and most > window:
+                total, most = sum(min(c + 1, window) for c in seen), window
+            return {"T": tokens, "R": count, "S": total, "P": total, "Pp": 0, "Pm": most}
+        rows = pairs = prefill = most = 0
+        for q, c in self.requests:
+            if window is None or c + q <= window:
+                rows += c + q
+                seen_pairs = q * c + q * (q + 1) // 2
+            else:
+                rows += min(c + q, window + q - 1)
+                growing = min(max(window - c, 0), q)
+                seen_pairs = growing * c + growing * (growing + 1) // 2 + (q - growing) * window
+            pairs += seen_pairs
+            prefill += seen_pairs if q > 1 else 0
+            most = max(most, seen_pairs)
+        return {"T": tokens, "R": count, "S": rows, "P": pairs, "Pp": prefill, "Pm": most}
+
+
+@dataclass(frozen=True, eq=False)
+class BatchColumns:
+    """Many batches as flat arrays: request i of batch b is at ``starts[b] + i``.
+
+    Attributes:
+        new, cached: int64[requests of all batches].
+        starts: int64[batches], ascending from 0, no batch empty.
+        logits: int64[batches].
+    """
+
+    new: NDArray[np.int64]
+    cached: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    logits: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> "BatchColumns":
+        """From batches, at least one."""
+        counts = np.fromiter((len(batch.requests) for batch in batches), np.int64, len(batches))
+        flat: Iterable[int] = chain.from_iterable(chain.from_iterable(batch.requests for batch in batches))
+        pairs = np.fromiter(flat, np.int64, 2 * int(counts.sum())).reshape(-1, 2)
+        logits = np.fromiter((batch.logits for batch in batches), np.int64, len(batches))
+        return cls(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]), np.cumsum(counts) - counts, logits)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """New tokens of each batch, T."""
+        return cast("NDArray[np.int64]", np.add.reduceat(self.new, self.starts))
+
+    def attention(self, window: int | None = None) -> dict[str, Column]:
+        """`Batch.attention` for each batch, float64[batches] each."""
+        new, cached, starts = self.new, self.cached, self.starts
+        if window is None:
+            rows = cached + new
+            pairs = new * cached + new * (new + 1) // 2
+        else:
+            rows = np.minimum(cached + new, window + new - 1)
+            growing = np.clip(window - cached, 0, new)
+            pairs = growing * cached + growing * (growing + 1) // 2 + (new - growing) * window
+        columns = {
+            "T": self.tokens,
+            "R": np.diff(starts, append=len(new)),
+            "S": np.add.reduceat(rows, starts),
+            "P": np.add.reduceat(pairs, starts),
+            "Pp": np.add.reduceat(np.where(new > 1, pairs, 0), starts),
+            "Pm": np.maximum.reduceat(pairs, starts),
+        }
+        return {name: column.astype(np.float64) for name, column in columns.items()}
+
+    def symbols(self, window: int | None = None) -> dict[str, Column]:
+        """`Batch.symbols` for each batch, float64[batches] each."""
+        columns = self.attention(window)
+        return {"T": columns["T"], "R": columns["R"], "L": self.logits.astype(np.float64), "S": columns["S"], "P": columns["P"]}
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Time of one step, us.
+
+    Attributes:
+        host_before_us: scheduling and input preparation, before the device has work.
+        device_us: the model's operations as issued, dispatch included.
+        host_after_us: sampling and bookkeeping after the results are there.
+        total_us: from the start of the step to its end.
+        extrapolated: some operation was asked outside the sizes that were measured.
+    """
+
+    host_before_us: float
+    device_us: float
+    host_after_us: float
+    total_us: float
+    extrapolated: bool = False

@@ -1,0 +1,167 @@
+"""The engine's own model, built on the meta device from a configuration whose integers are symbols."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sympy
+import torch
+from vllm.config import set_current_vllm_config
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers import rotary_embedding
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader.utils import initialize_model
+
+from dooly.capture.configint import ConfigInt, Facts, expression
+from dooly.capture.config import FIELDS
+from dooly.capture.sizes import SizeRecorder
+from dooly.capture.world import world_of
+from dooly.errors import CaptureError
+from dooly.ir.expr import Expr, normal, symbol
+
+__all__ = ["Built", "build"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model whose module attributes are ``ConfigInt`` where they come from the configuration.
+
+    Attributes:
+        model: the engine's model for causal generation, parameters on the meta device.
+        vllm_config: its ``VllmConfig``; opaque operations find their modules in it by layer name.
+        values: configuration symbols that occur, with their values.
+        facts: divisibility asserted while building.
+        sizes: shape of each parameter and buffer by name.
+        groups: parallel group coordinators whose size is a symbol.
+    """
+
+    model: torch.nn.Module
+    vllm_config: Any
+    values: Mapping[str, int]
+    facts: Facts
+    sizes: Mapping[str, tuple[Expr, ...]]
+    groups: tuple[Any, ...]
+
+
+@contextmanager
+def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str) -> Iterator[Built]:
+    """Build the model that ``config`` (the text of a config.json) describes, as rank 0 of ``tp``; alive in the block.
+
+    Raises:
+        CaptureError: the engine refuses the configuration.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        vllm_config = _engine_config(folder, tp, backend, place)
+        facts = Facts()
+        values = _symbolize(vllm_config.model_config, config, facts)
+        with set_current_vllm_config(vllm_config), world_of(tp) as groups:
+            if groups:
+                values["TP"] = tp
+                for group in groups:
+                    group.world_size = ConfigInt(tp, symbol("TP"), facts)
+            recorder = SizeRecorder()
+            with _fresh_rotary_tables(), _default_dtype(vllm_config.model_config.dtype), torch.device("meta"), recorder:
+                model = initialize_model(vllm_config=vllm_config)
+            _take_opaque_path(model)
+            sizes = _sizes(model, recorder)
+            yield Built(model, vllm_config, values, facts, sizes, tuple(groups))
+
+
+def _engine_config(folder: str, tp: int, backend: str | None, place: str) -> Any:
+    parallel: dict[str, Any] = {"tensor_parallel_size": tp, "distributed_executor_backend": "mp"} if tp > 1 else {}
+    try:
+        return EngineArgs(
+            model=folder,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            trust_remote_code=False,
+            enforce_eager=True,
+            attention_backend=backend,
+            **parallel,
+        ).create_engine_config()
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise CaptureError(f"{place}: the engine refuses this configuration: {' '.join(lines)[:400]}") from error
+
+
+def _symbolize(model_config: Any, config: Mapping[str, Any], facts: Facts) -> dict[str, int]:
+    """Replace the fields of the engine's configuration object; the layer count stays a number, it only steers a loop."""
+    values: dict[str, int] = {}
+    for name, letter in FIELDS.items():
+        value = config.get(name)
+        if isinstance(value, int) and name != "num_hidden_layers":
+            values[letter] = value
+            setattr(model_config.hf_config, name, ConfigInt(value, symbol(letter), facts))
+    return values
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _fresh_rotary_tables() -> Iterator[None]:
+    """The engine shares rotary modules by their numbers; ours must not meet those of another model with equal numbers."""
+    shared = rotary_embedding._ROPE_DICT  # pyright: ignore[reportPrivateUsage]
+    before = dict(shared)
+    shared.clear()
+    try:
+        yield
+    finally:
+        shared.clear()
+        shared.update(before)
+
+
+def _take_opaque_path(model: torch.nn.Module) -> None:
+    """Make a CPU build run what every platform runs: plain GEMMs, and the mixture of experts as one operation.
+
+    On a CPU the engine packs weights after loading and then calls ``cpu_linear``; there are no weights here.
+    """
+    for module in model.modules():
+        if isinstance(module, LinearBase | VocabParallelEmbedding):
+            module.cpu_linear = torch.nn.functional.linear
+        elif isinstance(module, MoERunner):
+            shared = module.shared_experts is not None
+            module._forward_entry = torch.ops.vllm.moe_forward_shared if shared else torch.ops.vllm.moe_forward  # pyright: ignore[reportPrivateUsage]
+
+
+def _sizes(model: torch.nn.Module, recorder: SizeRecorder) -> dict[str, tuple[Expr, ...]]:
+    sizes: dict[str, tuple[Expr, ...]] = {}
+    tables = _rotary_tables(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found = tables.get(name) or recorder.sizes(tensor)
+        sizes[name] = found if found is not None else tuple(sympy.Integer(dim) for dim in tensor.shape)
+    return sizes
+
+
+def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
+    """Rotary tables are computed, not allocated by size: a row per position, a column per rotated feature.
+
+    The engine computes ``rotary_dim`` in floating point as a fraction of the head size, so that is restored here.
+    """
+    tables: dict[str, tuple[Expr, ...]] = {}
+    for name, module in model.named_modules():
+        table, head = getattr(module, "cos_sin_cache", None), getattr(module, "head_size", None)
+        if not isinstance(table, torch.Tensor) or not isinstance(head, ConfigInt):
+            continue
+        positions, rotary = module.max_position_embeddings, int(module.rotary_dim)
+        width = normal(head.expr * sympy.Rational(rotary, int(head)))
+        module.rotary_dim = ConfigInt(rotary, width, head.facts)
+        if tuple(table.shape) == (int(positions), rotary):
+            tables[f"{name}.cos_sin_cache"] = (expression(positions), width)
+    return tables

@@ -1,0 +1,186 @@
+"""Model configurations: where they are found, which of their fields are symbols, and what makes them invalid.
+
+Needs neither torch nor vLLM, so that a mistake is reported before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from dooly.errors import CaptureError
+
+__all__ = ["ARCHITECTURES", "FIELDS", "check_tensor_parallel", "config_values", "list_models", "resolve_model"]
+
+FIELDS: Mapping[str, str] = {
+    "hidden_size": "H",
+    "num_attention_heads": "Nq",
+    "num_key_value_heads": "Nkv",
+    "head_dim": "D",
+    "intermediate_size": "I",
+    "vocab_size": "V",
+    "num_local_experts": "E",
+    "num_experts": "E",
+    "n_routed_experts": "E",
+    "num_experts_per_tok": "K",
+    "moe_intermediate_size": "Im",
+    "shared_expert_intermediate_size": "Is",
+    "n_shared_experts": "Es",
+    "num_hidden_layers": "Nl",
+    "max_position_embeddings": "Np",
+    "sliding_window": "W",
+    "kv_lora_rank": "Rkv",
+    "q_lora_rank": "Rq",
+    "qk_nope_head_dim": "Dn",
+    "qk_rope_head_dim": "Dr",
+    "v_head_dim": "Dv",
+}
+"""Integer fields of a config.json and the symbol that each becomes."""
+
+ARCHITECTURES: tuple[str, ...] = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+"""Architectures that capture supports."""
+
+_REQUIRED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
+_OPTIONAL_NULL = frozenset(("head_dim", "sliding_window", "q_lora_rank", "num_key_value_heads"))
+_VOCAB_PADDING = 64
+
+
+def list_models() -> tuple[str, ...]:
+    """Names of the bundled models, sorted."""
+    return tuple(sorted(path.parent.name for path in _bundled().glob("*/config.json")))
+
+
+def _bundled() -> Path:
+    return Path(__file__).resolve().parent.parent / "models"
+
+
+def resolve_model(model: str | Path) -> tuple[str, dict[str, Any]]:
+    """Name and checked configuration of a bundled model, a folder with a config.json, or such a file.
+
+    ``head_dim`` and ``num_key_value_heads`` are filled in where the file leaves them to their defaults.
+
+    Raises:
+        CaptureError: nothing is there, or what is there is not the configuration of a supported model.
+    """
+    path = _locate(model)
+    config = _read(path)
+    _check_architecture(config, path)
+    return path.parent.name, _check_fields(config, path)
+
+
+def _locate(model: str | Path) -> Path:
+    path = Path(model)
+    if path.is_dir():
+        path = path / "config.json"
+        if not path.is_file():
+            raise CaptureError(f"{path}: no config.json in this folder")
+        return path.resolve()
+    if path.is_file():
+        return path.resolve()
+    bundled = _bundled() / str(model) / "config.json"
+    if str(model) in list_models():
+        return bundled
+    if path.suffix == ".json" or len(path.parts) > 1:
+        raise CaptureError(f"{path}: no such file or folder")
+    raise CaptureError(
+        f"{model}: neither a bundled model nor a file{_meant(str(model), list_models())}; bundled: {', '.join(list_models())}"
+    )
+
+
+def _meant(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=3)
+    return f", did you mean {' or '.join(close)}?" if close else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CaptureError(
+            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg.lower()}"
+        ) from None
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise CaptureError(f"{path}: cannot be read as JSON text: {error}") from None
+    if not isinstance(config, dict):
+        raise CaptureError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return cast("dict[str, Any]", config)
+
+
+def _check_architecture(config: Mapping[str, Any], path: Path) -> None:
+    found = config.get("architectures")
+    if not isinstance(found, list) or len(cast("list[Any]", found)) != 1 or not isinstance(found[0], str):
+        raise CaptureError(f"{path}: architectures is {found!r}, expected a list of one name")
+    if found[0] not in ARCHITECTURES:
+        raise CaptureError(
+            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], ARCHITECTURES)}; supported: {', '.join(ARCHITECTURES)}"
+        )
+
+
+def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    for name in _REQUIRED:
+        if name not in config:
+            raise CaptureError(f"{path}: {name} is missing")
+    for name in FIELDS:
+        value = config.get(name)
+        if name not in config or (value is None and name in _OPTIONAL_NULL):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CaptureError(f"{path}: {name} is {value!r}, expected a positive integer")
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head_dim = config.get("head_dim")
+    if head_dim is None:
+        if hidden % heads:
+            raise CaptureError(
+                f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads}, and head_dim is not given"
+            )
+        head_dim = hidden // heads
+    if heads % kv_heads:
+        raise CaptureError(
+            f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
+    experts, chosen = next((config[n] for n, s in FIELDS.items() if s == "E" and n in config), None), config.get("num_experts_per_tok")
+    if experts is not None and chosen is not None and chosen > experts:
+        raise CaptureError(f"{path}: num_experts_per_tok {chosen} is more than the {experts} experts")
+    return {**config, "head_dim": head_dim, "num_key_value_heads": kv_heads}
+
+
+def check_tensor_parallel(config: Mapping[str, Any], tp: int, place: str) -> None:
+    """Check that a model can be split over ``tp`` ranks.
+
+    Raises:
+        CaptureError: a size that is split does not divide; KV heads may also be fewer than ranks (replicated).
+    """
+    if isinstance(tp, bool) or tp < 1:
+        raise CaptureError(f"{place}: tensor parallel size {tp} is not a positive integer")
+    sizes = {name: int(config[name]) for name in ("num_attention_heads", "intermediate_size", "moe_intermediate_size") if config.get(name)}
+    sizes["padded vocab_size"] = -(-int(config["vocab_size"]) // _VOCAB_PADDING) * _VOCAB_PADDING
+    for name, size in sizes.items():
+        if size % tp:
+            raise CaptureError(f"{place}: tensor parallel size {tp} does not divide {name} {size}")
+    kv_heads = int(config["num_key_value_heads"])
+    if kv_heads % tp and tp % kv_heads:
+        raise CaptureError(
+            f"{place}: tensor parallel size {tp} neither divides num_key_value_heads {kv_heads} nor is a multiple of it"
+        )
+
+
+def config_values(config: Mapping[str, Any]) -> dict[str, int]:
+    """Values of the configuration symbols that a configuration sets."""
+    return {symbol: int(config[name]) for name, symbol in FIELDS.items() if isinstance(config.get(name), int)}

@@ -1,0 +1,135 @@
+"""An ``int`` that remembers how it was computed from the configuration, and the divisibility that was asserted on the way.
+
+vLLM's own code builds a model from such integers without noticing: they are ``int`` for ``isinstance``, hashing, ``range``,
+caches and validators, while sums, products and quotients of them carry a sympy expression along.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import sympy
+
+from dooly.ir.expr import Expr, FloorDiv, exact_div, normal
+
+__all__ = ["ConfigInt", "Facts", "expression"]
+
+
+class Facts:
+    """Divisibility that code relied on while it ran: ``(divisor, dividend)``, in order of first use."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Expr, Expr], None] = {}
+
+    def __iter__(self) -> Any:
+        return iter(self._known)
+
+    def quotient(self, dividend: Expr, divisor: Expr) -> Expr | None:
+        """``dividend / divisor`` where the facts make it an integer, else None."""
+        return exact_div(dividend, divisor, self._known)
+
+    def add(self, dividend: Expr, divisor: Expr) -> None:
+        """Note that ``divisor`` divides ``dividend``, unless that follows from what is known."""
+        if self.quotient(dividend, divisor) is None:
+            above, below = sympy.fraction(sympy.cancel(dividend / divisor))
+            self._known[normal(below), normal(above)] = None
+
+
+class ConfigInt(int):
+    """An integer with the expression that it came from.
+
+    Arithmetic with integers keeps the expression; anything else (``float``, ``int(x)``, true division) gives the plain
+    value, so losing the expression degrades to a correct constant.  ``a % b == 0`` is recorded as a fact, after which
+    ``a // b`` is the exact quotient; without a fact ``a // b`` stays a floor division.
+    """
+
+    expr: Expr
+    facts: Facts
+
+    def __new__(cls, value: int, expr: Expr, facts: Facts) -> ConfigInt:
+        self = int.__new__(cls, value)
+        self.expr = normal(expr)
+        self.facts = facts
+        return self
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+    def __copy__(self) -> ConfigInt:
+        return self
+
+    def __deepcopy__(self, memo: object) -> ConfigInt:
+        return self
+
+    def _with(self, value: int, expr: Expr) -> ConfigInt:
+        return ConfigInt(value, expr, self.facts)
+
+    def __neg__(self) -> ConfigInt:
+        return self._with(-int(self), -self.expr)
+
+    def __pos__(self) -> ConfigInt:
+        return self
+
+    def __add__(self, other: object) -> Any:
+        return self._with(int(self) + int(other), self.expr + expression(other)) if _whole(other) else NotImplemented
+
+    __radd__ = __add__
+
+    def __sub__(self, other: object) -> Any:
+        return self._with(int(self) - int(other), self.expr - expression(other)) if _whole(other) else NotImplemented
+
+    def __rsub__(self, other: object) -> Any:
+        return self._with(int(other) - int(self), expression(other) - self.expr) if _whole(other) else NotImplemented
+
+    def __mul__(self, other: object) -> Any:
+        if _whole(other):
+            return self._with(int(self) * int(other), self.expr * expression(other))
+        return int(self) * other if isinstance(other, float) else NotImplemented  # [x] * n asks the list
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: object) -> Any:
+        return self._floordiv(self, other) if _whole(other) else NotImplemented
+
+    def __rfloordiv__(self, other: object) -> Any:
+        return self._floordiv(other, self) if _whole(other) else NotImplemented
+
+    def __mod__(self, other: object) -> Any:
+        return self._mod(self, other) if _whole(other) else NotImplemented
+
+    def __rmod__(self, other: object) -> Any:
+        return self._mod(other, self) if _whole(other) else NotImplemented
+
+    def __divmod__(self, other: object) -> Any:
+        return (self // other, self % other) if _whole(other) else NotImplemented
+
+    def __rdivmod__(self, other: object) -> Any:
+        return (other // self, other % self) if _whole(other) else NotImplemented
+
+    def __pow__(self, exponent: object, modulus: object = None) -> Any:
+        if isinstance(exponent, int) and exponent >= 0 and modulus is None:
+            return self._with(int(self) ** int(exponent), cast(Expr, self.expr ** int(exponent)))
+        return int(self) ** exponent if modulus is None else pow(int(self), exponent, modulus)  # pyright: ignore
+
+    def _floordiv(self, dividend: int, divisor: int) -> ConfigInt:
+        above, below = expression(dividend), expression(divisor)
+        value = int(dividend) // int(divisor)
+        exact = self.facts.quotient(above, below)
+        return self._with(value, cast(Expr, FloorDiv(above, below)) if exact is None else exact)
+
+    def _mod(self, dividend: int, divisor: int) -> int:
+        above, below = expression(dividend), expression(divisor)
+        value = int(dividend) % int(divisor)
+        if value == 0:
+            self.facts.add(above, below)
+            return 0
+        return self._with(value, above - below * cast(Expr, FloorDiv(above, below)))
+
+
+def expression(value: object) -> Expr:
+    """The expression of an integer: its own if it carries one, else the number."""
+    return value.expr if isinstance(value, ConfigInt) else sympy.Integer(int(cast(int, value)))
+
+
+def _whole(value: object) -> Any:
+    return isinstance(value, int) and not isinstance(value, bool)

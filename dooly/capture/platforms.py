@@ -1,0 +1,118 @@
+"""The platform that the engine sees: one per process, real where the hardware is there, stood in for where it is not."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dooly.errors import CaptureError
+
+__all__ = ["PLATFORMS", "PlatformSpec", "activate", "check_backend"]
+
+
+@dataclass(frozen=True)
+class PlatformSpec:
+    """A machine as the engine's code selection sees it.
+
+    Attributes:
+        backends: attention backends that may be asked for; the first is what the engine takes by itself.
+        device_name, capability, memory_bytes, processors: what an NVIDIA platform answers; empty for a CPU.
+    """
+
+    backends: tuple[str, ...]
+    device_name: str = ""
+    capability: tuple[int, int] = (0, 0)
+    memory_bytes: int = 0
+    processors: int = field(default=0)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the engine runs its CUDA code there."""
+        return bool(self.device_name)
+
+
+_CUDA_BACKENDS = ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN")
+
+PLATFORMS: Mapping[str, PlatformSpec] = {
+    "cpu": PlatformSpec(("CPU_ATTN",)),
+    "h100": PlatformSpec(_CUDA_BACKENDS, "NVIDIA H100 80GB HBM3", (9, 0), 80 << 30, 132),
+    "h200": PlatformSpec(_CUDA_BACKENDS, "NVIDIA H200", (9, 0), 141 << 30, 132),
+}
+
+_active: str | None = None
+
+
+def check_backend(platform: str, backend: str | None) -> str | None:
+    """Name of the attention backend as the engine spells it; None leaves the choice to the engine.
+
+    Raises:
+        CaptureError: the platform or the backend is unknown, or the platform does not have that backend.
+    """
+    if platform not in PLATFORMS:
+        raise CaptureError(f"unknown platform {platform!r}; known: {', '.join(PLATFORMS)}")
+    if backend is None:
+        return None
+    everywhere = sorted({name for spec in PLATFORMS.values() for name in spec.backends})
+    name = backend.upper()
+    if name not in everywhere:
+        raise CaptureError(f"unknown attention backend {backend!r}; known: {', '.join(everywhere)}")
+    if name not in PLATFORMS[platform].backends:
+        raise CaptureError(
+            f"attention backend {name} is not on platform {platform}; there: {', '.join(PLATFORMS[platform].backends)}"
+        )
+    return name
+
+
+def activate(platform: str) -> None:
+    """Import vLLM as it is on ``platform``.
+
+    The engine decides once per process what it runs on, so a second platform needs a second process.
+
+    Raises:
+        CaptureError: vLLM is not installed, was built for something else, or runs as another platform already.
+    """
+    global _active
+    if _active == platform:
+        return
+    if _active is not None:
+        raise CaptureError(f"this process has vLLM set up for platform {_active}; capture for {platform} in another process")
+    _prepare_environment()
+    try:
+        platforms = importlib.import_module("vllm.platforms")
+    except ImportError as error:
+        raise CaptureError(f"vLLM cannot be imported ({error}); install it with: pip install 'dooly[cpu]'") from None
+    spec = PLATFORMS[platform]
+    if spec.is_cuda and not _has_cuda():
+        from dooly.capture.standin import stand_in_for
+
+        if platforms._current_platform is not None:
+            raise CaptureError(f"vLLM runs in this process already; capture for {platform} in another process")
+        stand_in_for(spec)
+    elif not spec.is_cuda and not platforms.current_platform.is_cpu():
+        raise CaptureError("this vLLM is not built for CPUs; install it with: pip install 'dooly[cpu]'")
+    _active = platform
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    registry._run_in_subprocess = _run_here  # looking a model class up costs 15 s in the engine's fresh interpreter
+
+
+def _run_here(function: object) -> object:
+    return function()  # pyright: ignore
+
+
+def _prepare_environment() -> None:
+    """What vLLM and the hub client read when imported: no network, no statistics, plain layer names in the graph."""
+    for name, value in {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_USE_LAYERNAME": "0",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _has_cuda() -> bool:
+    torch = importlib.import_module("torch")
+    return bool(torch.cuda.is_available())

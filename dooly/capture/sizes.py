@@ -1,0 +1,52 @@
+"""Symbolic sizes of the tensors that a model creates for its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from dooly.capture.configint import expression
+from dooly.ir.expr import Expr
+
+__all__ = ["SizeRecorder"]
+
+_FACTORIES: frozenset[Callable[..., Any]] = frozenset((torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn))
+
+
+class SizeRecorder(TorchFunctionMode):
+    """Notes the sizes that factory functions are called with, by the storage that they return.
+
+    A parameter shares the storage of the tensor that it wraps, so neither ``Parameter`` nor the engine's subclasses of it
+    need to know.  Tensors noted are kept alive as long as the recorder, which keeps storages distinct.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, tuple[torch.Tensor, tuple[Expr, ...]]] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _FACTORIES:
+            size = (kwargs or {}).get("size", args)
+            if len(size) == 1 and isinstance(size[0], Sequence):
+                size = size[0]
+            self._sizes[_storage(result)] = (result, tuple(expression(dim) for dim in size))
+        elif func is torch.full:
+            self._sizes[_storage(result)] = (result, tuple(expression(dim) for dim in (kwargs or {}).get("size", args[0])))
+        return result
+
+    def sizes(self, tensor: torch.Tensor) -> tuple[Expr, ...] | None:
+        """Shape of a parameter as it was asked for, or None if no factory made it or it was reshaped since."""
+        found = self._sizes.get(_storage(tensor))
+        if found is None or found[0].shape != tensor.shape:
+            return None
+        return found[1]
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata

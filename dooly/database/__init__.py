@@ -1,0 +1,19 @@
+"""The latency database (SQLite by default, PostgreSQL by URL)."""
+
+from dooly.database.claims import Claim
+from dooly.database.database import Database, Domain, StoredOperation, SummaryRow
+from dooly.database.environment import Environment
+from dooly.database.point import Measurement, Point, Samples, Status
+
+__all__ = [
+    "Claim",
+    "Database",
+    "Domain",
+    "Environment",
+    "Measurement",
+    "Point",
+    "Samples",
+    "Status",
+    "StoredOperation",
+    "SummaryRow",
+]

@@ -1,0 +1,104 @@
+"""Claims: how several processes share one database without measuring anything twice.
+
+A claim is a row of the table of points.  The unique key (operation, environment, point) decides between two processes
+that insert at once; a claim left behind by a dead process is taken over by comparing and swapping its owner.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from dooly.database.owner import Owner
+from dooly.database.point import Point, Samples, Status
+from dooly.database.schema import points
+
+__all__ = ["Claim", "finish", "insert_claim", "release", "take_over"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to measure one point, held by this process until it records a result or releases it."""
+
+    row: int
+    operation: str
+    point: Point
+    owner: str
+
+
+def insert_claim(connection: Connection, operation: int, environment: int, point: Point, owner: Owner) -> int:
+    """Insert the claim and return its row.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: the point has a row already.
+    """
+    result = connection.execute(
+        insert(points).values(
+            operation=operation,
+            environment=environment,
+            point=point.json,
+            status=Status.CLAIMED,
+            owner=owner.json,
+            started_s=time.time(),
+        )
+    )
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def take_over(
+    connection: Connection, operation: int, environment: int, point: Point, owner: Owner, *, retry_failed: bool
+) -> int | None:
+    """Take over the row of a point whose owner is gone, or that failed; None if it is measured or being measured.
+
+    Args:
+        retry_failed: whether a failed or skipped point may be tried again.
+    """
+    row = connection.execute(
+        select(points).where(
+            points.c.operation == operation, points.c.environment == environment, points.c.point == point.json
+        )
+    ).one_or_none()
+    if row is None or not _is_free(row, retry_failed):
+        return None
+    swapped = connection.execute(
+        update(points)
+        .where(points.c.id == row.id, points.c.status == row.status, points.c.owner == row.owner)
+        .values(status=Status.CLAIMED, reason=None, owner=owner.json, started_s=time.time(), finished_s=None)
+    )
+    return int(row.id) if swapped.rowcount == 1 else None
+
+
+def _is_free(row: Row[tuple[object, ...]], retry_failed: bool) -> bool:
+    if row.status == Status.CLAIMED:
+        return Owner.from_json(row.owner).is_gone(row.started_s)
+    return retry_failed and row.status in (Status.FAILED, Status.SKIPPED)
+
+
+def finish(connection: Connection, claim: Claim, status: Status, samples: Samples, reason: str | None) -> bool:
+    """Store the outcome; False if the claim was lost to another process meanwhile (nothing is written then)."""
+    result = connection.execute(
+        update(points)
+        .where(points.c.id == claim.row, points.c.status == Status.CLAIMED, points.c.owner == claim.owner)
+        .values(
+            status=status,
+            reason=reason,
+            samples_us=json.dumps([round(value, 4) for value in samples.values_us]),
+            warmups_us=json.dumps([round(value, 4) for value in samples.warmups_us]),
+            loops=samples.loops,
+            aside_us=json.dumps(dict(samples.aside)),
+            clock_mhz=samples.clock_mhz,
+            temperature_c=samples.temperature_c,
+            finished_s=time.time(),
+        )
+    )
+    return result.rowcount == 1
+
+
+def release(connection: Connection, claim: Claim) -> None:
+    """Give the point back unmeasured."""
+    connection.execute(
+        delete(points).where(points.c.id == claim.row, points.c.status == Status.CLAIMED, points.c.owner == claim.owner)
+    )

@@ -1,0 +1,318 @@
+"""The latency database: environments, operations, points, formulas."""
+
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from dooly.database.claims import Claim, finish, insert_claim, release, take_over
+from dooly.database.connection import connect, location_url, place_of, translated, use_write_ahead_log
+from dooly.database.environment import Environment, Fact
+from dooly.database.owner import Owner
+from dooly.database.point import Measurement, Point, Samples, Status
+from dooly.database.schema import SCHEMA_VERSION, environments, formulas, operations, points, schema_version, upgrade
+from dooly.errors import DatabaseError
+
+__all__ = ["Database", "Differences", "Domain", "StoredOperation", "SummaryRow"]
+
+Differences = dict[str, tuple[Fact | None, Fact | None]]
+"""Facts that differ between two environments, by name."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the measured points of an operation span.
+
+    Fields:
+        ranges: axis -> (smallest, largest) over the measured points.
+        points: how many were measured.
+    """
+
+    ranges: Mapping[str, tuple[int, int]]
+    points: int
+
+    def covers(self, axes: Mapping[str, int]) -> bool:
+        """Whether each axis lies within the measured range."""
+        ranges = self.ranges
+        return all(name in ranges and ranges[name][0] <= n <= ranges[name][1] for name, n in axes.items())
+
+
+@dataclass(frozen=True)
+class StoredOperation:
+    """An operation as stored: its signature, target and canonical text."""
+
+    signature: str
+    target: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """Points of one operation in one environment with one status, and what they cost to take."""
+
+    environment: str
+    signature: str
+    target: str
+    status: Status
+    points: int
+    cost_s: float
+
+
+class Database:
+    """A latency database, opened from a file path or a URL (SQLite or PostgreSQL; one code path).
+
+    Every writing method is one short transaction: when it returns, its effect survives `kill -9`.
+
+    Args:
+        location: file path or SQLAlchemy URL.
+        create: whether a missing file may be made.
+        lock_timeout_s: how long to wait while another process writes.
+
+    Raises:
+        DatabaseError: it cannot be opened, is not a database of dooly, or was written by a newer one.
+    """
+
+    def __init__(self, location: str | Path, *, create: bool = True, lock_timeout_s: float = 10.0) -> None:
+        url = location_url(location)
+        self.place = place_of(url)
+        self._engine = connect(url, create=create, lock_timeout_s=lock_timeout_s)
+        self._writer = self._engine.execution_options(writes=True)
+        self._environment_ids: dict[str, int] = {}
+        self._operation_ids: dict[str, int] = {}
+        with self._reading() as connection:
+            version = schema_version(connection, self.place)
+        if version < SCHEMA_VERSION:
+            with translated(self.place):
+                use_write_ahead_log(self._engine)
+            with self._writing() as connection:
+                upgrade(connection, self.place)
+
+    @contextmanager
+    def _reading(self) -> Generator[Connection]:
+        with translated(self.place), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Generator[Connection]:
+        with translated(self.place), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._engine.dispose()
+
+    # -- operations and environments ------------------------------------------------------------------------------
+
+    def add_operation(self, signature: str, target: str, text: str) -> None:
+        """Store an operation once; a second call with the same text does nothing.
+
+        Raises:
+            DatabaseError: the signature is stored with another text.
+        """
+        known = self._find_operation(signature)
+        if known is None:
+            with suppress_duplicate(), self._writing() as connection:
+                connection.execute(insert(operations).values(signature=signature, target=target, text=text))
+            known = self._find_operation(signature)
+        if known is None or known.text != text:
+            raise DatabaseError(
+                f"{self.place}: the signature {signature} is stored with another operation text; "
+                "use another database file for this version of dooly"
+            )
+
+    def _find_operation(self, signature: str) -> StoredOperation | None:
+        with self._reading() as connection:
+            row = connection.execute(select(operations).where(operations.c.signature == signature)).one_or_none()
+        if row is None:
+            return None
+        self._operation_ids[signature] = row.id
+        return StoredOperation(row.signature, row.target, row.text)
+
+    def operations(self) -> list[StoredOperation]:
+        """All stored operations, by target and signature."""
+        with self._reading() as connection:
+            rows = connection.execute(select(operations).order_by(operations.c.target, operations.c.signature)).all()
+        return [StoredOperation(row.signature, row.target, row.text) for row in rows]
+
+    def environments(self) -> list[Environment]:
+        """All environments that hold points or formulas, in the order in which they were first used."""
+        with self._reading() as connection:
+            rows = connection.execute(select(environments).order_by(environments.c.id)).all()
+        return [Environment.from_json(row.facts) for row in rows]
+
+    def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:
+        """Other environments and how they differ (asked for, stored), nearest first: for messages, never for data."""
+        others = [(other, environment.differences(other)) for other in self.environments() if other != environment]
+        return sorted(others, key=lambda pair: (len(pair[1]), pair[0].json))
+
+    def _operation_id(self, signature: str) -> int:
+        if signature not in self._operation_ids and self._find_operation(signature) is None:
+            raise DatabaseError(f"{self.place}: operation {signature} is not stored; add it before its points")
+        return self._operation_ids[signature]
+
+    def _environment_id(self, environment: Environment, *, create: bool) -> int | None:
+        key = environment.key
+        if key not in self._environment_ids and create:
+            with suppress_duplicate(), self._writing() as connection:
+                connection.execute(insert(environments).values(key=key, facts=environment.json))
+        if key not in self._environment_ids:
+            with self._reading() as connection:
+                found = connection.execute(select(environments.c.id).where(environments.c.key == key)).scalar()
+            if found is None:
+                return None
+            self._environment_ids[key] = int(found)
+        return self._environment_ids[key]
+
+    # -- points ---------------------------------------------------------------------------------------------------
+
+    def claim(
+        self, signature: str, environment: Environment, point: Point, *, retry_failed: bool = False
+    ) -> Claim | None:
+        """Claim a point for this process; None if it is measured, failed, or being measured by a living process.
+
+        A claim whose process is gone is taken over.
+
+        Args:
+            retry_failed: whether a failed or skipped point may be tried again.
+        """
+        owner = Owner.here()
+        operation, home = self._operation_id(signature), self._environment_id(environment, create=True)
+        assert home is not None
+        try:
+            with self._writing() as connection:
+                row = insert_claim(connection, operation, home, point, owner)
+        except DatabaseError as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+            with self._writing() as connection:
+                taken = take_over(connection, operation, home, point, owner, retry_failed=retry_failed)
+            if taken is None:
+                return None
+            row = taken
+        return Claim(row, signature, point, owner.json)
+
+    def record_ok(self, claim: Claim, samples: Samples) -> bool:
+        """Commit the samples of a claimed point; False if the claim was lost to another process (nothing is stored)."""
+        with self._writing() as connection:
+            return finish(connection, claim, Status.OK, samples, None)
+
+    def record_failed(self, claim: Claim, reason: str) -> bool:
+        """Commit that measuring failed and why.  The point stays unmeasured and is not tried again unasked."""
+        with self._writing() as connection:
+            return finish(connection, claim, Status.FAILED, Samples(()), reason)
+
+    def record_skipped(self, claim: Claim, reason: str) -> bool:
+        """Commit that the point cannot be measured here, and why."""
+        with self._writing() as connection:
+            return finish(connection, claim, Status.SKIPPED, Samples(()), reason)
+
+    def release(self, claim: Claim) -> None:
+        """Give a claimed point back unmeasured, e.g. when the user interrupts."""
+        with self._writing() as connection:
+            release(connection, claim)
+
+    def points(
+        self, signature: str, environment: Environment, *, status: Status | None = Status.OK
+    ) -> list[Measurement]:
+        """Points of one operation in one environment, in the order in which they were taken.
+
+        Args:
+            status: which ones; None for all.
+        """
+        home = self._environment_id(environment, create=False)
+        if home is None or self._find_operation(signature) is None:
+            return []
+        question = select(points).where(
+            points.c.operation == self._operation_ids[signature], points.c.environment == home
+        )
+        if status is not None:
+            question = question.where(points.c.status == status)
+        with self._reading() as connection:
+            rows = connection.execute(question.order_by(points.c.id)).all()
+        return [_measurement(row, signature, environment.key) for row in rows]
+
+    def covered_domain(self, signature: str, environment: Environment) -> Domain:
+        """What the measured points span; no ranges if there are none."""
+        ranges: dict[str, tuple[int, int]] = {}
+        measured = self.points(signature, environment)
+        for measurement in measured:
+            for name, n in measurement.point.axes.items():
+                low, high = ranges.get(name, (n, n))
+                ranges[name] = min(low, n), max(high, n)
+        return Domain(ranges, len(measured))
+
+    def summary(self) -> list[SummaryRow]:
+        """Points and their cost by environment, operation and status."""
+        cost = func.coalesce(func.sum(points.c.finished_s - points.c.started_s), 0.0)
+        question = (
+            select(environments.c.key, operations.c.signature, operations.c.target, points.c.status, func.count(), cost)
+            .join(operations, operations.c.id == points.c.operation)
+            .join(environments, environments.c.id == points.c.environment)
+            .group_by(environments.c.key, operations.c.signature, operations.c.target, points.c.status)
+            .order_by(environments.c.key, operations.c.target, operations.c.signature, points.c.status)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(question).all()
+        return [SummaryRow(row[0], row[1], row[2], Status(row[3]), int(row[4]), float(row[5])) for row in rows]
+
+    # -- formulas -------------------------------------------------------------------------------------------------
+
+    def store_formula(self, signature: str, environment: Environment, formula: Mapping[str, object]) -> None:
+        """Store the fitted formula of an operation, replacing an earlier fit."""
+        operation, home = self._operation_id(signature), self._environment_id(environment, create=True)
+        with self._writing() as connection:
+            connection.execute(
+                delete(formulas).where(formulas.c.operation == operation, formulas.c.environment == home)
+            )
+            text = json.dumps(formula, sort_keys=True)
+            connection.execute(insert(formulas).values(operation=operation, environment=home, formula=text))
+
+    def formula(self, signature: str, environment: Environment) -> dict[str, object] | None:
+        """The stored formula, or None."""
+        home = self._environment_id(environment, create=False)
+        if home is None or self._find_operation(signature) is None:
+            return None
+        with self._reading() as connection:
+            text = connection.execute(
+                select(formulas.c.formula).where(
+                    formulas.c.operation == self._operation_ids[signature], formulas.c.environment == home
+                )
+            ).scalar()
+        return None if text is None else json.loads(text)
+
+
+@contextmanager
+def suppress_duplicate() -> Generator[None]:
+    """Swallow the error of the insert that came second; the caller looks again."""
+    try:
+        yield
+    except DatabaseError as error:
+        if not isinstance(error.__cause__, IntegrityError):
+            raise
+
+
+def _measurement(row: Row[tuple[object, ...]], signature: str, environment: str) -> Measurement:
+    samples = Samples(())
+    if row.status == Status.OK:
+        samples = Samples(
+            values_us=tuple(json.loads(row.samples_us)),
+            warmups_us=tuple(json.loads(row.warmups_us)),
+            loops=row.loops,
+            aside=tuple(json.loads(row.aside_us).items()),
+            clock_mhz=row.clock_mhz,
+            temperature_c=row.temperature_c,
+        )
+    return Measurement(
+        operation=signature,
+        environment=environment,
+        point=Point.from_json(row.point),
+        status=Status(row.status),
+        reason=row.reason,
+        samples=samples,
+        started_s=row.started_s,
+        finished_s=row.finished_s,
+    )

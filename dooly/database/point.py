@@ -1,0 +1,163 @@
+"""A point: one assignment of the request symbols of an operation, and what was measured there."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = ["Measurement", "Point", "Samples", "Status"]
+
+
+class Status(StrEnum):
+    """State of a point in the database.  Only `OK` counts as measured."""
+
+    CLAIMED = "claimed"
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Request symbols of one call, in a canonical form.
+
+    Two forms exist.  `sizes` names every axis of the operation, e.g. `{"T": 64}` or `{"A": 4, "T": 64}`.  A stateful
+    operation has `requests` instead: sorted triples (new tokens, tokens already cached, how many requests are alike).
+
+    Raises:
+        ValueError: both or neither form is given, a size is negative, or a request has no new token.
+    """
+
+    sizes: tuple[tuple[str, int], ...] = ()
+    requests: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.sizes) == bool(self.requests):
+            raise ValueError("a point has either sizes or requests")
+        if any(value < 0 for _, value in self.sizes):
+            raise ValueError(f"a size is negative in {self.sizes}")
+        if any(new < 1 or cached < 0 or alike < 1 for new, cached, alike in self.requests):
+            raise ValueError(f"each request needs new >= 1, cached >= 0, alike >= 1: {self.requests}")
+
+    @classmethod
+    def of(cls, **sizes: int) -> "Point":
+        """A stateless point from its axes."""
+        return cls(sizes=tuple(sorted((name, int(value)) for name, value in sizes.items())))
+
+    @classmethod
+    def of_requests(cls, requests: Iterable[tuple[int, int]]) -> "Point":
+        """A stateful point from (new, cached) pairs; order does not matter, equal pairs are counted."""
+        counts: dict[tuple[int, int], int] = {}
+        for new, cached in requests:
+            counts[new, cached] = counts.get((new, cached), 0) + 1
+        return cls(requests=tuple(sorted((new, cached, alike) for (new, cached), alike in counts.items())))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Point":
+        """Inverse of `json`.
+
+        Raises:
+            ValueError: the text is not a point.
+        """
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError(f"a point must be a JSON object, found {text[:60]}")
+        content: dict[str, object] = value
+        requests = content.get("requests")
+        if isinstance(requests, list):
+            rows: list[list[int]] = requests
+            return cls(requests=tuple(sorted((int(new), int(cached), int(alike)) for new, cached, alike in rows)))
+        return cls.of(**{name: int(str(size)) for name, size in content.items()})
+
+    @property
+    def json(self) -> str:
+        """Canonical text: the key of the point within its operation and environment."""
+        value: Mapping[str, object] = {"requests": self.requests} if self.requests else dict(self.sizes)
+        return json.dumps(value, separators=(",", ":"))
+
+    @property
+    def batch(self) -> tuple[tuple[int, int], ...]:
+        """The (new, cached) pairs, one per request; empty for a stateless point."""
+        return tuple((new, cached) for new, cached, alike in self.requests for _ in range(alike))
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Numbers to sweep and fit over.
+
+        Stateless: the sizes.  Stateful: T tokens, R requests, S KV rows read, P attended pairs (both without any
+        window), C the longest context after the step.
+        """
+        if self.sizes:
+            return dict(self.sizes)
+        return {
+            "T": sum(new * alike for new, _, alike in self.requests),
+            "R": sum(alike for _, _, alike in self.requests),
+            "S": sum((new + cached) * alike for new, cached, alike in self.requests),
+            "P": sum((new * cached + new * (new + 1) // 2) * alike for new, cached, alike in self.requests),
+            "C": max(new + cached for new, cached, _ in self.requests),
+        }
+
+    def __str__(self) -> str:
+        if self.sizes:
+            return " ".join(f"{name}={value}" for name, value in self.sizes)
+        return " ".join(f"{alike}x({new} new, {cached} cached)" for new, cached, alike in self.requests)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw times of one point.  Nothing is summarized away.
+
+    Fields:
+        values_us: one time per sample, already divided by `loops`.
+        warmups_us: times of the warm-up calls, kept apart.
+        loops: calls per sample.
+        aside: further timings taken beside the samples, by name, us (e.g. building attention metadata).
+        clock_mhz, temperature_c: where the platform gives them.
+    """
+
+    values_us: tuple[float, ...]
+    warmups_us: tuple[float, ...] = ()
+    loops: int = 1
+    aside: tuple[tuple[str, float], ...] = ()
+    clock_mhz: float | None = None
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the table of points, as read back."""
+
+    operation: str
+    environment: str
+    point: Point
+    status: Status
+    reason: str | None
+    samples: Samples = field(default_factory=lambda: Samples(()))
+    started_s: float = 0.0
+    finished_s: float | None = None
+
+    @property
+    def median_us(self) -> float:
+        """Median of the raw samples.
+
+        Raises:
+            ValueError: the point was not measured.
+        """
+        if self.status is not Status.OK:
+            raise ValueError(f"{self.point} of {self.operation} is {self.status}, it has no latency")
+        return statistics.median(self.samples.values_us)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over the median: 0.02 reads "half of the samples lie within 2 %"."""
+        values = self.samples.values_us
+        if len(values) < 4:
+            return (max(values) - min(values)) / self.median_us
+        low, _, high = statistics.quantiles(values, n=4)
+        return (high - low) / self.median_us
+
+    @property
+    def cost_s(self) -> float:
+        """Wall seconds that taking this point cost, set-up included."""
+        return 0.0 if self.finished_s is None else self.finished_s - self.started_s

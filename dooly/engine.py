@@ -1,0 +1,244 @@
+"""vLLM's engine in this process: its settings, its configuration object, and the real CPU engine.
+
+One way of starting the engine for everything that measures or imitates it: the executor (host time), `dooly validate`
+(the recorded run) and the simulator (which takes the scheduler only).  Importing this module imports neither torch nor
+vLLM; the functions do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dooly.errors import SimulationError
+
+__all__ = ["CpuEngine", "EngineSettings", "engine_config", "prepare_vllm", "start_cpu_engine"]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What decides how the engine batches requests.  The defaults suit a small model on a CPU.
+
+    Attributes:
+        max_num_seqs: most requests that run in one step.
+        max_num_batched_tokens: token budget of one step; longer prompts are prefilled in chunks.
+        max_model_len: most tokens (prompt and output) of one request.
+        block_size: tokens in one KV cache block.
+        num_blocks: KV cache blocks (the engine keeps one of them back); None gives every running request room for
+            `max_model_len` tokens, so that nothing is ever preempted.
+        prefix_caching: whether finished blocks are reused by prompts that start alike.
+        async_scheduling: whether the next step is scheduled while the current one runs.
+    """
+
+    max_num_seqs: int = 16
+    max_num_batched_tokens: int = 512
+    max_model_len: int = 2048
+    block_size: int = 32
+    num_blocks: int | None = None
+    prefix_caching: bool = False
+    async_scheduling: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_blocks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SimulationError(f"engine setting {name} is {value}; expected at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise SimulationError(
+                f"engine setting max_num_batched_tokens is {self.max_num_batched_tokens}, less than max_num_seqs "
+                f"{self.max_num_seqs}: a step must hold one token of every request; raise one or lower the other"
+            )
+        if (self.blocks - 1) * self.block_size < self.max_model_len:
+            raise SimulationError(
+                f"{self.blocks} KV cache blocks of {self.block_size} tokens (one is kept back) cannot hold one request "
+                f"of max_model_len {self.max_model_len}; raise num_blocks or lower max_model_len"
+            )
+
+    @property
+    def blocks(self) -> int:
+        """Number of KV cache blocks, computed from the lengths where `num_blocks` is None."""
+        if self.num_blocks is not None:
+            return self.num_blocks
+        return self.max_num_seqs * math.ceil(self.max_model_len / self.block_size) + 1
+
+
+def prepare_vllm() -> None:
+    """Set what vLLM reads from the process environment, before its first import; idempotent.
+
+    No hub access, no usage statistics, engine core in this process, errors only in its log.  The model registry
+    inspects model classes in this process rather than in a subprocess that imports vLLM again (15 s against 2 s).
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    try:
+        from vllm.model_executor.models import registry
+    except ImportError as error:
+        raise SimulationError(
+            f"vLLM cannot be imported ({_one_line(error)}); install the extra that brings it: pip install 'dooly[cpu]'"
+        ) from error
+
+    def inspect_here(function: Any) -> Any:
+        return function()
+
+    registry._run_in_subprocess = inspect_here  # pyright: ignore[reportPrivateUsage]
+
+
+def _one_line(error: BaseException) -> str:
+    """The first informative line of an exception's text (pydantic puts the cause on its second or third)."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = [line for line in lines[1:] if not line.startswith("For further information")] or lines
+    return (lines[-1] if len(lines) > 1 else lines[0] if lines else type(error).__name__).split(" [type=")[0]
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder that holds config.json.  `model` is that folder or the file itself.
+
+    Raises:
+        SimulationError: there is no such file.
+    """
+    path = Path(model)
+    folder = path.parent if path.name == "config.json" else path
+    if not (folder / "config.json").is_file():
+        raise SimulationError(f"{path}: no config.json there; give a model folder or the path of its config.json")
+    return folder
+
+
+def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True) -> Any:
+    """The engine's own configuration (vllm.config.VllmConfig) of a config.json under `settings`.
+
+    The CPU platform overrides some of what was asked (asynchronous scheduling, block size, and for MLA models the
+    token budget, chunked prefill and prefix caching).  All of it is put back: the scheduler then behaves as on the
+    platform that the settings describe.
+
+    Raises:
+        SimulationError: no config.json, or the engine refuses the configuration.
+    """
+    folder = model_folder(model)
+    prepare_vllm()
+    from vllm.engine.arg_utils import EngineArgs
+
+    try:
+        config = EngineArgs(
+            model=str(folder),
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            trust_remote_code=False,
+            enforce_eager=enforce_eager,
+            max_model_len=settings.max_model_len,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            max_num_seqs=settings.max_num_seqs,
+            block_size=settings.block_size,
+            enable_chunked_prefill=True,
+            enable_prefix_caching=settings.prefix_caching,
+            async_scheduling=settings.async_scheduling,
+            num_gpu_blocks_override=settings.blocks,
+            kv_cache_memory_bytes=1 << 20,  # not used beside num_gpu_blocks_override, but keeps the memory check quiet
+            disable_log_stats=True,
+        ).create_engine_config()
+    except (ValueError, TypeError, NotImplementedError, AssertionError, OSError, ImportError) as error:
+        raise SimulationError(f"{folder / 'config.json'}: the engine refuses it: {_one_line(error)}") from error
+    config.cache_config.block_size = settings.block_size
+    config.cache_config.enable_prefix_caching = settings.prefix_caching
+    config.cache_config.num_gpu_blocks = settings.blocks
+    config.scheduler_config.max_num_batched_tokens = settings.max_num_batched_tokens
+    config.scheduler_config.enable_chunked_prefill = True
+    config.scheduler_config.async_scheduling = settings.async_scheduling
+    return config
+
+
+class CpuEngine:
+    """vLLM's EngineCore on this CPU, in this process, with random weights.  Made by `start_cpu_engine`.
+
+    Attributes:
+        core: the vllm.v1.engine.core.EngineCore; its `scheduler` and `model_executor` may be wrapped to measure them.
+        config: its VllmConfig.
+        runner: the model runner (`_model_forward`, `model`, ...).
+        start_s: seconds that starting took, imports of vLLM not included.
+        vocab_size: token ids go from 0 to this, exclusive.
+    """
+
+    def __init__(self, core: Any, config: Any, start_s: float) -> None:
+        self.core, self.config, self.start_s = core, config, start_s
+        self.runner: Any = core.model_executor.driver_worker.worker.model_runner
+        self.vocab_size: int = config.model_config.get_vocab_size()
+        self._parameters: dict[int, Any] = {}
+
+    def add(self, request_id: str, prompt: list[int], max_tokens: int) -> None:
+        """Hand a request to the scheduler: token ids in, exactly `max_tokens` greedy tokens out.
+
+        The end-of-sequence token is ignored.  The engine stops at max_model_len whatever `max_tokens` says.
+        """
+        from vllm.sampling_params import SamplingParams
+        from vllm.v1.request import Request
+
+        if max_tokens not in self._parameters:
+            self._parameters[max_tokens] = SamplingParams(
+                max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False
+            )
+        self.core.add_request(
+            Request(
+                request_id=request_id,
+                prompt_token_ids=prompt,
+                sampling_params=self._parameters[max_tokens],
+                pooling_params=None,
+                arrival_time=time.time(),
+                block_hasher=self.core.request_block_hasher,
+            )
+        )
+
+    def busy(self) -> bool:
+        """Whether a step has anything to do (true once more after the last request, to flush)."""
+        return self.core.scheduler.has_requests() or bool(self.core.batch_queue)
+
+    def step(self) -> list[Any]:
+        """One engine step: schedule, run the model, sample, update.  Returns the EngineCoreOutput items."""
+        outputs, executed = self.core.step_fn()
+        self.core.post_step(executed)
+        return [item for group in (outputs or {}).values() for item in group.outputs]
+
+    def close(self) -> None:
+        """Free the model, the KV cache and vLLM's process-wide state, so that another engine can start here."""
+        self.core.shutdown()
+        self.runner = None
+
+
+@contextmanager
+def start_cpu_engine(model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True) -> Iterator[CpuEngine]:
+    """Run the real engine on this CPU while the `with` block lasts.
+
+    Nothing is downloaded: the weights are random, drawn from the shapes in config.json.  vLLM binds its threads and
+    disables `torch.set_num_threads` for the rest of the process.
+
+    Raises:
+        SimulationError: no config.json, the engine refuses the configuration, or the CPU engine cannot run it with
+            these settings (MLA models: block size 16, no chunked prefill).
+    """
+    config = engine_config(model, settings, enforce_eager=enforce_eager)
+    if config.model_config.use_mla:
+        raise SimulationError(f"{model}: the CPU engine runs MLA models without chunked prefill only; not supported")
+    from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.executor import Executor
+
+    start = time.perf_counter()
+    cleanup_dist_env_and_memory()  # a capture or a simulation in this process may have left its own groups
+    try:
+        core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
+    except (ValueError, RuntimeError, NotImplementedError, AssertionError, OSError) as error:
+        cleanup_dist_env_and_memory()
+        raise SimulationError(f"{model}: the CPU engine does not start: {_one_line(error)}") from error
+    engine = CpuEngine(core, config, time.perf_counter() - start)
+    try:
+        yield engine
+    finally:
+        engine.close()

@@ -1,0 +1,70 @@
+"""Every error that dooly raises on purpose: one line that names the place, what was found, and the way out."""
+
+__all__ = [
+    "CaptureError",
+    "DatabaseError",
+    "DoolyError",
+    "FitError",
+    "ParseError",
+    "PassError",
+    "PredictError",
+    "ProfileError",
+    "SimulationError",
+    "TraceError",
+    "VerifyError",
+]
+
+
+class DoolyError(Exception):
+    """Base of all of them.  The command line prints its text on one line and exits with status 2."""
+
+
+class VerifyError(DoolyError, ValueError):
+    """A graph or operation breaks a rule of the IR."""
+
+
+class ParseError(DoolyError, ValueError):
+    """Text is not IR.  Carries the place, so that an editor or the command line can point at it.
+
+    Args:
+        message: what was found and what was expected.
+        line: 1-based line.
+        column: 1-based column.
+        text: the source line; shown with a caret below it.
+    """
+
+    def __init__(self, message: str, line: int, column: int, text: str) -> None:
+        self.line, self.column = line, column
+        super().__init__(f"line {line}, column {column}: {message}\n  {text}\n  {' ' * (column - 1)}^")
+
+
+class PassError(DoolyError, ValueError):
+    """A pass cannot run: its name is unknown, a fact that it needs is missing, or its result does not verify."""
+
+
+class CaptureError(DoolyError, ValueError):
+    """A model cannot be captured from this configuration."""
+
+
+class DatabaseError(DoolyError):
+    """The latency database cannot be opened, read or written."""
+
+
+class ProfileError(DoolyError, ValueError):
+    """Measuring cannot start as asked."""
+
+
+class FitError(DoolyError, ValueError):
+    """A formula cannot be fitted to these points."""
+
+
+class PredictError(DoolyError, ValueError):
+    """A step time cannot be predicted: a formula is missing or the batch makes no sense."""
+
+
+class TraceError(DoolyError, ValueError):
+    """An arrival trace cannot be read."""
+
+
+class SimulationError(DoolyError, ValueError):
+    """A simulation or a recording cannot run as asked."""

@@ -1,0 +1,130 @@
+"""Mixture of experts, through the engine's fused layer: routing and the experts, hidden states and router logits given."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dooly.database import Point
+from dooly.executor.runner import Trial
+from dooly.executor.session import Session, Unsupported
+from dooly.executor.tensors import copies_for, dtype_of, need_memory, random_tensor, shape_of
+from dooly.ir import Operation
+from dooly.ir.expr import Expr
+from dooly.ir.types import ITEM_BYTES
+
+__all__ = ["MoeRunner", "activated_bounds", "routing"]
+
+
+def activated_bounds(tokens: int, experts: int, top_k: int) -> tuple[int, int]:
+    """Fewest and most experts that `tokens` tokens can activate."""
+    return top_k, min(experts, tokens * top_k)
+
+
+def routing(tokens: int, experts: int, top_k: int, activated: int, shift: int = 0) -> list[list[int]]:
+    """Experts of each token such that exactly `activated` are hit and all of them equally often, give or take one.
+
+    Args:
+        shift: which experts: `shift`, `shift + 1`, ... modulo `experts`.
+
+    Raises:
+        ValueError: no routing hits exactly so many.
+    """
+    low, high = activated_bounds(tokens, experts, top_k)
+    if not low <= activated <= high:
+        raise ValueError(f"{tokens} tokens of top {top_k} activate {low} to {high} experts, not {activated}")
+    return [
+        [((token * top_k + slot) % activated + shift) % experts for slot in range(top_k)] for token in range(tokens)
+    ]
+
+
+class MoeRunner:
+    """``moe(x[T, H], router_logits[T, E])`` with `A` activated experts, on several layers in turn.
+
+    Raises:
+        Unsupported: attributes that the engine's layer needs are missing, or it has no kernel for them.
+        MemoryError: the layers would not fit.
+    """
+
+    def __init__(self, operation: Operation, session: Session) -> None:
+        self._operation, self._session = operation, session
+        self._experts, self._top_k, self._intermediate = (
+            _integer(operation, name) for name in ("experts", "top_k", "intermediate")
+        )
+        self._dtype = operation.operands[0].dtype
+        (_, self._hidden) = shape_of(operation.operands[0], {"T": 1})
+        item = ITEM_BYTES[self._dtype]
+        # A decode step activates few experts; only their weights are read, but all of them must exist.
+        layer_bytes = 3 * self._experts * self._hidden * self._intermediate * item
+        copies = min(copies_for(3 * self._top_k * self._hidden * self._intermediate * item, session.machine), 8)
+        while copies > 1 and (copies + 1) * layer_bytes > session.machine.memory_bytes // 4:
+            copies -= 1
+        need_memory((copies + 1) * layer_bytes, session.machine)
+        self._layers = [self._layer(seed) for seed in range(copies)]
+
+    def _layer(self, seed: int) -> Any:
+        import torch
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.layers.fused_moe.layer import FusedMoEFactory
+
+        config = self._session.config(self._dtype)
+        activation, renormalize = self._operation.attr("activation"), self._operation.attr("renormalize")
+        scoring = self._operation.attr("scoring_func")
+        default_dtype = torch.get_default_dtype()
+        torch.set_default_dtype(dtype_of(self._dtype))
+        try:
+            with set_current_vllm_config(config):
+                layer = FusedMoEFactory(
+                    num_experts=self._experts,
+                    top_k=self._top_k,
+                    hidden_size=self._hidden,
+                    intermediate_size=self._intermediate,
+                    params_dtype=dtype_of(self._dtype),
+                    renormalize=renormalize is not False,
+                    activation=activation if isinstance(activation, str) else "silu",
+                    scoring_func=scoring if isinstance(scoring, str) else "softmax",
+                    prefix=self._session.layer_name(),
+                )
+                for index, parameter in enumerate(layer.parameters()):
+                    values = random_tensor(tuple(parameter.shape), self._dtype, 2 * seed + index)
+                    parameter.data.copy_(values).div_(math.sqrt(parameter.shape[-1]))
+                experts = layer.routed_experts
+                experts.quant_method.process_weights_after_loading(experts)
+        except NotImplementedError as error:
+            raise Unsupported(f"the engine has no MoE kernel for this: {error}") from error
+        finally:
+            torch.set_default_dtype(default_dtype)
+        return layer
+
+    def trial(self, point: Point) -> Trial:
+        """One call with T tokens that activate A experts; each layer in turn gets other experts."""
+        sizes = point.axes
+        hidden = random_tensor((sizes["T"], self._hidden), self._dtype)
+        turns: list[tuple[Any, Any]] = []
+        for index in range(max(len(self._layers), self._experts if self._experts <= 64 else 1)):
+            routed = routing(sizes["T"], self._experts, self._top_k, sizes["A"], index * sizes["A"])
+            turns.append((self._layers[index % len(self._layers)], self.logits(routed)))
+        rotation = itertools.cycle(turns)
+
+        def call() -> Any:
+            layer, logits = next(rotation)
+            return layer(hidden, logits)
+
+        return Trial(call, inputs=(hidden, turns[0][1]))
+
+    def logits(self, routed: Sequence[Sequence[int]]) -> Any:
+        """Router logits [T, E] whose top k are the wanted experts, with distinct weights."""
+        import torch
+
+        logits_type = self._operation.operands[1].dtype
+        logits = random_tensor((len(routed), self._experts), "f32").clamp_(-4.0, 4.0)
+        wanted = torch.tensor(routed, dtype=torch.int64)
+        offsets = 10.0 + 0.5 * torch.arange(self._top_k, dtype=torch.float32).expand(len(routed), -1)
+        return logits.scatter_(1, wanted, offsets).to(dtype_of(logits_type))
+
+
+def _integer(operation: Operation, name: str) -> int:
+    value = operation.attr(name)
+    if not isinstance(value, Expr):
+        raise Unsupported(f"a mixture of experts without the attribute {name}")
+    return int(value)

@@ -1,0 +1,32 @@
+"""What runs an operation: built once with its weights, asked for one trial per point."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dooly.database import Point
+
+__all__ = ["Runner", "Trial"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point ready to be timed.
+
+    Fields:
+        call: does the work once, set-up excluded, and returns its result.
+        inputs: the tensors that it reads besides its weights.
+        aside: timings taken while setting up, us, e.g. of building attention metadata (host work, not of the kernel).
+    """
+
+    call: Callable[[], Any]
+    inputs: tuple[Any, ...] = ()
+    aside: tuple[tuple[str, float], ...] = ()
+
+
+class Runner(Protocol):
+    """Holds the weights or caches of one operation."""
+
+    def trial(self, point: Point) -> Trial:
+        """Set up one point."""
+        ...

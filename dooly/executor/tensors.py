@@ -1,0 +1,61 @@
+"""Tensors to measure with: random values that are cheap to make, and enough copies to find weights out of the cache."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dooly.executor.machine import Machine
+from dooly.executor.session import DTYPES
+from dooly.ir import TensorType
+from dooly.ir.expr import evaluate
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["copies_for", "dtype_of", "need_memory", "random_tensor", "shape_of"]
+
+_MOST_COPIES = 64
+_TILE = 1 << 16
+
+
+def dtype_of(name: str) -> "torch.dtype":
+    """torch.dtype of an IR element type."""
+    import torch
+
+    found: Any = getattr(torch, DTYPES[name])
+    return found
+
+
+def shape_of(type_: TensorType, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Concrete shape once each request symbol has its size."""
+    return tuple(int(evaluate(dim, sizes)) for dim in type_.shape)
+
+
+def copies_for(weight_bytes: int, machine: Machine) -> int:
+    """How many copies of a weight to rotate through, so that each call finds its weight out of the last-level cache.
+
+    Tiny weights stop at 64 copies; there the launch, not the memory, decides.
+    """
+    return max(2, min(_MOST_COPIES, math.ceil(1.5 * machine.cache_bytes / max(weight_bytes, 1)) + 1))
+
+
+def need_memory(n_bytes: int, machine: Machine) -> None:
+    """Refuse before the operating system kills the process.
+
+    Raises:
+        MemoryError: `n_bytes` is more than half of the physical memory.
+    """
+    if n_bytes > machine.memory_bytes // 2:
+        raise MemoryError(f"needs {n_bytes / 2**30:.1f} GiB, more than half of {machine.memory_bytes / 2**30:.1f} GiB")
+
+
+def random_tensor(shape: tuple[int, ...], dtype: str, seed: int = 0) -> "torch.Tensor":
+    """Values of about unit size, at memory speed: one random tile repeated."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    count = math.prod(shape)
+    tile = torch.randn(min(count, _TILE), generator=generator).to(dtype_of(dtype))
+    if count == 0:
+        return torch.empty(shape, dtype=dtype_of(dtype))
+    return tile.repeat(math.ceil(count / tile.numel()))[:count].view(shape)

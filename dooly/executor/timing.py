@@ -1,0 +1,105 @@
+"""Calibrated timing of one call: warm up, choose loops, sample until the median is known well enough."""
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dooly.database import Samples
+
+__all__ = ["Precision", "confidence", "measure"]
+
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Precision:
+    """When a point is good enough.
+
+    Fields:
+        sample_us: a sample is at least this long; short calls are looped.
+        tolerance: wanted half width of the 95 % interval of the median, over the median.
+        min_samples, max_samples: bounds on the number of samples.
+        cap_s: no further sample once a point has taken this long.
+        warmups: calls before the first sample, at least.
+    """
+
+    sample_us: float = 200.0
+    tolerance: float = 0.03
+    min_samples: int = 7
+    max_samples: int = 60
+    cap_s: float = 0.4
+    warmups: int = 3
+
+    def cost_s(self, call_us: float) -> float:
+        """Expected wall seconds of one point whose call takes `call_us`."""
+        sample_us = max(call_us, self.sample_us)
+        calls_us = self.warmups * call_us + self.min_samples * sample_us
+        return max(calls_us, min(calls_us * 3.0, self.cap_s * 1e6)) / 1e6
+
+
+def confidence(values: list[float]) -> float:
+    """Half width of the 95 % interval of the median over the median, from order statistics; infinite below 5 values."""
+    if len(values) < 5:
+        return math.inf
+    ordered = sorted(values)
+    n = len(ordered)
+    reach = _Z * math.sqrt(n) / 2.0
+    low = ordered[max(0, math.floor(n / 2.0 - reach))]
+    high = ordered[min(n - 1, math.ceil(n / 2.0 + reach) - 1)]
+    return (high - low) / 2.0 / ordered[n // 2]
+
+
+def measure(call: Callable[[], object], precision: Precision, aside: tuple[tuple[str, float], ...] = ()) -> Samples:
+    """Time `call`.
+
+    Whatever `call` does not repeat at each run (set-up, copies, metadata) stays outside.
+
+    Returns:
+        raw times per call in us, warm-ups apart.
+    """
+    warmups: list[float] = []
+    started = time.perf_counter()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        while len(warmups) < precision.warmups or (
+            len(warmups) < 4 * precision.warmups
+            and warmups[-1] < 0.8 * warmups[-2]
+            and time.perf_counter() - started < precision.cap_s / 4.0
+        ):
+            warmups.append(_timed(call, 1))
+        loops = max(1, math.ceil(precision.sample_us / min(warmups)))
+        values: list[float] = []
+        while not _enough(values, precision, time.perf_counter() - started):
+            values.append(_timed(call, loops))
+    finally:
+        if collecting:
+            gc.enable()
+    return Samples(tuple(values), tuple(warmups), loops, aside, _clock_mhz())
+
+
+def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool:
+    if len(values) < 3:
+        return False
+    if elapsed_s > precision.cap_s or len(values) >= precision.max_samples:
+        return True
+    return len(values) >= precision.min_samples and confidence(values) <= precision.tolerance
+
+
+def _timed(call: Callable[[], object], loops: int) -> float:
+    """Microseconds per call."""
+    start = time.perf_counter_ns()
+    for _ in range(loops):
+        call()
+    return (time.perf_counter_ns() - start) / 1e3 / loops
+
+
+def _clock_mhz() -> float | None:
+    """Present clock of the first processor where the kernel reports it."""
+    try:
+        return int(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text()) / 1e3
+    except (OSError, ValueError):
+        return None

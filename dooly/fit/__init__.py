@@ -1,0 +1,7 @@
+"""Formulas that a person can read, fitted to measured latencies: a symbolic part, a bounded residual, and how far to trust them."""
+
+from dooly.fit.formula import Formula, Held, Parameter, Range
+from dooly.fit.observation import Observation, experts_reached
+from dooly.fit.select import fit, fit_host
+
+__all__ = ["Formula", "Held", "Observation", "Parameter", "Range", "experts_reached", "fit", "fit_host"]

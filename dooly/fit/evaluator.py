@@ -1,0 +1,84 @@
+"""Expressions as plain Python closures: over floats for one batch, over numpy columns for many.  Nothing is generated or evaluated."""
+
+import operator
+from collections.abc import Callable, Mapping
+from functools import lru_cache, reduce
+from typing import Any, cast
+
+import numpy as np
+import sympy
+
+from dooly.ir.expr import Expr, FloorDiv
+
+__all__ = ["Evaluator", "column_evaluator", "scalar_evaluator"]
+
+Evaluator = Callable[[Mapping[str, Any]], Any]
+"""From values by symbol name (all floats, or all arrays of one length) to the value of the expression."""
+
+_Fold = Callable[[Any, Any], Any]
+
+
+@lru_cache(maxsize=4096)
+def scalar_evaluator(e: Expr) -> Evaluator:
+    """For floats."""
+    return _compile(e, max, min)
+
+
+@lru_cache(maxsize=4096)
+def column_evaluator(e: Expr) -> Evaluator:
+    """For numpy columns; an expression without symbols gives a float."""
+    return _compile(e, np.maximum, np.minimum)
+
+
+def _compile(e: Expr, maximum: _Fold, minimum: _Fold) -> Evaluator:
+    if e.is_Symbol:
+        return operator.itemgetter(str(e))
+    if e.is_Number:
+        constant = float(e)
+        return lambda _: constant
+    linear = _linear(e)
+    if linear is not None:
+        return linear
+    args = [_compile(cast(Expr, a), maximum, minimum) for a in e.args]
+    if e.is_Add:
+        return _folded(operator.add, args)
+    if e.is_Mul:
+        return _folded(operator.mul, args)
+    if e.is_Pow:
+        base, exponent = args
+        return lambda values: base(values) ** exponent(values)
+    if isinstance(e, FloorDiv):
+        above, below = args
+        return lambda values: above(values) // below(values)
+    if isinstance(e, sympy.Max):
+        return _folded(maximum, args)
+    if isinstance(e, sympy.Min):
+        return _folded(minimum, args)
+    raise TypeError(f"not an expression of a formula: {sympy.srepr(e)}")
+
+
+def _folded(fold: _Fold, args: list[Evaluator]) -> Evaluator:
+    if len(args) == 2:
+        first, second = args
+        return lambda values: fold(first(values), second(values))
+    return lambda values: reduce(fold, [arg(values) for arg in args])
+
+
+def _linear(e: Expr) -> Evaluator | None:
+    """The common case, ``c + a*X + b*Y``, in one closure."""
+    constant, pairs = 0.0, list[tuple[float, str]]()
+    for term in sympy.Add.make_args(e):
+        coefficient, rest = term.as_coeff_Mul()
+        if rest == 1:
+            constant += float(coefficient)
+        elif rest.is_Symbol:
+            pairs.append((float(coefficient), str(rest)))
+        else:
+            return None
+    if len(pairs) == 1:
+        slope, name = pairs[0]
+        return lambda values: constant + slope * values[name]
+    if len(pairs) == 2:
+        (slope, name), (slope2, name2) = pairs
+        return lambda values: constant + slope * values[name] + slope2 * values[name2]
+    return None

@@ -1,0 +1,183 @@
+"""A fitted formula: a frozen value that predicts, says where it holds and how well, and prints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from dooly.errors import FitError
+from dooly.fit.evaluator import Evaluator, column_evaluator, scalar_evaluator
+from dooly.fit.residual import Residual
+from dooly.fit.terms import PARAMETERS, Structure
+from dooly.ir.expr import Expr, format_expr, symbols_of
+
+__all__ = ["Formula", "Held", "Parameter", "Range"]
+
+Column = NDArray[np.float64]
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A fitted number.
+
+    Attributes:
+        value, unit: what it is.
+        low, high: 95 % confidence interval; ``high`` may be infinite.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+
+    def __post_init__(self) -> None:
+        if self.name not in PARAMETERS or self.unit != PARAMETERS[self.name].unit:
+            raise ValueError(f"unknown parameter {self.name!r} in {self.unit!r}")
+        if not 0 <= self.low <= self.value <= self.high:
+            raise ValueError(f"{self.name}: {self.value} outside of its interval {self.low} .. {self.high}")
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f"{self.name} {self.value:.4g} {self.unit} (interval open)"
+        return f"{self.name} {self.value:.4g} [{self.low:.4g}, {self.high:.4g}] {self.unit}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Measured range of an expression over the request symbols."""
+
+    quantity: Expr
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{format_expr(self.quantity)} {self.low:g}..{self.high:g}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Error on points that were left out of the fit (k-fold), as fractions: 0.02 is 2 %.
+
+    Attributes:
+        mape: mean absolute error of the whole formula.
+        symbolic_mape: of the symbolic part alone.
+        worst_point, worst_error: point text and signed error (predicted / measured - 1) of the worst one.
+        points: distinct points fitted.
+    """
+
+    mape: float
+    symbolic_mape: float
+    worst_point: str
+    worst_error: float
+    points: int
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Latency of one operation over the request symbols.
+
+    Attributes:
+        signature, name: of the operation.
+        flops, bytes: of the operation.
+        structure: sum of maxima of contributions.
+        parameters: one for each contribution, in order.
+        residual: correction, or None where it did not lower the held-out error.
+        domain: where it was measured.
+        held: how well it does on points that it has not seen.
+    """
+
+    signature: str
+    name: str
+    flops: Expr
+    bytes: Expr
+    structure: Structure
+    parameters: tuple[Parameter, ...]
+    residual: Residual | None
+    domain: tuple[Range, ...]
+    held: Held
+
+    def __post_init__(self) -> None:
+        named = [contribution.parameter for term in self.structure for contribution in term]
+        if not named or named != [parameter.name for parameter in self.parameters]:
+            raise ValueError(f"{self.name}: terms need the parameters {named}, found {[p.name for p in self.parameters]}")
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """Request symbols that `predict` reads, sorted."""
+        used = [contribution.quantity for term in self.structure for contribution in term]
+        used += [held.quantity for held in self.domain]
+        return tuple(sorted({name for e in used for name in symbols_of(e)}))
+
+    @cached_property
+    def expression(self) -> Expr:
+        """Symbolic part in us, over request symbols and parameters by name."""
+        named = {p.name: cast(Expr, sympy.Symbol(p.name, positive=True)) for p in self.parameters}
+        return self._sum(named)
+
+    @cached_property
+    def fitted(self) -> Expr:
+        """Symbolic part in us with the parameters' values."""
+        return self._sum({p.name: cast(Expr, sympy.Float(p.value)) for p in self.parameters})
+
+    def _sum(self, parameters: Mapping[str, Expr]) -> Expr:
+        total = cast(Expr, sympy.Integer(0))
+        for term in self.structure:
+            parts = [c.expression(parameters[c.parameter]) for c in term]
+            total = total + (parts[0] if len(parts) == 1 else cast(Expr, sympy.Max(*parts)))
+        return total
+
+    @cached_property
+    def _scalar(self) -> tuple[Evaluator, list[tuple[Evaluator, float, float]]]:
+        return scalar_evaluator(self.fitted), [
+            (scalar_evaluator(r.quantity), r.low * (1 - _SLACK), r.high * (1 + _SLACK)) for r in self.domain
+        ]
+
+    def predict_one(self, values: Mapping[str, float]) -> tuple[float, bool]:
+        """Latency in us of one batch, and whether it lies outside the measured domain.
+
+        Args:
+            values: of `symbols`, at least 1 each.
+        """
+        evaluate, ranges = self._scalar
+        latency = evaluate(values)
+        if self.residual is not None:
+            latency *= self.residual.scale_one(latency, values)
+        for quantity, low, high in ranges:
+            if not low <= quantity(values) <= high:
+                return latency, True
+        return latency, False
+
+    def predict(self, columns: Mapping[str, Any]) -> tuple[Column, NDArray[np.bool_]]:
+        """Latencies in us of many batches and whether each is extrapolated.
+
+        Args:
+            columns: array-like of one length for each of `symbols`.
+
+        Raises:
+            FitError: a column is missing.
+        """
+        missing = [name for name in self.symbols if name not in columns]
+        if missing:
+            raise FitError(f"{self.name}: no column {', '.join(missing)}; the formula is over {', '.join(self.symbols)}")
+        values = {name: np.asarray(columns[name], dtype=np.float64) for name in self.symbols}
+        count = max((len(column) for column in values.values()), default=1)
+        latency = np.array(np.broadcast_to(column_evaluator(self.fitted)(values), count), dtype=np.float64)
+        if self.residual is not None:
+            latency *= self.residual.scale(latency, values)
+        outside = np.zeros(count, dtype=bool)
+        for held in self.domain:
+            quantity = column_evaluator(held.quantity)(values)
+            outside |= (quantity < held.low * (1 - _SLACK)) | (quantity > held.high * (1 + _SLACK))
+        return latency, outside
+
+    def achieved(self, values: Mapping[str, float]) -> tuple[float, float]:
+        """(TFLOP/s, GB/s) that the predicted latency amounts to at one point."""
+        latency, _ = self.predict_one(values)
+        work = scalar_evaluator(self.flops)(values), scalar_evaluator(self.bytes)(values)
+        return work[0] / latency / 1e6, work[1] / latency / 1e3

@@ -1,0 +1,86 @@
+"""One measured latency with the batch that it belongs to."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from dooly.batch import Batch
+from dooly.errors import FitError, PredictError
+
+__all__ = ["Observation", "experts_reached"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A point and its latency.
+
+    Attributes:
+        sizes: (axis, value) of a stateless operation, sorted; empty for a stateful one.
+        batch: requests of a stateful operation, else None.
+        latency_us: typical time of one call (the median of its samples), positive.
+
+    Raises:
+        FitError: the latency is not a positive number, or a size is not.
+    """
+
+    sizes: tuple[tuple[str, int], ...]
+    batch: Batch | None
+    latency_us: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.latency_us) and self.latency_us > 0):
+            raise FitError(f"point {self.point}: latency of {self.latency_us} us; expected a positive time, measure it again")
+        for name, value in self.sizes:
+            if value < 1:
+                raise FitError(f"point {self.point}: {name} = {value}; expected at least 1")
+
+    @classmethod
+    def read(cls, point: str, latency_us: float) -> "Observation":
+        """From the database's point text: ``{"T": 64}`` or ``{"requests": [[new, cached, alike], ...]}``.
+
+        Raises:
+            FitError: the text is not a point.
+        """
+        try:
+            content = json.loads(point)
+            if "requests" in content:
+                return cls((), Batch.from_point(content), latency_us)
+            sizes = tuple(sorted((str(name), int(value)) for name, value in content.items()))
+        except PredictError as error:
+            raise FitError(str(error)) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise FitError(f'point: expected {{"axis": number, ...}} or {{"requests": ...}}, found {point[:80]}') from error
+        return cls(sizes, None, latency_us)
+
+    @property
+    def point(self) -> str:
+        """Canonical text of the point, as in the database."""
+        value: Mapping[str, object] = self.batch.point() if self.batch else dict(self.sizes)
+        return json.dumps(value, separators=(",", ":"))
+
+    def values(self, symbols: Sequence[str], window: int | None, experts: tuple[int, int] | None) -> dict[str, float]:
+        """Values of `symbols`.
+
+        Args:
+            symbols: names needed.
+            window: of windowed attention.
+            experts: (experts, chosen per token) of a mixture; gives A under uniform routing where the point has none.
+
+        Raises:
+            FitError: the point does not say one of them.
+        """
+        known: dict[str, float] = dict(self.sizes)
+        if self.batch is not None:
+            known = {name: float(value) for name, value in self.batch.attention(window).items()}
+        elif experts is not None and "A" not in known and "T" in known:
+            known["A"] = experts_reached(known["T"], *experts)
+        missing = [name for name in symbols if name not in known]
+        if missing:
+            raise FitError(f"point {self.point}: does not give {', '.join(missing)}; expected values of {', '.join(symbols)}")
+        return {name: float(known[name]) for name in symbols}
+
+
+def experts_reached(tokens: float, experts: int, chosen: int) -> float:
+    """Expected number of experts that receive at least one of `tokens` under uniform routing: E * (1 - (1 - K/E)**T)."""
+    return experts * (1.0 - (1.0 - chosen / experts) ** tokens)

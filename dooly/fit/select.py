@@ -1,0 +1,215 @@
+"""From measured points to a formula: candidates compete on points that they have not seen."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dooly.errors import FitError
+from dooly.fit.estimate import Estimate, estimate, intervals
+from dooly.fit.evaluator import column_evaluator
+from dooly.fit.formula import Formula, Held, Parameter, Range
+from dooly.fit.observation import Observation
+from dooly.fit.residual import Residual, fit_curve, fit_field
+from dooly.fit.subject import HOST_SUBJECTS, Subject, subject_of
+from dooly.fit.terms import PARAMETERS, Structure, structures
+from dooly.ir.expr import symbol
+from dooly.ir.operation import Operation
+
+__all__ = ["fit", "fit_host", "fit_subject"]
+
+Column = NDArray[np.float64]
+_FOLDS = 6
+_MARGIN = 0.03  # a candidate with more parameters must lower the held-out error by this share
+_ENOUGH = 0.0005
+
+
+def fit(operation: Operation, observations: Iterable[Observation]) -> Formula:
+    """Fit the latency of a lowered operation.
+
+    Raises:
+        FitError: too few distinct points, or points that do not fit the operation; says what to measure.
+    """
+    return fit_subject(subject_of(operation), observations)
+
+
+def fit_host(signature: str, observations: Iterable[Observation]) -> Formula:
+    """Fit host work: ``host_before``, ``host_after`` (over R and T) or ``host_dispatch`` (over N operations).
+
+    Raises:
+        FitError: no such host work, or too few points.
+    """
+    if signature not in HOST_SUBJECTS:
+        raise FitError(f"{signature}: no work of the host; expected one of {', '.join(HOST_SUBJECTS)}")
+    return fit_subject(HOST_SUBJECTS[signature], observations)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Distinct points of one subject, ascending."""
+
+    subject: Subject
+    observations: tuple[Observation, ...]
+    columns: dict[str, Column]
+    latency_us: Column
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def take(self, rows: NDArray[np.bool_]) -> "_Data":
+        kept = tuple(o for o, keep in zip(self.observations, rows.tolist(), strict=True) if keep)
+        return _Data(self.subject, kept, {n: c[rows] for n, c in self.columns.items()}, self.latency_us[rows])
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    found: Estimate
+    errors: Column  # log ratio of each held-out point by a fit without it; nan where never held out
+
+    @property
+    def score(self) -> float:
+        return float(np.nanmean(np.abs(self.errors)))
+
+
+def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formula:
+    """Fit one subject; see `fit`."""
+    data = _collect(subject, tuple(observations))
+    folds = _folds(data)
+    best = _choose(data, folds)
+    symbolic = best.found.predict(data.columns, len(data))
+    residual = _residual(data, symbolic)
+    errors = best.errors
+    if residual is not None:
+        corrected = _held_out(data, folds, best.found, correct=True)
+        if np.nanmean(np.abs(corrected)) < best.score * (1 - 1e-6):
+            errors = corrected
+        else:
+            residual = None
+    relative = np.exp(errors) - 1.0
+    worst = int(np.nanargmax(np.abs(relative)))
+    held = Held(
+        mape=float(np.nanmean(np.abs(relative))),
+        symbolic_mape=float(np.nanmean(np.abs(np.exp(best.errors) - 1.0))),
+        worst_point=data.observations[worst].point,
+        worst_error=float(relative[worst]),
+        points=len(data),
+    )
+    return Formula(
+        signature=subject.signature,
+        name=subject.name,
+        flops=subject.flops,
+        bytes=subject.bytes,
+        structure=best.found.structure,
+        parameters=_parameters(best.found, data),
+        residual=residual,
+        domain=_domain(data),
+        held=held,
+    )
+
+
+def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
+    """One row for each distinct point, times of equal points by their median.
+
+    Raises:
+        FitError: fewer than three distinct points, or five where there are several axes.
+    """
+    by_point: dict[str, list[Observation]] = {}
+    for observation in observations:
+        by_point.setdefault(observation.point, []).append(observation)
+    distinct = [replace(same[0], latency_us=float(np.median([o.latency_us for o in same]))) for same in by_point.values()]
+    needed = 3 if subject.single is not None else 5
+    if subject.kind is None:
+        needed = 2
+    if len(distinct) < needed:
+        raise FitError(
+            f"{subject.name}: {len(distinct)} measured points, at least {needed} are needed; "
+            f"measure more of it with `dooly profile` (operation {subject.signature})"
+        )
+    columns = subject.columns(distinct)
+    keys = [columns[name] for name in reversed(subject.symbols)]
+    order = [int(i) for i in np.lexsort(keys)]
+    ordered = tuple(distinct[i] for i in order)
+    latency = np.array([o.latency_us for o in ordered])
+    return _Data(subject, ordered, {n: c[order] for n, c in columns.items()}, latency)
+
+
+def _folds(data: _Data) -> list[NDArray[np.bool_]]:
+    """Rows held out together.  The two ends of a single axis stay in: what lies beyond the rest is no test of interpolation."""
+    count = len(data)
+    inner = np.ones(count, dtype=bool)
+    if data.subject.single is not None and count > 4:
+        inner[[0, -1]] = False
+    rank = np.cumsum(inner) - 1
+    folds = min(_FOLDS, int(inner.sum())) if count > 2 * _FOLDS else int(inner.sum())
+    return [inner & (rank % folds == k) for k in range(folds)]
+
+
+def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
+    """The candidate with the fewest parameters whose held-out error is within a margin of the best."""
+    seen: set[Structure] = set()
+    candidates: list[_Candidate] = []
+    for structure in structures(data.subject):
+        found = estimate(structure, data.columns, data.latency_us)
+        if found is None or found.structure in seen or len(found.coefficients) > max(1, len(data) - 2):
+            continue
+        seen.add(found.structure)
+        candidates.append(_Candidate(found, _held_out(data, folds, found)))
+    if not candidates:
+        raise FitError(
+            f"{data.subject.name}: no formula follows from its {len(data)} points; "
+            f"measure other sizes with `dooly profile` (operation {data.subject.signature})"
+        )
+    least = min(c.score for c in candidates)
+    good = [c for c in candidates if c.score <= least * (1 + _MARGIN) + _ENOUGH]
+    return min(good, key=lambda c: (len(c.found.coefficients), c.score))
+
+
+def _held_out(
+    data: _Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, correct: bool = False
+) -> Column:
+    """Log ratio at each point by a fit without its fold, with the residual of that fit if asked."""
+    errors = np.full(len(data), np.nan)
+    for rows in folds:
+        train, test = data.take(~rows), data.take(rows)
+        refit = estimate(found.structure, train.columns, train.latency_us, start=found)
+        if refit is None:
+            refit = found  # the rest cannot tell the parameters apart; the whole can
+        predicted = refit.predict(test.columns, len(test))
+        if correct:
+            residual = _residual(train, refit.predict(train.columns, len(train)))
+            if residual is not None:
+                predicted = predicted * residual.scale(predicted, test.columns)
+        errors[rows] = np.log(np.maximum(predicted, 1e-9) / test.latency_us)
+    return errors
+
+
+def _residual(data: _Data, symbolic_us: Column) -> Residual | None:
+    if data.subject.single is not None:
+        return fit_curve(symbolic_us, data.latency_us)
+    return fit_field(data.subject.coordinates, data.columns, symbolic_us, data.latency_us)
+
+
+def _parameters(found: Estimate, data: _Data) -> tuple[Parameter, ...]:
+    names = [c.parameter for term in found.structure for c in term]
+    bounds = intervals(found, data.columns, data.latency_us)
+    parameters: list[Parameter] = []
+    for name, coefficient, (low, high) in zip(names, found.coefficients, bounds, strict=True):
+        kind = PARAMETERS[name]
+        value = float(coefficient)
+        if kind.rate is not None:
+            value, low, high = 1.0 / value, 1.0 / high, 1.0 / low if low > 0 else float("inf")
+        parameters.append(Parameter(name, value, min(low, value), max(high, value), kind.unit))
+    return tuple(parameters)
+
+
+def _domain(data: _Data) -> tuple[Range, ...]:
+    """Ranges of the coordinates, and of the symbols among the axes that are no coordinate themselves."""
+    quantities = [symbol(name) for name in data.subject.symbols if name not in ("Pp", "Pm")]
+    quantities += [e for e in data.subject.coordinates if e not in quantities]
+    ranges: list[Range] = []
+    for quantity in quantities:
+        column = cast(Column, column_evaluator(quantity)(data.columns))
+        ranges.append(Range(quantity, float(column.min()), float(column.max())))
+    return tuple(ranges)

@@ -1,0 +1,141 @@
+"""Formulas as JSON: expressions as text of the IR's grammar, numbers as numbers; nothing read is evaluated."""
+
+import json
+from collections.abc import Mapping
+from math import inf, isfinite
+from typing import Any
+
+from dooly.errors import FitError
+from dooly.fit.formula import Formula, Held, Parameter, Range
+from dooly.fit.residual import Curve, Field, Residual
+from dooly.fit.terms import PARAMETERS, Contribution
+from dooly.ir.expr import Expr, ExprSyntaxError, format_expr, parse_expr
+
+__all__ = ["FORMAT", "from_json", "to_json"]
+
+FORMAT = 1
+"""Version of the form.  1: first."""
+
+
+def to_json(formula: Formula) -> dict[str, Any]:
+    """A JSON value; `from_json` gives an equal formula back."""
+    return {
+        "format": FORMAT,
+        "signature": formula.signature,
+        "name": formula.name,
+        "flops": format_expr(formula.flops),
+        "bytes": format_expr(formula.bytes),
+        "terms": [
+            [{"parameter": c.parameter, "quantity": format_expr(c.quantity)} for c in term] for term in formula.structure
+        ],
+        "parameters": [
+            {"name": p.name, "value": p.value, "low": p.low, "high": p.high if isfinite(p.high) else None, "unit": p.unit}
+            for p in formula.parameters
+        ],
+        "residual": _residual_to_json(formula.residual),
+        "domain": [{"quantity": format_expr(r.quantity), "low": r.low, "high": r.high} for r in formula.domain],
+        "held_out": {
+            "mape": formula.held.mape,
+            "symbolic_mape": formula.held.symbolic_mape,
+            "worst_point": formula.held.worst_point,
+            "worst_error": formula.held.worst_error,
+            "points": formula.held.points,
+        },
+    }
+
+
+def _residual_to_json(residual: Residual | None) -> dict[str, Any] | None:
+    if isinstance(residual, Curve):
+        return {"kind": "curve", "symbolic_us": list(residual.symbolic_us), "factor": list(residual.factor)}
+    if isinstance(residual, Field):
+        return {
+            "kind": "field",
+            "coordinates": [format_expr(e) for e in residual.coordinates],
+            "anchors": [list(anchor) for anchor in residual.anchors],
+            "weights": list(residual.weights),
+            "length": residual.length,
+        }
+    return None
+
+
+def from_json(content: Mapping[str, Any] | str) -> Formula:
+    """Inverse of `to_json`, from the value or its text.
+
+    Raises:
+        FitError: not a formula, or one of a newer form.
+    """
+    try:
+        value = json.loads(content) if isinstance(content, str) else content
+        if value["format"] != FORMAT:
+            raise FitError(f"formula: form {value['format']} of the file, this dooly reads {FORMAT}; fit again")
+        return _formula(value)
+    except FitError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, ExprSyntaxError) as error:
+        raise FitError(f"formula: not readable ({type(error).__name__}: {error}); fit again") from error
+
+
+def _formula(value: Mapping[str, Any]) -> Formula:
+    held = value["held_out"]
+    return Formula(
+        signature=_text(value["signature"]),
+        name=_text(value["name"]),
+        flops=_expr(value["flops"]),
+        bytes=_expr(value["bytes"]),
+        structure=tuple(
+            tuple(Contribution(_text(c["parameter"]), _expr(c["quantity"])) for c in term) for term in value["terms"]
+        ),
+        parameters=tuple(_parameter(p) for p in value["parameters"]),
+        residual=_residual_from_json(value["residual"]),
+        domain=tuple(Range(_expr(r["quantity"]), _number(r["low"]), _number(r["high"])) for r in value["domain"]),
+        held=Held(
+            _number(held["mape"]),
+            _number(held["symbolic_mape"]),
+            _text(held["worst_point"]),
+            _number(held["worst_error"]),
+            int(_number(held["points"])),
+        ),
+    )
+
+
+def _parameter(value: Mapping[str, Any]) -> Parameter:
+    name = _text(value["name"])
+    if name not in PARAMETERS:
+        raise ValueError(f"unknown parameter {name!r}")
+    high = inf if value["high"] is None else _number(value["high"])
+    return Parameter(name, _number(value["value"]), _number(value["low"]), high, _text(value["unit"]))
+
+
+def _residual_from_json(value: Mapping[str, Any] | None) -> Residual | None:
+    if value is None:
+        return None
+    if value["kind"] == "curve":
+        return Curve(_numbers(value["symbolic_us"]), _numbers(value["factor"]))
+    if value["kind"] == "field":
+        return Field(
+            tuple(_expr(e) for e in value["coordinates"]),
+            tuple(_numbers(anchor) for anchor in value["anchors"]),
+            _numbers(value["weights"]),
+            _number(value["length"]),
+        )
+    raise ValueError(f"unknown residual {value['kind']!r}")
+
+
+def _expr(text: object) -> Expr:
+    return parse_expr(_text(text))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, found {value!r}")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise TypeError(f"expected a finite number, found {value!r}")
+    return float(value)
+
+
+def _numbers(values: list[object]) -> tuple[float, ...]:
+    return tuple(_number(value) for value in values)

@@ -1,0 +1,102 @@
+"""What is fitted: the quantities of an operation that a formula may use, and where they come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from dooly.errors import FitError
+from dooly.fit.observation import Observation
+from dooly.ir.expr import Expr, normal, symbol
+from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind
+
+__all__ = ["HOST_SUBJECTS", "Subject", "subject_of"]
+
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An operation as the fit sees it.
+
+    Attributes:
+        signature, name: of the operation.
+        kind: what bounds it; None for work of the host.
+        flops, bytes: over `symbols`.
+        symbols: request symbols that formulas may use.
+        coordinates: what residual and domain are measured in, each a ratio or a symbol that varies by itself.
+        window: of windowed attention.
+        experts: (experts, chosen per token) of a mixture.
+    """
+
+    signature: str
+    name: str
+    kind: Kind | None
+    flops: Expr
+    bytes: Expr
+    symbols: tuple[str, ...]
+    coordinates: tuple[Expr, ...]
+    window: int | None = None
+    experts: tuple[int, int] | None = None
+
+    @cached_property
+    def single(self) -> str | None:
+        """The only symbol, if there is just one."""
+        return self.symbols[0] if len(self.symbols) == 1 else None
+
+    def columns(self, observations: Sequence[Observation]) -> dict[str, Column]:
+        """float64[observations] by symbol.
+
+        Raises:
+            FitError: a point lacks a symbol.
+        """
+        rows = [observation.values(self.symbols, self.window, self.experts) for observation in observations]
+        return {name: np.array([row[name] for row in rows]) for name in self.symbols}
+
+
+def subject_of(operation: Operation) -> Subject:
+    """The subject of a lowered operation.
+
+    Raises:
+        FitError: its cost depends on symbols that are no axis of it.
+    """
+    flops, bytes_ = operation.flops, operation.bytes
+    window = _integer(operation, "window")
+    experts = None
+    if operation.kind is Kind.ATTENTION:
+        names = ("T", "R", "S", "P", "Pp", "Pm")
+        tokens, requests, rows, pairs = (symbol(name) for name in names[:4])
+        coordinates = (requests, tokens / requests, rows / requests, pairs / tokens)
+    else:
+        names = operation.axes
+        coordinates = tuple(symbol(name) for name in names)
+        count, chosen = _integer(operation, "experts"), _integer(operation, "top_k")
+        if operation.kind is Kind.MOE and count is not None and chosen is not None:
+            experts = (count, chosen)
+    unknown = {str(s) for s in flops.free_symbols | bytes_.free_symbols} - set(names)
+    if unknown:
+        raise FitError(f"{operation.name}: its cost depends on {', '.join(sorted(unknown))}, its points give {', '.join(names)}")
+    return Subject(operation.signature, operation.name, operation.kind, flops, bytes_, names, coordinates, window, experts)
+
+
+def _integer(operation: Operation, name: str) -> int | None:
+    value = operation.attr(name)
+    return int(value) if isinstance(value, sympy.Integer) else None
+
+
+def _host(signature: str, *names: str) -> Subject:
+    zero = cast(Expr, sympy.Integer(0))
+    return Subject(signature, signature, None, zero, zero, names, tuple(normal(symbol(name)) for name in names))
+
+
+HOST_SUBJECTS = {
+    subject.signature: subject
+    for subject in (_host("host_before", "R", "T"), _host("host_after", "R", "T"), _host("host_dispatch", "N"))
+}
+"""Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), and between
+them (us added to a forward pass of N operations)."""

@@ -1,0 +1,59 @@
+"""Formulas for people: one line of text, LaTeX."""
+
+import re
+from typing import cast
+
+import sympy
+
+from dooly.fit.formula import Formula
+from dooly.fit.terms import Contribution
+from dooly.ir.expr import Expr, format_expr
+
+__all__ = ["equation", "latex", "line"]
+
+
+def line(formula: Formula) -> str:
+    """Everything on one line: equation, parameters with units and intervals, domain, held-out error.
+
+    The numbers in the equation are us: FLOPs are divided by TFLOP/s and bytes by GB/s already.
+    """
+    domain = ", ".join(str(r) for r in formula.domain)
+    correction = "no residual" if formula.residual is None else f"residual on {formula.held.symbolic_mape:.1%} without it"
+    return (
+        f"{formula.name}: t_us = {equation(formula)} | {'; '.join(str(p) for p in formula.parameters)} | {domain} | "
+        f"held-out {formula.held.mape:.1%}, worst {formula.held.worst_error:+.1%} at {formula.held.worst_point}, "
+        f"{formula.held.points} points, {correction}"
+    )
+
+
+def equation(formula: Formula) -> str:
+    """The symbolic part in us with numbers to four digits, e.g. ``2.99 + max(0.0839*T, 20.1 + 0.00819*T)``."""
+    values = {p.name: p.value for p in formula.parameters}
+    terms: list[str] = []
+    for term in formula.structure:
+        parts = [_scaled(c, values[c.parameter]) for c in term]
+        terms.append(parts[0] if len(parts) == 1 else f"max({', '.join(parts)})")
+    return " + ".join(terms)
+
+
+def _scaled(contribution: Contribution, value: float) -> str:
+    rate = contribution.kind.rate
+    scaled = contribution.quantity * sympy.Float(value if rate is None else 1.0 / (value * rate))
+    expanded = cast(Expr, sympy.expand(scaled))
+    parts = sorted(sympy.Add.make_args(expanded), key=lambda part: (bool(part.free_symbols), str(part)))
+    return " + ".join(_monomial(cast(Expr, part)) for part in parts)
+
+
+def _monomial(e: Expr) -> str:
+    coefficient, rest = e.as_coeff_Mul()
+    number = f"{float(coefficient):.4g}"
+    return number if rest == 1 else f"{number}*{format_expr(cast(Expr, rest))}"
+
+
+def latex(formula: Formula) -> str:
+    """The symbolic part with parameters by name: ``t = launch + max(...)``, for a notebook or a paper."""
+    named = {
+        sympy.Symbol(p.name, positive=True): sympy.Symbol(r"\mathrm{" + re.sub("_", r"\\_", p.name) + "}", positive=True)
+        for p in formula.parameters
+    }
+    return r"t_{\mathrm{us}} = " + str(sympy.latex(formula.expression.xreplace(named)))

@@ -1,0 +1,351 @@
+"""Dimensions: integer expressions over configuration and request symbols, with one normal form and a closed grammar.
+
+Text is read by a small allow-list parser (numbers, names, ``+ - * / // **``, ``max``, ``min``, parentheses) and never evaluated.
+``/`` is exact division, ``//`` rounds down.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import cast
+
+import sympy
+
+__all__ = [
+    "Expr",
+    "ExprSyntaxError",
+    "FloorDiv",
+    "evaluate",
+    "exact_div",
+    "format_expr",
+    "normal",
+    "parse_expr",
+    "symbol",
+    "symbols_of",
+]
+
+Expr = sympy.Expr
+
+
+@lru_cache(maxsize=None)
+def symbol(name: str) -> sympy.Symbol:
+    """The symbol of that name: the only place that makes one, since assumptions are part of a symbol's identity."""
+    return sympy.Symbol(name, integer=True, positive=True)
+
+
+class FloorDiv(sympy.Function):
+    """``a // b`` for integers.  Stays symbolic unless the quotient is exact or numeric."""
+
+    nargs = (2,)
+    is_integer = True
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, a: Expr, b: Expr) -> Expr | None:  # pyright: ignore[reportIncompatibleMethodOverride] (sympy)
+        if a.is_Integer and b.is_Integer and b != 0:
+            return sympy.Integer(int(a) // int(b))
+        if b == 1 or a == 0:
+            return a
+        quotient = normal(a / b)
+        whole = sum((term for term in sympy.Add.make_args(quotient) if _is_polynomial(term)), sympy.Integer(0))
+        if whole == 0:
+            return None
+        return whole + cast(Expr, cls(normal(a - whole * b), b))  # (b*q + r)//b == q + r//b
+
+
+def _is_polynomial(e: Expr) -> bool:
+    """Integer coefficients and no denominator: an integer for all integer symbols."""
+    return all(
+        term.as_coeff_Mul()[0].is_Integer and not any(p.exp.is_negative for p in term.atoms(sympy.Pow))
+        for term in sympy.Add.make_args(e)
+    )
+
+
+@lru_cache(maxsize=65536)
+def normal(e: Expr) -> Expr:
+    """Normal form: products multiplied out.  Two dimensions are equal when their normal forms are."""
+    return cast(Expr, sympy.expand(e))
+
+
+def symbols_of(e: Expr) -> frozenset[str]:
+    """Names of the free symbols."""
+    return frozenset(str(s) for s in e.free_symbols)
+
+
+def exact_div(a: Expr, b: Expr, facts: Iterable[tuple[Expr, Expr]]) -> Expr | None:
+    """``a / b`` if it is an integer under the facts ``(divisor, dividend)``, else None.
+
+    Each additive term of ``a`` must be divisible: by cancellation, or as a multiple of ``dividend / divisor``.
+
+    >>> TP, Nq, D = map(symbol, ("TP", "Nq", "D"))
+    >>> exact_div(D * Nq, TP, [(TP, Nq)])
+    D*Nq/TP
+    >>> exact_div(D, TP, [(TP, Nq)]) is None
+    True
+    """
+    quotient = normal(a / b)
+    ratios = [normal(n / d) for d, n in facts]
+    if all(_is_integer(term, ratios) for term in sympy.Add.make_args(quotient)):
+        return quotient
+    return None
+
+
+def _is_integer(term: Expr, ratios: list[Expr], depth: int = 2) -> bool:
+    if _is_polynomial(term):
+        return True
+    if depth == 0:
+        return False
+    return any(_is_integer(normal(term / ratio), ratios, depth - 1) for ratio in ratios)
+
+
+def evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float:
+    """Value of an expression; an ``int`` when the result is whole and no float took part.
+
+    Raises:
+        KeyError: a symbol has no value.
+    """
+    result = _evaluate(e, values)
+    if isinstance(result, Fraction):
+        return int(result) if result.denominator == 1 else float(result)
+    return result
+
+
+def _evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float | Fraction:
+    if e.is_Symbol:
+        value = values[str(e)]
+        return Fraction(value) if isinstance(value, int) else value
+    if e.is_Rational:
+        return Fraction(int(cast(sympy.Rational, e).p), int(cast(sympy.Rational, e).q))
+    if e.is_Float:
+        return float(e)
+    args = [_evaluate(cast(Expr, a), values) for a in e.args]
+    if e.is_Add:
+        return sum(args)
+    if e.is_Mul:
+        product: int | float | Fraction = Fraction(1)
+        for arg in args:
+            product = product * arg
+        return product
+    if e.is_Pow:
+        return args[0] ** args[1]
+    if isinstance(e, FloorDiv):
+        return args[0] // args[1]
+    if isinstance(e, sympy.Max):
+        return max(args)
+    if isinstance(e, sympy.Min):
+        return min(args)
+    raise TypeError(f"not a dimension: {sympy.srepr(e)}")
+
+
+# --- text ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=65536)
+def format_expr(e: Expr) -> str:
+    """Text of an expression, factored for reading; ``parse_expr`` gives the normal form back.
+
+    >>> format_expr(symbol("D") * symbol("Nq") + 2 * symbol("D") * symbol("Nkv"))
+    'D*(2*Nkv + Nq)'
+    """
+    return _text(sympy.factor(e) if e.is_Add else e)
+
+
+def _text(e: Expr) -> str:
+    if e.is_Symbol or e.is_Integer:
+        return str(e)
+    if e.is_Float:
+        return repr(float(e))
+    if e.is_Add:
+        terms = sorted(cast("tuple[Expr, ...]", e.args), key=lambda t: (not t.free_symbols, _text(_without_coefficient(t))))
+        text = _text(terms[0])
+        for term in terms[1:]:
+            part = _text(term)
+            text += f" - {part[1:]}" if part.startswith("-") else f" + {part}"
+        return text
+    if e.is_Mul or e.is_Rational or e.is_Pow:
+        return _product(e)
+    if isinstance(e, FloorDiv):
+        return "//".join(_atom(format_expr(normal(cast(Expr, a)))) for a in e.args)
+    if isinstance(e, sympy.Max | sympy.Min):
+        name = "max" if isinstance(e, sympy.Max) else "min"
+        return f"{name}({', '.join(sorted(format_expr(cast(Expr, a)) for a in e.args))})"
+    raise TypeError(f"not a dimension: {sympy.srepr(e)}")
+
+
+def _without_coefficient(e: Expr) -> Expr:
+    """The term without its numeric coefficient: terms sort by what they count, not by how often."""
+    return cast(Expr, e.as_coeff_Mul()[1])
+
+
+def _product(e: Expr) -> str:
+    coefficient, rest = e.as_coeff_Mul()
+    above: list[str] = []
+    below: list[str] = []
+    sign = ""
+    if isinstance(coefficient, sympy.Rational):
+        numerator, denominator = int(coefficient.p), int(coefficient.q)
+        sign = "-" if numerator < 0 else ""
+        if abs(numerator) != 1:
+            above.append(str(abs(numerator)))
+        if denominator != 1:
+            below.append(str(denominator))
+    else:
+        above.append(_text(coefficient))
+    factors = [] if rest == 1 else sorted(sympy.Mul.make_args(rest), key=lambda f: (f.as_base_exp()[0].is_Add, _text(f.as_base_exp()[0])))
+    for factor in factors:
+        base, exponent = factor.as_base_exp()
+        text = _atom(_text(base))
+        power = abs(int(exponent))
+        (above if exponent > 0 else below).append(text if power == 1 else f"{text}**{power}")
+    text = "*".join(above) or "1"
+    if below:
+        text += f"/{below[0]}" if len(below) == 1 else f"/({'*'.join(below)})"
+    return sign + text
+
+
+def _atom(text: str) -> str:
+    return text if re.fullmatch(r"\w+(\.\d+)?|(max|min)\([^()]*\)", text) else f"({text})"
+
+
+class ExprSyntaxError(ValueError):
+    """Text is not an expression.  ``offset`` is where, counted in characters from the start."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        self.offset = offset
+        super().__init__(message)
+
+
+_TOKEN = re.compile(r"\s*(?:(\d+\.\d*(?:e[+-]?\d+)?|\d+(?:e[+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|//|[-+*/(),]))")
+_MAX_TERMS, _MAX_DEPTH, _MAX_DIGITS = 500, 40, 30
+
+
+def parse_expr(text: str) -> Expr:
+    """Read an expression and return its normal form.
+
+    Raises:
+        ExprSyntaxError: not an expression of the grammar, or larger than any dimension could be.
+    """
+    return _Parser(text).parse()
+
+
+class _Parser:
+    """Recursive descent.  Each rule returns the expression and a bound on its number of terms, which keeps expansion small."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.position, self.depth = text, 0, 0
+        self.token, self.kind, self.start = "", "", 0
+        self.advance()
+
+    def advance(self) -> None:
+        rest = self.text[self.position :]
+        if not rest.strip():
+            self.token, self.kind, self.start = "", "end", len(self.text)
+            return
+        match = _TOKEN.match(rest)
+        if match is None:
+            offset = self.position + len(rest) - len(rest.lstrip())
+            raise ExprSyntaxError(f"unexpected {self.text[offset]!r} in an expression", offset)
+        kind = "number" if match[1] else "name" if match[2] else "operator"
+        self.token, self.kind = match[1] or match[2] or match[3], kind
+        self.start = self.position + match.end() - len(self.token)
+        self.position += match.end()
+
+    def take(self, token: str) -> bool:
+        if self.kind == "operator" and self.token == token:
+            self.advance()
+            return True
+        return False
+
+    def expect(self, token: str) -> None:
+        if not self.take(token):
+            raise self.error(f"expected {token!r}")
+
+    def error(self, message: str) -> ExprSyntaxError:
+        found = f"found {self.token!r}" if self.token else "found the end"
+        return ExprSyntaxError(f"{message}, {found}", self.start)
+
+    def parse(self) -> Expr:
+        result, _ = self.sum()
+        if self.kind != "end":
+            raise self.error("expected the end of the expression")
+        return normal(result)
+
+    def sum(self) -> tuple[Expr, int]:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise ExprSyntaxError("expression nested too deeply", self.start)
+        left, terms = self.product()
+        while self.kind == "operator" and self.token in "+-":
+            sign = 1 if self.token == "+" else -1
+            self.advance()
+            right, more = self.product()
+            left, terms = self.bounded(left + sign * right, terms + more)
+        self.depth -= 1
+        return left, terms
+
+    def product(self) -> tuple[Expr, int]:
+        left, terms = self.unary()
+        while self.kind == "operator" and self.token in ("*", "/", "//"):
+            operator, place = self.token, self.start
+            self.advance()
+            right, more = self.unary()
+            if operator == "*":
+                left, terms = self.bounded(left * right, terms * more)
+            elif right == 0:
+                raise ExprSyntaxError("division by zero", place)
+            elif operator == "/":
+                left = left / right
+            else:
+                left, terms = cast(Expr, FloorDiv(normal(left), normal(right))), 1
+        return left, terms
+
+    def unary(self) -> tuple[Expr, int]:
+        if self.take("-"):
+            self.depth += 1
+            if self.depth > _MAX_DEPTH:
+                raise ExprSyntaxError("expression nested too deeply", self.start)
+            value, terms = self.unary()
+            self.depth -= 1
+            return -value, terms
+        base, terms = self.atom()
+        if self.take("**"):
+            if self.kind != "number" or self.token not in ("2", "3", "4"):
+                raise self.error("expected an exponent of 2, 3 or 4")
+            exponent = int(self.token)
+            self.advance()
+            return self.bounded(base**exponent, terms**exponent)
+        return base, terms
+
+    def atom(self) -> tuple[Expr, int]:
+        if self.kind == "number":
+            if len(self.token) > _MAX_DIGITS:
+                raise self.error("number too long")
+            number = sympy.Integer(self.token) if self.token.isdigit() else sympy.Float(float(self.token))
+            self.advance()
+            return number, 1
+        if self.kind == "name":
+            name = self.token
+            self.advance()
+            if name in ("max", "min") and self.take("("):
+                return self.extremum(sympy.Max if name == "max" else sympy.Min), 1
+            return symbol(name), 1
+        if self.take("("):
+            result = self.sum()
+            self.expect(")")
+            return result
+        raise self.error("expected a number, a symbol or '('")
+
+    def extremum(self, function: Callable[..., Expr]) -> Expr:
+        args = [normal(self.sum()[0])]
+        while self.take(","):
+            args.append(normal(self.sum()[0]))
+        self.expect(")")
+        if len(args) > 4:
+            raise self.error("expected at most 4 arguments")
+        return function(*args)
+
+    def bounded(self, value: Expr, terms: int) -> tuple[Expr, int]:
+        if terms > _MAX_TERMS:
+            raise ExprSyntaxError("expression too large", self.start)
+        return value, terms

@@ -1,0 +1,120 @@
+"""One distinct piece of work: configuration substituted, request symbols free, with everyone who uses it."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import sympy
+
+from dooly.ir.expr import Expr, normal, symbols_of
+from dooly.ir.graph import Block, Op
+from dooly.ir.opset import Call, Kind, kind_of, spec_of
+from dooly.ir.printer import format_operation
+from dooly.ir.types import Attribute, Attributes, TensorType
+
+__all__ = ["Operation", "Use"]
+
+
+@dataclass(frozen=True, order=True)
+class Use:
+    """Where an operation stands: ``count`` times in one step of ``model``, at one module path.
+
+    ``bind`` renames axes: ``(("T", "L"),)`` says that the rows here are logit rows.
+    """
+
+    model: str
+    path: str
+    count: int
+    bind: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Target, operand and result types, attributes: equal work is equal text, whatever model it came from.
+
+    Attributes:
+        status: ``covered``, ``uncovered`` or ``unsupported`` once ``cover`` has run, else empty.
+    """
+
+    target: str
+    operands: tuple[TensorType, ...]
+    results: tuple[TensorType, ...]
+    attrs: Attributes = ()
+    body: Block | None = None
+    uses: tuple[Use, ...] = ()
+    status: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if self.status not in ("", "covered", "uncovered", "unsupported"):
+            raise ValueError(f"unknown status {self.status!r} of an operation")
+        object.__setattr__(self, "uses", tuple(sorted(self.uses)))
+
+    @cached_property
+    def signature(self) -> str:
+        """16 hexadecimal digits that stand for the work itself, not for who uses it."""
+        text = format_operation(replace(self, uses=(), status=""), name="")
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """Readable name: target and the start of the signature."""
+        return f"{self.target.rpartition('.')[2]}_{self.signature[:8]}"
+
+    @property
+    def kind(self) -> Kind:
+        """What bounds it."""
+        return kind_of(self.target)
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """Request symbols that a point must assign, sorted."""
+        dims = (dim for type_ in (*self.operands, *self.results) for dim in type_.shape)
+        names = {name for dim in dims for name in symbols_of(dim)}
+        return tuple(sorted(names | set(spec_of(self.target).batch)))
+
+    @property
+    def count(self) -> int:
+        """Occurrences over all uses."""
+        return sum(use.count for use in self.uses)
+
+    @cached_property
+    def flops(self) -> Expr:
+        """Floating-point operations, over the axes."""
+        if self.body is not None:
+            return normal(sum((_cost(self.body, op)[0] for op in self.body.ops), sympy.Integer(0)))
+        return normal(spec_of(self.target).flops(Call(self.operands, self.results, dict(self.attrs))))
+
+    @cached_property
+    def bytes(self) -> Expr:
+        """Bytes that must cross memory: a region reads each argument and writes each output once."""
+        if self.body is None:
+            return spec_of(self.target).total_bytes(Call(self.operands, self.results, dict(self.attrs)))
+        read: dict[str, Expr] = {}
+        for op in self.body.ops:
+            for name, amount in _cost(self.body, op)[1].items():
+                read[name] = amount if name not in read else sympy.Max(read[name], amount)
+        args = (read.get(arg.name, sympy.Integer(0)) for arg in self.body.args)
+        return normal(sum(args, sympy.Integer(0)) + sum((r.bytes for r in self.results), sympy.Integer(0)))
+
+    def attr(self, name: str, default: Attribute = None) -> Attribute:
+        """An attribute by name."""
+        return dict(self.attrs).get(name, default)
+
+
+def _cost(body: Block, op: Op) -> tuple[Expr, dict[str, Expr]]:
+    """FLOPs of one operation of a region, and bytes read of each block argument, views looked through."""
+    types = {value.name: value.type for value in body.args}
+    types |= {value.name: value.type for each in body.ops for value in each.results}
+    source = {arg.name: arg.name for arg in body.args}
+    for each in body.ops:
+        if kind_of(each.target) is Kind.VIEW and each.operands[0] in source:
+            source |= {value.name: source[each.operands[0]] for value in each.results}
+    spec = spec_of(op.target)
+    call = Call([types[name] for name in op.operands], [value.type for value in op.results], dict(op.attrs))
+    if spec.kind is Kind.VIEW:
+        return sympy.Integer(0), {}
+    read: dict[str, Expr] = {}
+    for index, name in enumerate(op.operands):
+        if name in source:
+            read[source[name]] = read.get(source[name], sympy.Integer(0)) + spec.read_bytes(call, index)
+    return spec.flops(call), read

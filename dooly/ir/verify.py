@@ -1,0 +1,131 @@
+"""Graph-wide rules.  The pass runner checks them on the input and on the result of every pass."""
+
+from collections.abc import Iterable, Mapping
+
+from dooly.errors import VerifyError
+from dooly.ir.expr import Expr, evaluate, format_expr, symbols_of
+from dooly.ir.graph import Block, Graph, Op
+from dooly.ir.program import Program
+from dooly.ir.types import TensorType, origin_of
+
+__all__ = ["verify", "verify_graph"]
+
+
+def verify(program: Program) -> None:
+    """Check every graph, and that no two operations or graphs share a name.
+
+    Raises:
+        VerifyError: naming the graph, the place and the rule.
+    """
+    names = [graph.name for graph in program.graphs]
+    if len(set(names)) != len(names):
+        raise VerifyError(f"two graphs have one name: {', '.join(sorted(names))}")
+    for graph in program.graphs:
+        verify_graph(graph)
+
+
+def verify_graph(graph: Graph) -> None:
+    """Check one graph.
+
+    Raises:
+        VerifyError: see the messages below; each rule has its own.
+    """
+    where = f"graph {graph.name!r}"
+    config, request = frozenset(graph.config_values), frozenset(graph.request)
+    if config & request:
+        raise VerifyError(f"{where}: {', '.join(sorted(config & request))} is both a configuration and a request symbol")
+    for name, value in graph.config:
+        if value < 1:
+            raise VerifyError(f"{where}: configuration symbol {name} = {value} is not positive")
+    for fact in graph.facts:
+        try:
+            holds = evaluate(fact.dividend, graph.config_values) % evaluate(fact.divisor, graph.config_values) == 0
+        except KeyError as error:
+            raise VerifyError(f"{where}: fact uses undeclared symbol {error.args[0]}") from None
+        if not holds:
+            raise VerifyError(f"{where}: {format_expr(fact.divisor)} does not divide {format_expr(fact.dividend)}")
+    defined = _verify_ops(where, graph.ops, {})
+    for name in graph.outputs:
+        if name not in defined:
+            raise VerifyError(f"{where}: returns %{name}, which nothing defines")
+    for op, e in graph.expressions():
+        _verify_expression(where, op, e, config, request, graph.config_values)
+    for op in graph.ops:
+        _verify_facts(where, op, config, request, graph.config_values)
+    _verify_partition(where, graph)
+
+
+def _verify_ops(where: str, ops: Iterable[Op], defined: Mapping[str, TensorType]) -> dict[str, TensorType]:
+    known = dict(defined)
+    for op in ops:
+        for name in op.operands:
+            if name not in known:
+                raise VerifyError(f"{where}: %{op.name} reads %{name} before it is defined")
+        for value in op.results:
+            if value.name in known:
+                raise VerifyError(f"{where}: %{value.name} is defined twice")
+            known[value.name] = value.type
+        if op.body is not None:
+            _verify_body(f"{where}: body of %{op.name}", op, op.body, known)
+    return known
+
+
+def _verify_body(where: str, op: Op, body: Block, outer: Mapping[str, TensorType]) -> None:
+    given = [outer[name] for name in op.operands]
+    if given != [value.type for value in body.args]:
+        raise VerifyError(f"{where}: argument types differ from the operands'")
+    inner = _verify_ops(where, body.ops, {value.name: value.type for value in body.args})
+    for name in body.outputs:
+        if name not in inner:
+            raise VerifyError(f"{where}: returns %{name}, which nothing defines")
+    if [inner[name] for name in body.outputs] != [value.type for value in op.results]:
+        raise VerifyError(f"{where}: returned types differ from the results'")
+
+
+def _verify_expression(
+    where: str, op: Op, e: Expr, config: frozenset[str], request: frozenset[str], values: Mapping[str, int]
+) -> None:
+    names = symbols_of(e)
+    unknown = names - config - request
+    if unknown:
+        raise VerifyError(
+            f"{where}: {format_expr(e)} of %{op.name} at {op.path or 'unknown module'} has an unknown origin: "
+            f"{', '.join(sorted(unknown))} is declared neither as config nor as request"
+        )
+    if not names & request:
+        number = evaluate(e, values)
+        if not isinstance(number, int) or number < 0:
+            raise VerifyError(f"{where}: {format_expr(e)} of %{op.name} is {number}, not a size")
+
+
+def _verify_facts(
+    where: str, op: Op, config: frozenset[str], request: frozenset[str], values: Mapping[str, int]
+) -> None:
+    if symbols_of(op.count) & request:
+        raise VerifyError(f"{where}: the count of %{op.name} depends on the request")
+    if evaluate(op.count, values) < 1:
+        raise VerifyError(f"{where}: the count of %{op.name} is {evaluate(op.count, values)}")
+    for value in op.results:
+        if value.origins is None:
+            continue
+        for dim, origin in zip(value.type.shape, value.origins, strict=True):
+            expected = origin_of(dim, config, request)
+            if origin is not expected:
+                found = expected.value if expected else "unknown"
+                raise VerifyError(f"{where}: {format_expr(dim)} of %{value.name} is {found}, not {origin.value}")
+
+
+def _verify_partition(where: str, graph: Graph) -> None:
+    claims = [(node, f"%{op.name}") for op in graph.ops for node in op.nodes]
+    claims += [(node, f"free {entry.reason}") for entry in graph.free for node in entry.nodes]
+    owner: dict[int, str] = {}
+    for node, name in claims:
+        if node in owner:
+            raise VerifyError(f"{where}: captured node {node} is counted twice, in {owner[node]} and in {name}")
+        owner[node] = name
+    missing = sorted(set(range(graph.captured)) - set(owner))
+    if missing:
+        raise VerifyError(f"{where}: captured nodes {', '.join(map(str, missing[:10]))} are in no operation and not free")
+    extra = sorted(set(owner) - set(range(graph.captured)))
+    if extra:
+        raise VerifyError(f"{where}: nodes {', '.join(map(str, extra[:10]))} were never captured")

@@ -1,0 +1,144 @@
+"""``python -m dooly.passes``: capture models or read their IR, run passes, print the result."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from dooly.errors import DoolyError
+from dooly.ir import Graph, Program, parse_program
+from dooly.passes import PIPELINE, Pass, run, select
+
+__all__ = ["main"]
+
+PLATFORMS = ("cpu", "h100", "h200")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; results go to stdout, talk to stderr.  Returns the exit status: 0, or 2 for bad input."""
+    try:
+        return _main(_arguments().parse_args(argv))
+    except DoolyError as error:
+        print(f"dooly: error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        print(f"dooly: error: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 2
+
+
+class _Arguments(argparse.ArgumentParser):
+    """Usage errors are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DoolyError(f"{message} (see --help)")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = _Arguments(
+        prog="python -m dooly.passes",
+        description="Dump the annotated IR of models, or one deduplicated table of operations for several.",
+        epilog="example: python -m dooly.passes llama-3.1-8b --tp 4 -p annotate-shapes,propagate-taint",
+    )
+    parser.add_argument(
+        "model", nargs="*", help="bundled name, config.json or its folder, .ir file, or - for IR on stdin"
+    )
+    parser.add_argument("-p", "--passes", metavar="NAMES", help="passes to run, separated by commas (default: all)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the result there instead of stdout")
+    parser.add_argument("--print-after", metavar="NAME|all", help="also print the program after this pass, to stderr")
+    parser.add_argument("--time-passes", action="store_true", help="print seconds of capture and of each pass to stderr")
+    parser.add_argument("--tp", type=int, default=1, metavar="N", help="tensor-parallel size (default: 1)")
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="what the engine sees (default: cpu)")
+    parser.add_argument("--backend", metavar="NAME", help="attention backend (default: the engine's choice)")
+    parser.add_argument("--list", action="store_true", help="list passes and bundled models")
+    return parser
+
+
+def _main(args: argparse.Namespace) -> int:
+    if args.list:
+        return _list()
+    if not args.model:
+        raise DoolyError("name a model, a config.json or an .ir file; --list shows the bundled models")
+    passes = PIPELINE if args.passes is None else select(args.passes)
+    if args.print_after not in (None, "all", *(each.name for each in passes)):
+        raise DoolyError(f"--print-after {args.print_after}: not among the passes {', '.join(p.name for p in passes)}")
+    program = _load(args)
+    program = run(program, passes, lambda each, result, seconds: _report(args, each, result, seconds))
+    if len(program.graphs) > 1 and program.operations:
+        print(_summary(program), file=sys.stderr)
+        program = replace(program, graphs=())
+    if args.output:
+        Path(args.output).write_text(str(program), encoding="utf-8")
+    else:
+        sys.stdout.write(str(program))
+        sys.stdout.flush()
+    return 0
+
+
+def _list() -> int:
+    from dooly.capture import list_models
+
+    for each in PIPELINE:
+        summary = next(line.strip() for line in (each.__doc__ or "").splitlines() if line.strip())
+        print(f"{each.name:18} {summary}")
+    print()
+    print("\n".join(list_models()))
+    return 0
+
+
+def _load(args: argparse.Namespace) -> Program:
+    """All models in one program; the same graph twice is one."""
+    parts: list[Program] = []
+    for model in args.model:
+        if model == "-":
+            parts.append(parse_program(sys.stdin.read()))
+        elif model.endswith(".ir"):
+            parts.append(_read(Path(model)))
+        else:
+            parts.append(Program((_capture(model, args),)))
+    graphs = tuple(dict.fromkeys(graph for part in parts for graph in part.graphs))
+    operations = tuple(dict.fromkeys(operation for part in parts for operation in part.operations))
+    return Program(graphs, operations)
+
+
+def _read(path: Path) -> Program:
+    try:
+        return parse_program(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DoolyError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except DoolyError as error:
+        raise DoolyError(f"{path}: {error}") from None
+
+
+def _capture(model: str, args: argparse.Namespace) -> Graph:
+    from dooly.capture import capture
+
+    start = time.perf_counter()
+    graph = capture(model, tp=args.tp, platform=args.platform, backend=args.backend)
+    if args.time_passes:
+        print(f"{time.perf_counter() - start:8.3f} s  capture {graph.name}", file=sys.stderr)
+    return graph
+
+
+def _report(args: argparse.Namespace, each: Pass, result: Program, seconds: float) -> None:
+    if args.time_passes:
+        print(f"{seconds:8.3f} s  {each.name}", file=sys.stderr)
+    if args.print_after in ("all", each.name):
+        print(f"# after {each.name}\n{result}", file=sys.stderr)
+
+
+def _summary(program: Program) -> str:
+    total = sum(operation.count for operation in program.operations)
+    lines = [f"{len(program.operations)} distinct operations for {total} in {len(program.graphs)} models:"]
+    for graph in program.graphs:
+        mine = program.for_model(graph.name)
+        lines.append(f"  {graph.name}: {len(mine)} distinct, {sum(op.count for op in mine)} in a step")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

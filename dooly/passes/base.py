@@ -1,0 +1,56 @@
+"""What a pass is, and the runner that checks every one of them."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+from dooly.errors import PassError, VerifyError
+from dooly.ir import Program, verify
+
+__all__ = ["Pass", "run"]
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """A frozen value with a kebab-case name; options are its fields.
+
+    ``run`` maps a program to a new one.  It edits nothing, reads no environment and does no I/O.
+    """
+
+    name: ClassVar[str]
+
+    def run(self, program: Program, /) -> Program:
+        """The transformed program.
+
+        Raises:
+            PassError: a fact that the pass needs is missing, or the program holds what it cannot handle.
+        """
+        ...
+
+
+def run(
+    program: Program,
+    passes: Sequence[Pass],
+    after: Callable[[Pass, Program, float], None] | None = None,
+) -> Program:
+    """Run passes in order; verify the input and the result of each.
+
+    Args:
+        after: called with the pass, its result and the seconds that it took.
+
+    Raises:
+        PassError: names the pass that failed and those that ran before it.
+    """
+    verify(program)
+    for index, each in enumerate(passes):
+        start = time.perf_counter()
+        before = ", ".join(p.name for p in passes[:index]) or "none"
+        try:
+            program = each.run(program)
+            elapsed = time.perf_counter() - start
+            verify(program)
+        except (PassError, VerifyError) as error:
+            raise PassError(f"{each.name}: {error} (passes before it: {before})") from error
+        if after is not None:
+            after(each, program, elapsed)
+    return program

@@ -1,0 +1,92 @@
+"""dedup: one entry per distinct piece of work, over all layers and all models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import networkx as nx
+
+from dooly.errors import PassError
+from dooly.ir import Block, Operation, Program, Use, format_type
+from dooly.ir.printer import format_attributes
+
+__all__ = ["Dedup"]
+
+
+@dataclass(frozen=True)
+class Dedup:
+    """Merge operations whose text is equal, and regions whose data flow is isomorphic; counts and uses add up.
+
+    The result is sorted by kind, target and types, so that the order in which models are given does not show.
+    Needs ``lower``.  Keeps graphs and the total count of every model.  Idempotent.
+    """
+
+    name: ClassVar[str] = "dedup"
+
+    def run(self, program: Program, /) -> Program:
+        if not program.operations and any(graph.work() for graph in program.graphs):
+            raise PassError("there are no operations yet; run lower first")
+        by_signature: dict[str, list[Operation]] = {}
+        for operation in sorted(program.operations, key=_order):
+            by_signature.setdefault(operation.signature, []).append(operation)
+        merged = [_merge(same) for same in by_signature.values()]
+        return replace(program, operations=tuple(_merge_isomorphic(merged)))
+
+
+def _order(operation: Operation) -> tuple[str, str, str, str]:
+    types = ", ".join(map(format_type, operation.operands))
+    return operation.kind.value, operation.target, types, operation.signature
+
+
+def _merge(same: Sequence[Operation]) -> Operation:
+    """The first of them with the uses of all; uses at one place of one model add up."""
+    counts: dict[tuple[str, str, tuple[tuple[str, str], ...]], int] = {}
+    for use in (use for operation in same for use in operation.uses):
+        key = (use.model, use.path, use.bind)
+        counts[key] = counts.get(key, 0) + use.count
+    return replace(
+        same[0], uses=tuple(Use(model, path, count, bind) for (model, path, bind), count in counts.items())
+    )
+
+
+def _merge_isomorphic(operations: Sequence[Operation]) -> list[Operation]:
+    kept: list[Operation] = []
+    by_labels: dict[tuple[str, ...], list[tuple[nx.DiGraph[str], int]]] = {}
+    for operation in operations:
+        if operation.body is None:
+            kept.append(operation)
+            continue
+        flow = _flow(operation, operation.body)
+        candidates = by_labels.setdefault(tuple(sorted(label for _, label in flow.nodes(data="label"))), [])
+        twin = next((index for other, index in candidates if _isomorphic(flow, other)), None)
+        if twin is None:
+            candidates.append((flow, len(kept)))
+            kept.append(operation)
+        else:
+            kept[twin] = _merge([kept[twin], operation])
+    return kept
+
+
+def _isomorphic(a: "nx.DiGraph[str]", b: "nx.DiGraph[str]") -> bool:
+    return nx.is_isomorphic(a, b, node_match=lambda x, y: x["label"] == y["label"])
+
+
+def _flow(operation: Operation, body: Block) -> "nx.DiGraph[str]":
+    """Data flow of a region: a node per argument, per operation and per operand slot, labelled by what it does."""
+    flow: nx.DiGraph[str] = nx.DiGraph()
+    for value in body.args:
+        flow.add_node(value.name, label=f"arg {format_type(value.type)}")
+    for op in body.ops:
+        types = ", ".join(format_type(value.type) for value in op.results)
+        flow.add_node(f"op {op.name}", label=f"{op.target}{format_attributes(op.attrs)} : {types}")
+        for slot, name in enumerate(op.operands):
+            flow.add_node(f"slot {op.name} {slot}", label=f"slot {slot}")
+            flow.add_edge(name, f"slot {op.name} {slot}")
+            flow.add_edge(f"slot {op.name} {slot}", f"op {op.name}")
+        for index, value in enumerate(op.results):
+            flow.add_node(value.name, label=f"result {index}")
+            flow.add_edge(f"op {op.name}", value.name)
+    for name in body.outputs:
+        flow.add_node(f"out {name}", label="out")
+        flow.add_edge(name, f"out {name}")
+    return flow

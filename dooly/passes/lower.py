@@ -1,0 +1,101 @@
+"""lower: from one model's graph to concrete operations, configuration values put in and request symbols left free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import sympy
+
+from dooly.errors import PassError
+from dooly.ir import (
+    Attribute,
+    Attributes,
+    Block,
+    Graph,
+    Kind,
+    Op,
+    Operation,
+    Program,
+    TensorType,
+    Use,
+    Value,
+    evaluate,
+    kind_of,
+    normal,
+    symbol,
+    symbols_of,
+)
+from dooly.ir.expr import Expr
+
+__all__ = ["Lower"]
+
+_ROWS = "T"
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Add one operation with one use for each op of each graph that costs something.
+
+    Views and sources cost nothing and are left out.  An operation whose only request symbol is ``L`` (logit rows) is
+    written over ``T``, since a row is a row; its use says ``with T = L``.
+    Needs ``propagate-taint`` and ``fuse-regions``.  Keeps the graphs.  Idempotent.
+    """
+
+    name: ClassVar[str] = "lower"
+
+    def run(self, program: Program, /) -> Program:
+        return replace(program, operations=tuple(op for graph in program.graphs for op in _operations(graph)))
+
+
+def _operations(graph: Graph) -> list[Operation]:
+    values = graph.values()
+    found: list[Operation] = []
+    for op in graph.work():
+        if kind_of(op.target) is Kind.MEMORY:
+            raise PassError(f"%{op.name} ({op.target}) is in no region; run fuse-regions first")
+        if any(value.origins is None for value in op.results):
+            raise PassError(f"%{op.name} has no origins; run propagate-taint first")
+        found.append(_operation(graph, op, values))
+    return found
+
+
+def _operation(graph: Graph, op: Op, values: Mapping[str, Value]) -> Operation:
+    numbers: dict[sympy.Symbol, Expr] = {symbol(name): sympy.Integer(v) for name, v in graph.config}
+    types = [values[name].type for name in op.operands] + [value.type for value in op.results]
+    rows = {name for type_ in types for dim in type_.shape for name in symbols_of(dim)} & set(graph.request)
+    bind: tuple[tuple[str, str], ...] = ()
+    if len(rows) == 1 and rows != {_ROWS}:
+        (other,) = rows
+        numbers[symbol(other)] = symbol(_ROWS)
+        bind = ((_ROWS, other),)
+    count = evaluate(op.count, graph.config_values)
+    if not isinstance(count, int):
+        raise PassError(f"the count of %{op.name} is {count}, not a whole number")
+    return Operation(
+        op.target,
+        tuple(values[name].type.map(numbers) for name in op.operands),
+        tuple(value.type.map(numbers) for value in op.results),
+        _attributes(op.attrs, numbers),
+        None if op.body is None else _block(op.body, numbers),
+        (Use(graph.name, op.path, count, bind),),
+    )
+
+
+def _attributes(attrs: Attributes, numbers: Mapping[sympy.Symbol, Expr]) -> Attributes:
+    return tuple((name, _attribute(value, numbers)) for name, value in attrs)
+
+
+def _attribute(value: Attribute, numbers: Mapping[sympy.Symbol, Expr]) -> Attribute:
+    if isinstance(value, tuple):
+        return tuple(_attribute(item, numbers) for item in value)
+    return normal(value.xreplace(numbers)) if isinstance(value, Expr) else value
+
+
+def _block(body: Block, numbers: Mapping[sympy.Symbol, Expr]) -> Block:
+    def bare(value: Value) -> Value:
+        return Value(value.name, value.type.map(numbers))
+
+    def op(each: Op) -> Op:
+        return Op(each.target, each.operands, tuple(map(bare, each.results)), _attributes(each.attrs, numbers))
+
+    return Block(tuple(map(bare, body.args)), tuple(map(op, body.ops)), body.outputs)

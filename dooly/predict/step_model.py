@@ -1,0 +1,142 @@
+"""Step time of one model: operations by their formulas, dispatch between them, the host around them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dooly.batch import Batch, BatchColumns, StepCost
+from dooly.fit.formula import Formula
+from dooly.fit.observation import experts_reached
+from dooly.ir.operation import Operation
+from dooly.predict.breakdown import Breakdown, Row
+from dooly.predict.host import HostModel
+from dooly.predict.table import SizeTable
+from dooly.predict.work import GRID, Routing, Work, collect_work, on_grid
+
+__all__ = ["StepModel", "StepTimes"]
+
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StepTimes:
+    """`StepCost` of many steps, float64[steps] each in us; `extrapolated` bool[steps]."""
+
+    host_before_us: Column
+    device_us: Column
+    host_after_us: Column
+    total_us: Column
+    extrapolated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.total_us)
+
+
+class StepModel:
+    """Predicts steps of one model on one machine.
+
+    The host issues an operation and waits for it (the CPU platform, synchronous scheduling), so the parts add up:
+    ``total = before + (sum of operations + dispatch) + after``.
+
+    Work whose latency one request symbol decides is tabulated over that symbol as it is asked for; attention is computed.
+    """
+
+    def __init__(self, work: Sequence[Work], host: HostModel) -> None:
+        self.work = tuple(work)
+        self.host = host
+        self.launches = sum(each.count for each in self.work)
+        self._tables = [
+            (axis, SizeTable(axis, [each for each in self.work if each.axis == axis]))
+            for axis in sorted({each.axis for each in self.work if each.axis is not None})
+        ]
+        windows: dict[int | None, list[Work]] = {}
+        for each in self.work:
+            if each.axis is None:
+                windows.setdefault(each.subject.window, []).append(each)
+        self._computed = list(windows.items())
+        dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
+        self._dispatch_us = _grid(dispatch)
+
+    @classmethod
+    def build(
+        cls,
+        operations: Iterable[Operation],
+        formulas: Mapping[str, Formula],
+        model: str,
+        routing: Routing = experts_reached,
+    ) -> "StepModel":
+        """From an operation table and formulas by signature, the host's among them.
+
+        Raises:
+            PredictError: a formula is missing; names the operation and the command that measures it.
+        """
+        return cls(collect_work(operations, formulas, model, routing), HostModel.of(formulas))
+
+    def step_time(self, batch: Batch) -> StepCost:
+        """Cost of one step."""
+        tokens, requests = batch.tokens, len(batch.requests)
+        sizes = {"T": tokens, "R": requests, "L": batch.logits}
+        device, outside = self._dispatch_us, self._dispatch_outside
+        for axis, table in self._tables:
+            latency, beyond = table.at(sizes[axis])
+            device += latency
+            outside = outside or beyond
+        for window, group in self._computed:
+            values = {**batch.attention(window), "L": batch.logits}
+            for each in group:
+                latency, beyond = each.total_us_one(values)
+                device += latency
+                outside = outside or beyond
+        before, after, beyond = self.host.one(tokens, requests)
+        before, after = _grid(before), _grid(after)
+        return StepCost(before, device, after, before + device + after, outside or beyond)
+
+    def step_times(self, batches: Sequence[Batch] | BatchColumns) -> StepTimes:
+        """Costs of many steps at once; at least one."""
+        columns = batches if isinstance(batches, BatchColumns) else BatchColumns.of(batches)
+        tokens, requests = columns.tokens, np.diff(columns.starts, append=len(columns.new))
+        sizes = {"T": tokens, "R": requests, "L": columns.logits}
+        device = np.full(len(columns), self._dispatch_us)
+        outside = np.full(len(columns), self._dispatch_outside)
+        for axis, table in self._tables:
+            latency, beyond = table.many(sizes[axis])
+            device += latency
+            outside |= beyond
+        for window, group in self._computed:
+            values = {**columns.attention(window), "L": columns.logits.astype(np.float64)}
+            for each in group:
+                latency, beyond = each.total_us(values)
+                device += latency
+                outside |= beyond
+        before, after, beyond = self.host.many(tokens.astype(np.float64), requests.astype(np.float64))
+        before, after = on_grid(before), on_grid(after)
+        return StepTimes(before, device, after, before + device + after, outside | beyond)
+
+    def breakdown(self, batch: Batch) -> Breakdown:
+        """The step by operation and host part; rows add up to exactly the total."""
+        before, after, outside = self.host.one(batch.tokens, len(batch.requests))
+        parts = [("host_before", "host_before", "host", 1, _grid(before), outside)]
+        for each in self.work:
+            values = {**batch.attention(each.subject.window), "L": batch.logits}
+            total, beyond = each.total_us_one(values)
+            operation = each.operation
+            parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
+        dispatch = ("host_dispatch", "host_dispatch", "host", self.launches, self._dispatch_us, self._dispatch_outside)
+        parts += [dispatch, ("host_after", "host_after", "host", 1, _grid(after), outside)]
+        device = sum(part[4] for part in parts[1:-1])
+        beyond = any(part[5] for part in parts)
+        cost = StepCost(parts[0][4], device, parts[-1][4], parts[0][4] + device + parts[-1][4], beyond)
+        return Breakdown(
+            tuple(
+                Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)
+                for name, signature, kind, count, total, extrapolated in parts
+            ),
+            cost,
+        )
+
+
+def _grid(latency_us: float) -> float:
+    """One number on the grid of `on_grid`."""
+    return round(latency_us * GRID) / GRID

@@ -1,0 +1,138 @@
+"""The work of one model: each operation with its formula, how often it runs, and what its axes stand for."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dooly.errors import PredictError
+from dooly.fit.formula import Formula
+from dooly.fit.observation import experts_reached
+from dooly.fit.subject import Subject, subject_of
+from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind
+
+__all__ = ["GRID", "Routing", "Work", "collect_work", "on_grid"]
+
+Column = NDArray[np.float64]
+
+Routing = Callable[[Any, int, int], Any]
+"""(tokens, experts, chosen per token) to the number of experts that get a token; for a float or a numpy column of tokens."""
+
+GRID = float(2**20)
+"""Times are whole multiples of 1/GRID us: sums of them are exact, in whatever order they are taken."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One line of a step.
+
+    Attributes:
+        operation: what runs.
+        count: how often in one step.
+        bind: (axis of the operation, request symbol of the step) where they differ, e.g. ``("T", "L")`` for rows of logits.
+        formula: its latency.
+        routing: of a mixture of experts.
+    """
+
+    operation: Operation
+    count: int
+    bind: tuple[tuple[str, str], ...]
+    formula: Formula
+    routing: Routing = experts_reached
+
+    @cached_property
+    def subject(self) -> Subject:
+        """Window, experts and symbols of the operation."""
+        return subject_of(self.operation)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[str, str], ...]:
+        """(axis, request symbol) for each axis that the step assigns; activated experts follow from the tokens."""
+        bind = dict(self.bind)
+        return tuple((axis, bind.get(axis, axis)) for axis in self.operation.axes if axis != "A")
+
+    @cached_property
+    def axis(self) -> str | None:
+        """The request symbol, if it alone decides the latency: such work is tabulated."""
+        if self.operation.kind is Kind.ATTENTION:
+            return None
+        names = {name for _, name in self.sizes}
+        return names.pop() if len(names) == 1 else None
+
+    def total_us(self, columns: Mapping[str, Column]) -> tuple[Column, NDArray[np.bool_]]:
+        """us of all `count` runs and whether extrapolated, for many steps.
+
+        Args:
+            columns: float64[steps] by request symbol of the step; attention wants `BatchColumns.attention` of its window.
+
+        Times are whole multiples of 2**-20 us, so that sums come out the same in whatever order they are taken.
+        """
+        values = dict(columns)
+        values |= {axis: columns[name] for axis, name in self.sizes}
+        idle = np.any([values[axis] < 1 for axis, _ in self.sizes], axis=0)
+        if np.any(idle):
+            values |= {axis: np.maximum(values[axis], 1.0) for axis, _ in self.sizes}
+        if self.subject.experts is not None:
+            values["A"] = self.routing(values["T"], *self.subject.experts)
+        latency, outside = self.formula.predict(values)
+        return np.where(idle, 0.0, on_grid(latency * self.count)), outside & ~idle
+
+    def total_us_one(self, values: Mapping[str, float]) -> tuple[float, bool]:
+        """`total_us` of one step."""
+        if self.bind:
+            values = {**values, **{axis: values[name] for axis, name in self.sizes}}
+        for axis, _ in self.sizes:
+            if values[axis] < 1:
+                return 0.0, False
+        if self.subject.experts is not None:
+            values = {**values, "A": self.routing(values["T"], *self.subject.experts)}
+        latency, outside = self.formula.predict_one(values)
+        return round(latency * self.count * GRID) / GRID, outside
+
+
+def on_grid(latency_us: Column) -> Column:
+    """Rounded to whole multiples of 2**-20 us."""
+    return np.rint(latency_us * GRID) / GRID
+
+
+def collect_work(
+    operations: Iterable[Operation], formulas: Mapping[str, Formula], model: str, routing: Routing = experts_reached
+) -> tuple[Work, ...]:
+    """The work of one step of a model.
+
+    Collectives over a single rank do nothing and are left out.
+
+    Args:
+        operations: a table of operations; only the uses by `model` count.
+        formulas: by signature.
+        model: name as in the uses.
+
+    Raises:
+        PredictError: the model uses none of the operations, or one that it uses has no formula.
+    """
+    found: list[Work] = []
+    missing: list[Operation] = []
+    for operation in operations:
+        counts: dict[tuple[tuple[str, str], ...], int] = {}
+        for use in operation.uses:
+            if use.model == model:
+                counts[use.bind] = counts.get(use.bind, 0) + use.count
+        if not counts or (operation.kind is Kind.COLLECTIVE and operation.attr("ranks") == 1):
+            continue
+        if operation.signature not in formulas:
+            missing.append(operation)
+            continue
+        formula = formulas[operation.signature]
+        found += [Work(operation, count, bind, formula, routing) for bind, count in counts.items()]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise PredictError(
+            f"{model}: no formula of {missing[0].name}{others}; `dooly profile {model}` measures it, then run `dooly fit`"
+        )
+    if not found:
+        raise PredictError(f"{model}: the operation table holds nothing that it uses; lower the model first")
+    return tuple(found)

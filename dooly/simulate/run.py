@@ -1,0 +1,207 @@
+"""What a run of a trace leaves behind, simulated or measured: one record per request and one per step.
+
+Both kinds share these types, so that predicted and measured compare one to one.  A run is stored as one JSON file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dooly.batch import Batch
+from dooly.engine import EngineSettings
+from dooly.errors import DoolyError, SimulationError
+
+__all__ = ["RequestRecord", "Run", "StepDetail", "StepRecord", "load_run", "save_run"]
+
+# 1: first version
+FORMAT = "dooly-run 1"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One served request; times in seconds since the start of the run.
+
+    Attributes:
+        arrival_s: when it was due.
+        first_token_s: end of the step that gave its first output token.
+        finish_s: end of the step that gave its last.
+        prompt_tokens, output_tokens: its lengths.
+        cached_tokens: prompt tokens found in the prefix cache when it was first scheduled.
+        preemptions: how often it lost its KV blocks and started over.
+    """
+
+    arrival_s: float
+    first_token_s: float
+    finish_s: float
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    preemptions: int
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token: from arrival, queueing included."""
+        return self.first_token_s - self.arrival_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None for a single token."""
+        if self.output_tokens == 1:
+            return None
+        return (self.finish_s - self.first_token_s) / (self.output_tokens - 1)
+
+    @property
+    def e2e_s(self) -> float:
+        """End-to-end latency: from arrival to last token."""
+        return self.finish_s - self.arrival_s
+
+
+@dataclass(frozen=True, slots=True)
+class StepDetail:
+    """Where the time of a measured step went, us: what its parts are called in the engine."""
+
+    schedule_us: float
+    prepare_us: float
+    forward_us: float
+    logits_us: float
+    sample_us: float
+    update_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One engine step that computed something.
+
+    Attributes:
+        start_s: since the start of the run.
+        batch: what it worked on.
+        host_before_us: scheduling and input preparation.
+        device_us: the model, logits included.
+        host_after_us: sampling, bookkeeping and update.
+        total_us: from start to the moment its tokens were out.
+        detail: finer parts, for a measured step.
+    """
+
+    start_s: float
+    batch: Batch
+    host_before_us: float
+    device_us: float
+    host_after_us: float
+    total_us: float
+    detail: StepDetail | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass over a trace.
+
+    Attributes:
+        source: whether the clock was simulated or real.
+        model, trace: names.
+        settings: of the engine.
+        clipped: requests whose lengths were cut to fit the model.
+        requests: in order of the trace.
+        steps: in order of time.
+        wall_s: seconds that simulating or recording took.
+        facts: the machine and software of a measured run (sorted key, value); empty for a simulated one.
+    """
+
+    source: Literal["simulated", "measured"]
+    model: str
+    trace: str
+    settings: EngineSettings
+    clipped: int
+    requests: tuple[RequestRecord, ...]
+    steps: tuple[StepRecord, ...]
+    wall_s: float
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+def save_run(run: Run, path: str | Path) -> None:
+    """Write a run as JSON: one line per request and per step, so that two runs can be compared by eye.
+
+    Raises:
+        SimulationError: the file cannot be written.
+    """
+    header = {
+        "format": FORMAT,
+        "source": run.source,
+        "model": run.model,
+        "trace": run.trace,
+        "settings": asdict(run.settings),
+        "clipped": run.clipped,
+        "wall_s": run.wall_s,
+        "facts": dict(run.facts),
+    }
+    requests = [json.dumps(asdict(request)) for request in run.requests]
+    steps = [json.dumps(_step_fields(step)) for step in run.steps]
+    text = (
+        json.dumps(header)[:-1] + ',\n"requests": [\n' + ",\n".join(requests) + '\n],\n"steps": [\n' + ",\n".join(steps)
+    )
+    try:
+        Path(path).write_text(text + "\n]}\n", encoding="utf-8")
+    except OSError as error:
+        raise SimulationError(f"{path}: the run cannot be written: {error.strerror or error}") from error
+
+
+def _step_fields(step: StepRecord) -> dict[str, Any]:
+    """asdict without the recursion into Batch, whose requests go on one level as [[q, c], ...]."""
+    fields: dict[str, Any] = {
+        "start_s": step.start_s,
+        "batch": step.batch.requests,
+        "logits": step.batch.logits,
+        "host_before_us": step.host_before_us,
+        "device_us": step.device_us,
+        "host_after_us": step.host_after_us,
+        "total_us": step.total_us,
+    }
+    if step.detail is not None:
+        fields["detail"] = asdict(step.detail)
+    return fields
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run written by `save_run`.
+
+    Raises:
+        SimulationError: the file cannot be read or does not hold a run.
+    """
+    try:
+        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise SimulationError(f"{path}: format {content['format']!r}; this version reads {FORMAT!r}")
+        if content["source"] not in ("simulated", "measured"):
+            raise SimulationError(f"{path}: source {content['source']!r}; expected simulated or measured")
+        return Run(
+            source=content["source"],
+            model=str(content["model"]),
+            trace=str(content["trace"]),
+            settings=EngineSettings(**content["settings"]),
+            clipped=int(content["clipped"]),
+            requests=tuple(RequestRecord(**fields) for fields in content["requests"]),
+            steps=tuple(_step(fields) for fields in content["steps"]),
+            wall_s=float(content["wall_s"]),
+            facts=tuple(sorted((str(k), str(v)) for k, v in content["facts"].items())),
+        )
+    except OSError as error:
+        raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DoolyError as error:
+        raise SimulationError(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SimulationError(f"{path}: not a recorded run: {type(error).__name__}: {error}") from error
+
+
+def _step(fields: dict[str, Any]) -> StepRecord:
+    detail = fields.get("detail")
+    return StepRecord(
+        start_s=float(fields["start_s"]),
+        batch=Batch(tuple((int(q), int(c)) for q, c in fields["batch"]), int(fields["logits"])),
+        host_before_us=float(fields["host_before_us"]),
+        device_us=float(fields["device_us"]),
+        host_after_us=float(fields["host_after_us"]),
+        total_us=float(fields["total_us"]),
+        detail=None if detail is None else StepDetail(**detail),
+    )

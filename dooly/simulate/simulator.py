@@ -1,0 +1,199 @@
+"""The engine's scheduler on a simulated clock: what each request of a trace would have waited.
+
+Nothing of the policy is ours.  This module owns the clock: when requests arrive, when a step starts and ends, and when
+its tokens are out.  Identical inputs give identical results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dooly.batch import Batch, StepCost
+from dooly.engine import EngineSettings, model_folder
+from dooly.errors import SimulationError
+from dooly.simulate.engine import EngineScheduler, Scheduled
+from dooly.simulate.run import RequestRecord, Run, StepRecord
+from dooly.simulate.trace import Trace, TraceRequest
+
+__all__ = ["Progress", "StepTime", "simulate"]
+
+StepTime = Callable[[Batch], float | StepCost]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request under way."""
+
+    trace: TraceRequest
+    first_token_s: float | None = None
+    finish_s: float | None = None
+    tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+
+
+def simulate(
+    model: str | Path,
+    trace: Trace,
+    step_time: StepTime,
+    settings: EngineSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Run:
+    """Serve `trace` on a simulated clock.
+
+    Synchronous scheduling: a step takes the time that `step_time` gives, and requests that arrive meanwhile are seen
+    when it ends.  Asynchronous scheduling: the host composes and launches step n + 1 while the device runs step n; the
+    device starts a step when it is free and the step is launched; updating with the results of n happens on the host
+    while n + 1 runs.
+
+    Args:
+        model: folder with config.json, or that file.
+        trace: every request must fit into settings.max_model_len (see `Trace.clip`).
+        step_time: seconds (all of them on the device) or a StepCost in us for the batch of one step.
+        settings: of the engine; None for the defaults.
+        progress: called with (requests finished, requests) as requests finish.
+
+    Raises:
+        SimulationError: a request is too long, the engine refuses model or settings, or a step time is not positive.
+    """
+    settings = EngineSettings() if settings is None else settings
+    check_lengths(trace, settings)
+    start = time.perf_counter()
+    simulator = _Simulator(EngineScheduler(model, settings), trace, step_time, progress)
+    simulator.run()
+    return Run(
+        source="simulated",
+        model=model_folder(model).name,
+        trace=trace.name,
+        settings=settings,
+        clipped=trace.clipped,
+        requests=simulator.records(),
+        steps=tuple(simulator.steps),
+        wall_s=time.perf_counter() - start,
+    )
+
+
+def check_lengths(trace: Trace, settings: EngineSettings) -> None:
+    """Raise SimulationError for the first request of `trace` that is longer than settings.max_model_len."""
+    for index, request in enumerate(trace.requests, start=1):
+        length = request.prompt_tokens + request.output_tokens
+        if length > settings.max_model_len:
+            raise SimulationError(
+                f"{trace.name}: request {index} needs {length} tokens, but max_model_len is {settings.max_model_len}; "
+                "raise max_model_len or clip the trace"
+            )
+
+
+class _Simulator:
+    def __init__(
+        self, engine: EngineScheduler, trace: Trace, step_time: StepTime, progress: Progress | None
+    ) -> None:
+        self.engine, self.trace, self.step_time, self.progress = engine, trace, step_time, progress
+        self.requests: dict[str, _Request] = {}
+        self.steps: list[StepRecord] = []
+        self.done = 0
+        self.now_s = 0.0
+        self.device_free_s = 0.0
+        self.waiting = deque(enumerate(trace.requests))
+        self.in_flight: deque[tuple[float, float, Scheduled]] = deque()
+
+    def run(self) -> None:
+        """The loop of the engine core: take arrivals, compose a step if there is room for one, else finish the oldest."""
+        while True:
+            self._admit()
+            if self.engine.busy():
+                self._launch()
+                if len(self.in_flight) < self.engine.depth and (self.in_flight[-1][2].batch or self.engine.busy()):
+                    continue
+            elif not self.in_flight:
+                if not self.waiting:
+                    return
+                self.now_s = max(self.now_s, self.waiting[0][1].arrival_s)
+                continue
+            self._finish_oldest()
+
+    def _admit(self) -> None:
+        while self.waiting and self.waiting[0][1].arrival_s <= self.now_s:
+            index, request = self.waiting.popleft()
+            # The first block differs from request to request, so that prefix caching finds only what it should.
+            prompt = [index + 1] + [0] * (request.prompt_tokens - 1)
+            self.requests[str(index)] = _Request(request)
+            self.engine.add(str(index), prompt, request.output_tokens, request.arrival_s)
+
+    def _launch(self) -> None:
+        start_s = self.now_s
+        step = self.engine.schedule()
+        for request_id in self.engine.preempted(step):
+            self.requests[request_id].preemptions += 1
+        if step.batch is None:
+            self.in_flight.append((self.now_s, 0.0, step))
+            return
+        cost = self._cost(step.batch)
+        self.now_s += cost.host_before_us / 1e6
+        # What is left of the total between the two host parts; a synchronous engine waits for all of it.
+        device_s = (cost.total_us - cost.host_before_us - cost.host_after_us) / 1e6
+        self.device_free_s = max(self.device_free_s, self.now_s) + device_s
+        self.in_flight.append((self.device_free_s, cost.host_after_us / 1e6, step))
+        end_s = self.device_free_s + cost.host_after_us / 1e6
+        self.steps.append(
+            StepRecord(
+                start_s=start_s,
+                batch=step.batch,
+                host_before_us=cost.host_before_us,
+                device_us=cost.device_us,
+                host_after_us=cost.host_after_us,
+                total_us=(end_s - start_s) * 1e6,
+            )
+        )
+
+    def _cost(self, batch: Batch) -> StepCost:
+        cost = self.step_time(batch)
+        if not isinstance(cost, StepCost):
+            cost = StepCost(0.0, cost * 1e6, 0.0, cost * 1e6)
+        parts = (cost.host_before_us, cost.host_after_us, cost.total_us - cost.host_before_us - cost.host_after_us)
+        if not (min(parts) >= 0 and 0 < cost.total_us < float("inf")):
+            raise SimulationError(f"step time of {batch.tokens} tokens in {len(batch.requests)} requests is {cost}")
+        return cost
+
+    def _finish_oldest(self) -> None:
+        end_s, host_after_s, step = self.in_flight.popleft()
+        self.now_s = max(self.now_s, end_s) + host_after_s
+        for event in self.engine.update(step):
+            request = self.requests[event.request_id]
+            if event.tokens and request.first_token_s is None:
+                request.first_token_s = self.now_s
+                request.cached_tokens = event.cached_tokens
+            request.tokens += event.tokens
+            if event.finished:
+                request.finish_s = self.now_s
+                self.done += 1
+                if self.progress is not None:
+                    self.progress(self.done, len(self.trace))
+
+    def records(self) -> tuple[RequestRecord, ...]:
+        """What became of each request, in order of the trace."""
+        records: list[RequestRecord] = []
+        for index, expected in enumerate(self.trace.requests):
+            request = self.requests[str(index)]
+            if request.first_token_s is None or request.finish_s is None or request.tokens != expected.output_tokens:
+                raise SimulationError(
+                    f"request {index + 1} ended with {request.tokens} of {expected.output_tokens} tokens"
+                )
+            records.append(
+                RequestRecord(
+                    arrival_s=expected.arrival_s,
+                    first_token_s=request.first_token_s,
+                    finish_s=request.finish_s,
+                    prompt_tokens=expected.prompt_tokens,
+                    output_tokens=request.tokens,
+                    cached_tokens=request.cached_tokens,
+                    preemptions=request.preemptions,
+                )
+            )
+        return tuple(records)
