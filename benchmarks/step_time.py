@@ -3,6 +3,7 @@
 Formulas come from synthetic measurements of a Llama-3.1-8B-like model (residuals included), so that it runs anywhere.
 Prints microseconds per call of `step_time` and per step of `step_times`, for decode, prefill and mixed steps.
 """
+# ruff: noqa: T201 - a script prints
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What one engine step works on: for each request its new tokens and the tokens already cached, and what follows from that."""
+"""What one engine step works on: the new and the cached tokens of each request, and what follows from them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,9 +40,13 @@ class Batch:
         if min(new) < 1 or min(cached) < 0:
             at = next(i for i, (q, c) in enumerate(self.requests) if q < 1 or c < 0)
             q, c = self.requests[at]
-            raise PredictError(f"batch: request {at} has {q} new and {c} cached tokens; expected new >= 1 and cached >= 0")
+            raise PredictError(
+                f"batch: request {at} has {q} new and {c} cached tokens; expected new >= 1 and cached >= 0"
+            )
         if not 0 <= self.logits <= sum(new):
-            raise PredictError(f"batch: {self.logits} rows of logits; expected 0 to {sum(new)}, the new tokens of the step")
+            raise PredictError(
+                f"batch: {self.logits} rows of logits; expected 0 to {sum(new)}, the new tokens of the step"
+            )
 
     @classmethod
     def of(cls, *requests: tuple[int, int], logits: int | None = None) -> "Batch":
@@ -55,16 +59,19 @@ class Batch:
 
     @classmethod
     def from_point(cls, point: Mapping[str, object] | str) -> "Batch":
-        """From the database's form ``{"requests": [[q, c, n], ...]}``, each row n requests alike, given as mapping or JSON text.
+        """From the database's form ``{"requests": [[q, c, n], ...]}``, each row n requests alike.
 
         Raises:
             PredictError: not that form.
         """
         try:
             content = json.loads(point) if isinstance(point, str) else point
-            rows = [(int(q), int(c), int(n)) for q, c, n in content["requests"]]
+            listed = cast("list[tuple[int, int, int]]", content["requests"])
+            rows = [(int(q), int(c), int(n)) for q, c, n in listed]
         except (ValueError, TypeError, KeyError) as error:
-            raise PredictError(f'batch: expected {{"requests": [[new, cached, alike], ...]}}, found {str(point)[:80]}') from error
+            raise PredictError(
+                f'batch: expected {{"requests": [[new, cached, alike], ...]}}, found {str(point)[:80]}'
+            ) from error
         requests = tuple((q, c) for q, c, n in rows for _ in range(n))
         return cls(requests, len(requests))
 
@@ -88,9 +95,9 @@ class Batch:
     def kind(self) -> StepClass:
         """Class of the step.
 
-        A request *decodes* when it adds one token to a cached context (q = 1, c > 0), and *prefills* otherwise: more than one
-        new token, or nothing cached.  The last chunk of a prompt counts as decoding when it is one token long: it is the same
-        work.  "decode" and "prefill" hold for all requests of the step, else it is "mixed".
+        A request *decodes* when it adds one token to a cached context (q = 1, c > 0), and *prefills* otherwise: more
+        than one new token, or nothing cached.  The last chunk of a prompt counts as decoding when it is one token long:
+        it is the same work.  "decode" and "prefill" hold for all requests of the step, else it is "mixed".
         """
         decodes = sum(1 for q, c in self.requests if q == 1 and c > 0)
         if decodes == len(self.requests):
@@ -159,7 +166,9 @@ class BatchColumns:
         flat: Iterable[int] = chain.from_iterable(chain.from_iterable(batch.requests for batch in batches))
         pairs = np.fromiter(flat, np.int64, 2 * int(counts.sum())).reshape(-1, 2)
         logits = np.fromiter((batch.logits for batch in batches), np.int64, len(batches))
-        return cls(np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]), np.cumsum(counts) - counts, logits)
+        return cls(
+            np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]), np.cumsum(counts) - counts, logits
+        )
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -192,7 +201,13 @@ class BatchColumns:
     def symbols(self, window: int | None = None) -> dict[str, Column]:
         """`Batch.symbols` for each batch, float64[batches] each."""
         columns = self.attention(window)
-        return {"T": columns["T"], "R": columns["R"], "L": self.logits.astype(np.float64), "S": columns["S"], "P": columns["P"]}
+        return {
+            "T": columns["T"],
+            "R": columns["R"],
+            "L": self.logits.astype(np.float64),
+            "S": columns["S"],
+            "P": columns["P"],
+        }
 
 
 @dataclass(frozen=True)

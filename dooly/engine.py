@@ -7,6 +7,7 @@ vLLM; the functions do.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -18,7 +19,15 @@ from typing import Any
 
 from dooly.errors import SimulationError
 
-__all__ = ["CpuEngine", "EngineSettings", "engine_config", "prepare_vllm", "start_cpu_engine"]
+__all__ = [
+    "CpuEngine",
+    "EngineSettings",
+    "engine_config",
+    "model_folder",
+    "prepare_vllm",
+    "start_cpu_engine",
+    "stated_dtype",
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,19 @@ def model_folder(model: str | Path) -> Path:
     return folder
 
 
+def stated_dtype(folder: Path) -> str:
+    """The data type that config.json states, or "auto".
+
+    Passed to the engine by name: left to itself, the engine serves a model stated as float32 in bfloat16.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stated = content.get("dtype", content.get("torch_dtype"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise SimulationError(f"{folder / 'config.json'}: not a JSON object: {_one_line(error)}") from error
+    return stated if stated in ("float32", "bfloat16", "float16") else "auto"
+
+
 def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True) -> Any:
     """The engine's own configuration (vllm.config.VllmConfig) of a config.json under `settings`.
 
@@ -133,6 +155,7 @@ def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager:
             load_format="dummy",
             skip_tokenizer_init=True,
             trust_remote_code=False,
+            dtype=stated_dtype(folder),
             enforce_eager=enforce_eager,
             max_model_len=settings.max_model_len,
             max_num_batched_tokens=settings.max_num_batched_tokens,

@@ -38,3 +38,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs {' and '.join(missing)}: make setup")
     if item.get_closest_marker("gpu") is not None and not _has_gpu():
         pytest.skip("needs an NVIDIA GPU")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--update-golden`` rewrites the expected IR of tests/golden; read the difference before you commit it."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what the passes print now")

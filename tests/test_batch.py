@@ -75,7 +75,9 @@ def test_bad_batches_are_refused(pairs: tuple[tuple[int, int], ...], logits: int
         Batch(pairs, logits)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"requests": 3}', '{"requests": [[1]]}', '{"requests": [["a", 1, 1]]}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"requests": 3}', '{"requests": [[1]]}', '{"requests": [["a", 1, 1]]}']
+)
 def test_bad_points_are_refused(text: str) -> None:
     with pytest.raises(PredictError, match="expected"):
         Batch.from_point(text)

@@ -1,4 +1,4 @@
-"""Documentation that runs: every python block, in order, and every console block, with the output that is printed below it."""
+"""Documentation that runs: every python block, and every console block of the passes, with the output below it."""
 
 import contextlib
 import io
@@ -40,7 +40,8 @@ def consoles() -> list[object]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run_and_print_what_the_page_says(page: Path):
+def test_python_blocks_run_and_print_what_the_page_says(page: Path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     namespace: dict[str, object] = {"__name__": page.stem}
     printed = ""
     for line, language, text in blocks(page):

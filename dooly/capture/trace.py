@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from torch._dynamo import config as _dynamo_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -56,12 +57,12 @@ class _Step(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
-        self.model, self.sampler = model, Sampler()
+        self.model, self.sampler, self.metadata = model, Sampler(), _greedy()
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         hidden = self.model(input_ids, positions)
         logits = self.model.compute_logits(hidden[rows])  # pyright: ignore[reportCallIssue]
-        return self.sampler(logits, _greedy()).sampled_token_ids
+        return self.sampler(logits, self.metadata).sampled_token_ids
 
 
 def _greedy() -> SamplingMetadata:
@@ -106,7 +107,7 @@ def trace(built: Built) -> Trace:
             return compute(atoms.rewrite(value.expr if isinstance(value, ConfigInt) else value), bound)
 
         with ExitStack() as stack:
-            stack.enter_context(_annotated(tracer.graph, built.model))
+            stack.enter_context(_annotated(tracer.graph, step))
             state = {}
             for name, shape in built.sizes.items():
                 like = _tensor(built.model, name)
@@ -125,7 +126,7 @@ def trace(built: Built) -> Trace:
         stack.enter_context(set_current_vllm_config(built.vllm_config))
         stack.enter_context(set_forward_context(None, built.vllm_config))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_eager())
+        stack.enter_context(_dynamo_config.patch(error_on_nested_fx_trace=False))  # compiled functions run as plain ones
         module = make_fx(run, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
             tokens, positions, rows, *atoms.values.values()
         )
@@ -148,14 +149,6 @@ def _input(fake: FakeTensorMode, length: int) -> torch.Tensor:
 def _tensor(model: torch.nn.Module, name: str) -> torch.Tensor:
     owner, _, leaf = name.rpartition(".")
     return getattr(model.get_submodule(owner), leaf)
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """Functions that the engine compiles run as plain Python, so that their operations are seen."""
-    before = torch.compiler.set_stance("force_eager")
-    with before:
-        yield
 
 
 class _ModelCode(TorchFunctionMode):
@@ -194,7 +187,7 @@ def _numbers(func: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> 
     """Arguments by name with symbolic values of plain ``int`` parameters as numbers, and those symbolic values."""
     schema = func._schema.arguments
     values = {**{argument.name: value for argument, value in zip(schema, args)}, **kwargs}
-    plain = {argument.name for argument in schema if str(argument.real_type) == "int"}
+    plain = {argument.name for argument in schema if isinstance(argument.real_type, torch.IntType)}
     sizes = {name: value for name, value in values.items() if name in plain and isinstance(value, torch.SymInt)}
     return {**values, **{name: value.node.hint for name, value in sizes.items()}}, sizes
 
@@ -211,9 +204,14 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _annotated(graph: torch.fx.Graph, model: torch.nn.Module) -> Iterator[None]:
-    """Give each node created in the block the module path and the source line that it comes from."""
-    names = {id(module): name for name, module in model.named_modules()}
+def _annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Iterator[None]:
+    """Give each node created in the block the module path and the source line that it comes from.
+
+    A module that several layers share has several paths; the one below the module that calls it counts.
+    """
+    names: dict[int, list[str]] = {}
+    for name, module in step.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name.removeprefix("model").removeprefix("."))
     stack: list[str] = [""]
     create = graph.create_node
 
@@ -223,7 +221,8 @@ def _annotated(graph: torch.fx.Graph, model: torch.nn.Module) -> Iterator[None]:
         return node
 
     def enter(module: torch.nn.Module, _: Any) -> None:
-        stack.append(names.get(id(module), stack[-1]))
+        known = names.get(id(module), stack[-1:])
+        stack.append(next((name for name in known if name.startswith(f"{stack[-1]}.")), known[0]))
 
     def leave(module: torch.nn.Module, *_: Any) -> None:
         stack.pop()

@@ -10,24 +10,9 @@ from typing import Any
 from dooly.engine import EngineSettings, engine_config, prepare_vllm
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine
+from dooly.executor.tensors import DTYPES, dtype_of
 
-__all__ = ["DTYPES", "Session", "Unsupported", "open_session"]
-
-DTYPES: dict[str, str] = {
-    "bf16": "bfloat16",
-    "f16": "float16",
-    "f32": "float32",
-    "f64": "float64",
-    "i64": "int64",
-    "i32": "int32",
-    "i16": "int16",
-    "i8": "int8",
-    "u8": "uint8",
-    "bool": "bool",
-    "f8e4m3": "float8_e4m3fn",
-    "f8e5m2": "float8_e5m2",
-}
-"""Names of element types in the IR and in torch."""
+__all__ = ["Session", "Unsupported", "open_session"]
 
 _MAX_CONTEXT = 1 << 17
 
@@ -73,6 +58,7 @@ class Session:
             )
             config = engine_config(folder, settings)
             config.compilation_config.static_forward_context = self.layers
+            config.model_config.dtype = dtype_of(dtype)  # the engine halves a float32 model unless told otherwise
             self._configs[dtype] = config
         return self._configs[dtype]
 

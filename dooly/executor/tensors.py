@@ -5,14 +5,29 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dooly.executor.machine import Machine
-from dooly.executor.session import DTYPES
 from dooly.ir import TensorType
 from dooly.ir.expr import evaluate
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["copies_for", "dtype_of", "need_memory", "random_tensor", "shape_of"]
+__all__ = ["DTYPES", "copies_for", "dtype_of", "need_memory", "random_tensor", "shape_of"]
+
+DTYPES: dict[str, str] = {
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "i64": "int64",
+    "i32": "int32",
+    "i16": "int16",
+    "i8": "int8",
+    "u8": "uint8",
+    "bool": "bool",
+    "f8e4m3": "float8_e4m3fn",
+    "f8e5m2": "float8_e5m2",
+}
+"""Names of element types in the IR and in torch."""
 
 _MOST_COPIES = 64
 _TILE = 1 << 16

@@ -1,4 +1,4 @@
-"""Formulas that a person can read, fitted to measured latencies: a symbolic part, a bounded residual, and how far to trust them."""
+"""Formulas that a person can read, fitted to measured latencies, with how far to trust them."""
 
 from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation, experts_reached

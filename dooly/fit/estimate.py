@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ _SCALE_FLOOR = 0.005  # log ratio: below half a percent nothing is an outlier
 
 @dataclass(frozen=True)
 class Estimate:
-    """A structure without its useless contributions, and one coefficient (us per unit of quantity) for each that is left.
+    """A structure without its useless contributions, and a coefficient (us per unit of quantity) for each that is left.
 
     Attributes:
         cost: robust sum of squared log ratios, the number that was minimized.
@@ -40,13 +39,13 @@ class Estimate:
 
 
 def design(structure: Structure, columns: Mapping[str, Column], count: int) -> list[Matrix]:
-    """For each term the quantities of its contributions in units of one us at parameter 1, float64[count, contributions]."""
+    """For each term what its contributions come to in us at parameter 1, float64[count, contributions]."""
     return [np.column_stack([_quantity(c, columns, count) for c in term]) for term in structure]
 
 
 def _quantity(contribution: Contribution, columns: Mapping[str, Column], count: int) -> Column:
     values = np.broadcast_to(column_evaluator(contribution.quantity)(columns), count)
-    return cast(Column, values / (contribution.kind.rate or 1.0))
+    return values / (contribution.kind.rate or 1.0)
 
 
 def estimate(
@@ -54,8 +53,8 @@ def estimate(
 ) -> Estimate | None:
     """Minimize a robust loss of log(predicted / measured) over coefficients >= 0.
 
-    A maximum is fitted by alternating between which contribution counts at each point and the coefficients; several starts,
-    the best is kept.  Contributions that count nowhere are dropped.
+    A maximum is fitted by alternating between which contribution counts at each point and the coefficients; several
+    starts, the best is kept.  Contributions that count nowhere are dropped.
 
     Args:
         columns: float64[points] by request symbol; latency_us: float64[points], positive.
@@ -82,7 +81,7 @@ def estimate(
 
 
 def _starts(blocks: list[Matrix]) -> list[list[NDArray[np.intp]]]:
-    """Assignments of points to the contributions of each term: by the ratio of quantities, split at several quantiles."""
+    """Assignments of points to the contributions of each term: quantities scaled by several of their quantiles."""
     first = [np.zeros(len(block), np.intp) for block in blocks]
     starts: list[list[NDArray[np.intp]]] = []
     for quantile in (0.25, 0.5, 0.75):
@@ -120,15 +119,15 @@ def _alternate(blocks: list[Matrix], latency_us: Column, assigned: list[NDArray[
 
 
 def _weights(ratio: Column, predicted: Column, latency_us: Column, scale: float) -> Column:
-    """Square roots of weights that make least squares of ``predicted - latency`` step to the optimum of the log ratio."""
+    """Square roots of weights with which least squares of ``predicted - latency`` has the optimum of the log ratio."""
     difference = predicted - latency_us
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = np.where(np.abs(ratio) > 1e-6, ratio / difference, 1.0 / latency_us)
-    return cast(Column, np.sqrt(slope / predicted / np.sqrt(1.0 + (ratio / scale) ** 2)))
+    return np.sqrt(slope / predicted / np.sqrt(1.0 + (ratio / scale) ** 2))
 
 
 def _soft_l1(ratio: Column, scale: float) -> Column:
-    return cast(Column, 2.0 * scale**2 * (np.sqrt(1.0 + (ratio / scale) ** 2) - 1.0))
+    return 2.0 * scale**2 * (np.sqrt(1.0 + (ratio / scale) ** 2) - 1.0)
 
 
 def _scale(ratio: Column) -> float:
@@ -139,7 +138,7 @@ def _scale(ratio: Column) -> float:
 def _predict(blocks: list[Matrix], coefficients: Column) -> tuple[Column, Matrix]:
     """us, and the matrix whose product with the coefficients it is: zero where a contribution is not the largest."""
     active = _active(blocks, _assigned(blocks, coefficients))
-    return cast(Column, active @ coefficients), active
+    return active @ coefficients, active
 
 
 def _assigned(blocks: list[Matrix], coefficients: Column) -> list[NDArray[np.intp]]:
@@ -154,7 +153,9 @@ def _assigned(blocks: list[Matrix], coefficients: Column) -> list[NDArray[np.int
 
 
 def _active(blocks: list[Matrix], assigned: list[NDArray[np.intp]]) -> Matrix:
-    masked = [block * (index[:, None] == np.arange(block.shape[1])) for block, index in zip(blocks, assigned, strict=True)]
+    masked = [
+        block * (index[:, None] == np.arange(block.shape[1])) for block, index in zip(blocks, assigned, strict=True)
+    ]
     return np.concatenate(masked, axis=1)
 
 
@@ -167,9 +168,7 @@ def _useful(found: Estimate, blocks: list[Matrix]) -> Structure:
     for term in found.structure:
         alone = len(term) == 1
         members = [
-            c
-            for i, c in enumerate(term, start=offset)
-            if found.coefficients[i] > 0 and (alone or counts[i] >= 2)
+            c for i, c in enumerate(term, start=offset) if found.coefficients[i] > 0 and (alone or counts[i] >= 2)
         ]
         offset += len(term)
         if members:
@@ -177,7 +176,9 @@ def _useful(found: Estimate, blocks: list[Matrix]) -> Structure:
     return tuple(kept)
 
 
-def intervals(found: Estimate, columns: Mapping[str, Column], latency_us: Column, level: float = 0.95) -> list[tuple[float, float]]:
+def intervals(
+    found: Estimate, columns: Mapping[str, Column], latency_us: Column, level: float = 0.95
+) -> list[tuple[float, float]]:
     """Confidence interval of each coefficient: weighted least squares (statsmodels) on the tangent at the optimum.
 
     Returns:
@@ -194,6 +195,6 @@ def intervals(found: Estimate, columns: Mapping[str, Column], latency_us: Column
     tangent = active / predicted[:, None]
     norms = np.linalg.norm(tangent, axis=0)
     weights = 1.0 / np.sqrt(1.0 + (ratio / _scale(ratio)) ** 2)
-    fitted = WLS(tangent / norms @ (values * norms) - ratio, tangent / norms, weights=weights).fit()
+    fitted = WLS(tangent / norms @ (values * norms) - ratio, tangent / norms, weights=weights).fit()  # pyright: ignore[reportArgumentType] - typed by its default, takes an array
     reach = np.asarray(fitted.bse, dtype=float) / norms * float(student.ppf(0.5 + level / 2, free))
     return [(max(0.0, float(v - r)), float(v + r)) for v, r in zip(values, reach, strict=True)]

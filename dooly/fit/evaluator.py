@@ -1,4 +1,4 @@
-"""Expressions as plain Python closures: over floats for one batch, over numpy columns for many.  Nothing is generated or evaluated."""
+"""Expressions as Python closures, over floats for one batch and over numpy columns for many.  No code is generated."""
 
 import operator
 from collections.abc import Callable, Mapping

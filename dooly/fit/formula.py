@@ -105,7 +105,9 @@ class Formula:
     def __post_init__(self) -> None:
         named = [contribution.parameter for term in self.structure for contribution in term]
         if not named or named != [parameter.name for parameter in self.parameters]:
-            raise ValueError(f"{self.name}: terms need the parameters {named}, found {[p.name for p in self.parameters]}")
+            raise ValueError(
+                f"{self.name}: terms need the parameters {named}, found {[p.name for p in self.parameters]}"
+            )
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -164,7 +166,9 @@ class Formula:
         """
         missing = [name for name in self.symbols if name not in columns]
         if missing:
-            raise FitError(f"{self.name}: no column {', '.join(missing)}; the formula is over {', '.join(self.symbols)}")
+            raise FitError(
+                f"{self.name}: no column {', '.join(missing)}; the formula is over {', '.join(self.symbols)}"
+            )
         values = {name: np.asarray(columns[name], dtype=np.float64) for name in self.symbols}
         count = max((len(column) for column in values.values()), default=1)
         latency = np.array(np.broadcast_to(column_evaluator(self.fitted)(values), count), dtype=np.float64)

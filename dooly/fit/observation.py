@@ -30,7 +30,9 @@ class Observation:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.latency_us) and self.latency_us > 0):
-            raise FitError(f"point {self.point}: latency of {self.latency_us} us; expected a positive time, measure it again")
+            raise FitError(
+                f"point {self.point}: latency of {self.latency_us} us; expected a positive time, measure it again"
+            )
         for name, value in self.sizes:
             if value < 1:
                 raise FitError(f"point {self.point}: {name} = {value}; expected at least 1")
@@ -50,7 +52,9 @@ class Observation:
         except PredictError as error:
             raise FitError(str(error)) from error
         except (ValueError, TypeError, AttributeError) as error:
-            raise FitError(f'point: expected {{"axis": number, ...}} or {{"requests": ...}}, found {point[:80]}') from error
+            raise FitError(
+                f'point: expected {{"axis": number, ...}} or {{"requests": ...}}, found {point[:80]}'
+            ) from error
         return cls(sizes, None, latency_us)
 
     @property
@@ -77,10 +81,12 @@ class Observation:
             known["A"] = experts_reached(known["T"], *experts)
         missing = [name for name in symbols if name not in known]
         if missing:
-            raise FitError(f"point {self.point}: does not give {', '.join(missing)}; expected values of {', '.join(symbols)}")
+            raise FitError(
+                f"point {self.point}: does not give {', '.join(missing)}; expected values of {', '.join(symbols)}"
+            )
         return {name: float(known[name]) for name in symbols}
 
 
 def experts_reached(tokens: float, experts: int, chosen: int) -> float:
-    """Expected number of experts that receive at least one of `tokens` under uniform routing: E * (1 - (1 - K/E)**T)."""
+    """Expected number of experts that get at least one of `tokens` under uniform routing: E * (1 - (1 - K/E)**T)."""
     return experts * (1.0 - (1.0 - chosen / experts) ** tokens)

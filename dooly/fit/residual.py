@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.fit.evaluator import column_evaluator, scalar_evaluator
+from dooly.fit.evaluator import Evaluator, column_evaluator, scalar_evaluator
 from dooly.ir.expr import Expr
 
 __all__ = ["BOUND", "Curve", "Field", "Residual", "fit_curve", "fit_field"]
@@ -20,7 +20,9 @@ Column = NDArray[np.float64]
 BOUND = log(2.0)
 """Largest correction, log ratio: a factor of two either way."""
 
-_FADE = log(4.0)  # beyond the knots the correction is gone after a factor of four; longer than BOUND keeps the whole monotone
+_FADE = log(
+    4.0
+)  # beyond the knots the correction is gone after a factor of four; longer than BOUND keeps the whole monotone
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Curve:
         at = [log(value) for value in self.symbolic_us]
         return [at[0] - _FADE, *at, at[-1] + _FADE], [0.0, *(log(value) for value in self.factor), 0.0]
 
-    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:  # noqa: ARG002 - shared by both residuals
+    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:  # noqa: ARG002 - shared by both
         """Factor for one batch."""
         at, level = self._knots
         x = log(symbolic_us)
@@ -58,7 +60,7 @@ class Curve:
             return 1.0
         return exp(level[i - 1] + (level[i] - level[i - 1]) * (x - at[i - 1]) / (at[i] - at[i - 1]))
 
-    def scale(self, symbolic_us: Column, values: Mapping[str, Column]) -> Column:  # noqa: ARG002 - shared by both residuals
+    def scale(self, symbolic_us: Column, values: Mapping[str, Column]) -> Column:  # noqa: ARG002 - shared by both
         """Factors for many batches."""
         at, level = self._knots
         return cast(Column, np.exp(np.interp(np.log(symbolic_us), at, level)))
@@ -82,35 +84,43 @@ class Field:
 
     def __post_init__(self) -> None:
         if len(self.anchors) != len(self.weights) or not self.anchors or self.length <= 0:
-            raise ValueError(f"field with {len(self.anchors)} anchors, {len(self.weights)} weights, length {self.length}")
+            raise ValueError(
+                f"field with {len(self.anchors)} anchors, {len(self.weights)} weights, length {self.length}"
+            )
         if any(len(anchor) != len(self.coordinates) or min(anchor) <= 0 for anchor in self.anchors):
             raise ValueError(f"each anchor of the field needs {len(self.coordinates)} positive coordinates")
 
     @cached_property
-    def _arrays(self) -> tuple[NDArray[np.float64], Column, Column, float]:
+    def _kernel(self) -> tuple[NDArray[np.float64], Column]:
+        """Matrix whose product with (x_1 .. x_d, |x|^2, 1), x in doublings, is the exponent at each anchor; weights."""
         places = np.log2(np.array(self.anchors))
         sharp = 0.5 / self.length**2
-        return np.ascontiguousarray(2 * sharp * places), -sharp * np.sum(places**2, axis=1), np.array(self.weights), sharp
+        square = np.sum(places**2, axis=1)
+        columns = (2 * sharp * places, np.full(len(places), -sharp), -sharp * square)
+        return np.ascontiguousarray(np.column_stack(columns)), np.array(self.weights)
 
-    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:  # noqa: ARG002 - shared by both residuals
+    @cached_property
+    def _quantities(self) -> list[Evaluator]:
+        return [scalar_evaluator(e) for e in self.coordinates]
+
+    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:  # noqa: ARG002 - shared by both
         """Factor for one batch."""
-        towards, own, weights, sharp = self._arrays
-        at = [log2(scalar_evaluator(e)(values)) for e in self.coordinates]
-        exponent = towards @ np.array(at)
-        exponent += own - sharp * sum(x * x for x in at)
-        level = float(weights @ np.exp(exponent, out=exponent))
-        return exp(min(max(level, -BOUND), BOUND))
+        matrix, weights = self._kernel
+        at = [log2(quantity(values)) for quantity in self._quantities]
+        at += (sum([x * x for x in at]), 1.0)
+        exponent = matrix.dot(np.array(at))
+        level = float(weights.dot(np.exp(exponent, exponent)))
+        return exp(BOUND if level > BOUND else max(level, -BOUND))
 
     def scale(self, symbolic_us: Column, values: Mapping[str, Column]) -> Column:
         """Factors for many batches."""
-        towards, own, weights, sharp = self._arrays
+        matrix, weights = self._kernel
         count = len(symbolic_us)
-        at = np.stack([np.broadcast_to(np.log2(column_evaluator(e)(values)), count) for e in self.coordinates], axis=1)
-        exponent = at @ towards.T
-        exponent += own
-        exponent -= (sharp * np.einsum("ij,ij->i", at, at))[:, None]
+        at = [np.broadcast_to(np.log2(column_evaluator(e)(values)), count) for e in self.coordinates]
+        at += [sum((x * x for x in at), np.zeros(count)), np.ones(count)]
+        exponent = np.stack(at, axis=1) @ matrix.T
         level = np.exp(exponent, out=exponent) @ weights
-        return cast(Column, np.exp(np.clip(level, -BOUND, BOUND)))
+        return np.exp(np.clip(level, -BOUND, BOUND))
 
 
 Residual = Curve | Field

@@ -15,15 +15,15 @@ from dooly.fit.observation import Observation
 from dooly.fit.residual import Residual, fit_curve, fit_field
 from dooly.fit.subject import HOST_SUBJECTS, Subject, subject_of
 from dooly.fit.terms import PARAMETERS, Structure, structures
-from dooly.ir.expr import symbol
+from dooly.ir.expr import FloorDiv, symbol
 from dooly.ir.operation import Operation
 
 __all__ = ["fit", "fit_host", "fit_subject"]
 
 Column = NDArray[np.float64]
 _FOLDS = 6
-_MARGIN = 0.03  # a candidate with more parameters must lower the held-out error by this share
-_ENOUGH = 0.0005
+# More parameters, or a residual, must lower the held-out log ratio by this share and this much.
+_MARGIN, _ENOUGH = 0.03, 0.0005
 
 
 def fit(operation: Operation, observations: Iterable[Observation]) -> Formula:
@@ -83,7 +83,7 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
     errors = best.errors
     if residual is not None:
         corrected = _held_out(data, folds, best.found, correct=True)
-        if np.nanmean(np.abs(corrected)) < best.score * (1 - 1e-6):
+        if np.nanmean(np.abs(corrected)) < best.score * (1 - _MARGIN) - _ENOUGH:
             errors = corrected
         else:
             residual = None
@@ -118,7 +118,9 @@ def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
     by_point: dict[str, list[Observation]] = {}
     for observation in observations:
         by_point.setdefault(observation.point, []).append(observation)
-    distinct = [replace(same[0], latency_us=float(np.median([o.latency_us for o in same]))) for same in by_point.values()]
+    distinct = [
+        replace(same[0], latency_us=float(np.median([o.latency_us for o in same]))) for same in by_point.values()
+    ]
     needed = 3 if subject.single is not None else 5
     if subject.kind is None:
         needed = 2
@@ -136,7 +138,7 @@ def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
 
 
 def _folds(data: _Data) -> list[NDArray[np.bool_]]:
-    """Rows held out together.  The two ends of a single axis stay in: what lies beyond the rest is no test of interpolation."""
+    """Rows held out together.  The two ends of a single axis stay in: beyond the rest there is no interpolation."""
     count = len(data)
     inner = np.ones(count, dtype=bool)
     if data.subject.single is not None and count > 4:
@@ -152,7 +154,7 @@ def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
     candidates: list[_Candidate] = []
     for structure in structures(data.subject):
         found = estimate(structure, data.columns, data.latency_us)
-        if found is None or found.structure in seen or len(found.coefficients) > max(1, len(data) - 2):
+        if found is None or found.structure in seen or len(found.coefficients) >= len(data):
             continue
         seen.add(found.structure)
         candidates.append(_Candidate(found, _held_out(data, folds, found)))
@@ -163,12 +165,16 @@ def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
         )
     least = min(c.score for c in candidates)
     good = [c for c in candidates if c.score <= least * (1 + _MARGIN) + _ENOUGH]
-    return min(good, key=lambda c: (len(c.found.coefficients), c.score))
+    return min(good, key=lambda c: (_complexity(c.found.structure), c.score))
 
 
-def _held_out(
-    data: _Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, correct: bool = False
-) -> Column:
+def _complexity(structure: Structure) -> int:
+    """Parameters, and one more for each that counts whole tiles."""
+    contributions = [c for term in structure for c in term]
+    return len(contributions) + sum(c.quantity.has(FloorDiv) for c in contributions)
+
+
+def _held_out(data: _Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, correct: bool = False) -> Column:
     """Log ratio at each point by a fit without its fold, with the residual of that fit if asked."""
     errors = np.full(len(data), np.nan)
     for rows in folds:
@@ -186,6 +192,8 @@ def _held_out(
 
 
 def _residual(data: _Data, symbolic_us: Column) -> Residual | None:
+    if data.subject.kind is None:
+        return None  # host work is counted, not shaped: linear by construction
     if data.subject.single is not None:
         return fit_curve(symbolic_us, data.latency_us)
     return fit_field(data.subject.coordinates, data.columns, symbolic_us, data.latency_us)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dooly.errors import FitError
 from dooly.fit.formula import Formula, Held, Parameter, Range
+from dooly.fit.observation import Observation
 from dooly.fit.residual import Curve, Field, Residual
 from dooly.fit.terms import PARAMETERS, Contribution
 from dooly.ir.expr import Expr, ExprSyntaxError, format_expr, parse_expr
@@ -26,10 +27,17 @@ def to_json(formula: Formula) -> dict[str, Any]:
         "flops": format_expr(formula.flops),
         "bytes": format_expr(formula.bytes),
         "terms": [
-            [{"parameter": c.parameter, "quantity": format_expr(c.quantity)} for c in term] for term in formula.structure
+            [{"parameter": c.parameter, "quantity": format_expr(c.quantity)} for c in term]
+            for term in formula.structure
         ],
         "parameters": [
-            {"name": p.name, "value": p.value, "low": p.low, "high": p.high if isfinite(p.high) else None, "unit": p.unit}
+            {
+                "name": p.name,
+                "value": p.value,
+                "low": p.low,
+                "high": p.high if isfinite(p.high) else None,
+                "unit": p.unit,
+            }
             for p in formula.parameters
         ],
         "residual": _residual_to_json(formula.residual),
@@ -91,7 +99,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
         held=Held(
             _number(held["mape"]),
             _number(held["symbolic_mape"]),
-            _text(held["worst_point"]),
+            Observation.read(_text(held["worst_point"]), 1.0).point,
             _number(held["worst_error"]),
             int(_number(held["points"])),
         ),

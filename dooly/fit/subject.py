@@ -80,8 +80,12 @@ def subject_of(operation: Operation) -> Subject:
             experts = (count, chosen)
     unknown = {str(s) for s in flops.free_symbols | bytes_.free_symbols} - set(names)
     if unknown:
-        raise FitError(f"{operation.name}: its cost depends on {', '.join(sorted(unknown))}, its points give {', '.join(names)}")
-    return Subject(operation.signature, operation.name, operation.kind, flops, bytes_, names, coordinates, window, experts)
+        raise FitError(
+            f"{operation.name}: its cost depends on {', '.join(sorted(unknown))}, its points give {', '.join(names)}"
+        )
+    return Subject(
+        operation.signature, operation.name, operation.kind, flops, bytes_, names, coordinates, window, experts
+    )
 
 
 def _integer(operation: Operation, name: str) -> int | None:
@@ -98,5 +102,5 @@ HOST_SUBJECTS = {
     subject.signature: subject
     for subject in (_host("host_before", "R", "T"), _host("host_after", "R", "T"), _host("host_dispatch", "N"))
 }
-"""Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), and between
-them (us added to a forward pass of N operations)."""
+"""Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), and
+between them (us added to a forward pass of N operations)."""

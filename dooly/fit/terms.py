@@ -1,4 +1,4 @@
-"""The symbolic part of a formula: a sum of terms, each the largest of one or more contributions, each one parameter and one quantity."""
+"""The symbolic part of a formula: a sum of terms, each the largest of its contributions (parameter and quantity)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +90,8 @@ def structures(subject: Subject) -> Iterator[Structure]:
     for base in [(), *bases]:
         for extra in extras:
             yield (_LAUNCH, *base, *extra)
+            if subject.kind is None and extra:
+                yield extra
     if bases:
         yield ((*_LAUNCH, *(c for c in _work(subject.flops, subject.bytes))),)
     if subject.kind is Kind.GEMM and subject.single is not None:
@@ -100,7 +102,10 @@ def structures(subject: Subject) -> Iterator[Structure]:
 
 def _attention(subject: Subject) -> Iterator[Structure]:
     pairs = symbol("P")
-    flops, one = Contribution("peak", subject.flops), Contribution("peak_one", _replaced(subject.flops, pairs, symbol("Pm")))
+    flops, one = (
+        Contribution("peak", subject.flops),
+        Contribution("peak_one", _replaced(subject.flops, pairs, symbol("Pm"))),
+    )
     prefill = Contribution("peak", _replaced(subject.flops, pairs, symbol("Pp")))
     rows = Contribution("bandwidth", subject.bytes)
     bases: list[Structure] = [

@@ -5,6 +5,7 @@ from typing import cast
 
 import sympy
 
+from dooly.batch import Batch
 from dooly.fit.formula import Formula
 from dooly.fit.terms import Contribution
 from dooly.ir.expr import Expr, format_expr
@@ -18,11 +19,12 @@ def line(formula: Formula) -> str:
     The numbers in the equation are us: FLOPs are divided by TFLOP/s and bytes by GB/s already.
     """
     domain = ", ".join(str(r) for r in formula.domain)
-    correction = "no residual" if formula.residual is None else f"residual on {formula.held.symbolic_mape:.1%} without it"
+    held = formula.held
+    without = "" if formula.residual is None else f" ({held.symbolic_mape:.1%} without residual)"
     return (
         f"{formula.name}: t_us = {equation(formula)} | {'; '.join(str(p) for p in formula.parameters)} | {domain} | "
-        f"held-out {formula.held.mape:.1%}, worst {formula.held.worst_error:+.1%} at {formula.held.worst_point}, "
-        f"{formula.held.points} points, {correction}"
+        f"held-out {held.mape:.1%}{without}, worst {held.worst_error:+.1%} at {_brief(held.worst_point)}, "
+        f"{held.points} points"
     )
 
 
@@ -41,19 +43,33 @@ def _scaled(contribution: Contribution, value: float) -> str:
     scaled = contribution.quantity * sympy.Float(value if rate is None else 1.0 / (value * rate))
     expanded = cast(Expr, sympy.expand(scaled))
     parts = sorted(sympy.Add.make_args(expanded), key=lambda part: (bool(part.free_symbols), str(part)))
-    return " + ".join(_monomial(cast(Expr, part)) for part in parts)
+    return " + ".join(_monomial(part) for part in parts)
 
 
 def _monomial(e: Expr) -> str:
     coefficient, rest = e.as_coeff_Mul()
     number = f"{float(coefficient):.4g}"
-    return number if rest == 1 else f"{number}*{format_expr(cast(Expr, rest))}"
+    if rest == 1:
+        return number
+    text = format_expr(rest)
+    return f"{number}*({text})" if "/" in text else f"{number}*{text}"
+
+
+def _brief(point: str) -> str:
+    """The point's own text, or for a long list of requests what it amounts to."""
+    if len(point) <= 60:
+        return point
+    batch = Batch.from_point(point)
+    symbols = batch.symbols()
+    return f"a {batch.kind} step ({', '.join(f'{name}={symbols[name]}' for name in 'RTSP')})"
 
 
 def latex(formula: Formula) -> str:
     """The symbolic part with parameters by name: ``t = launch + max(...)``, for a notebook or a paper."""
     named = {
-        sympy.Symbol(p.name, positive=True): sympy.Symbol(r"\mathrm{" + re.sub("_", r"\\_", p.name) + "}", positive=True)
+        sympy.Symbol(p.name, positive=True): sympy.Symbol(
+            r"\mathrm{" + re.sub("_", r"\\_", p.name) + "}", positive=True
+        )
         for p in formula.parameters
     }
     return r"t_{\mathrm{us}} = " + str(sympy.latex(formula.expression.xreplace(named)))

@@ -1,14 +1,15 @@
 """One distinct piece of work: configuration substituted, request symbols free, with everyone who uses it."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import sympy
 
 from dooly.ir.expr import Expr, normal, symbols_of
-from dooly.ir.graph import Block, Op
-from dooly.ir.opset import Call, Kind, kind_of, spec_of
+from dooly.ir.graph import Block
+from dooly.ir.opset import Call, Kind, Spec, kind_of, spec_of
 from dooly.ir.printer import format_operation
 from dooly.ir.types import Attribute, Attributes, TensorType
 
@@ -81,40 +82,44 @@ class Operation:
     def flops(self) -> Expr:
         """Floating-point operations, over the axes."""
         if self.body is not None:
-            return normal(sum((_cost(self.body, op)[0] for op in self.body.ops), sympy.Integer(0)))
+            return normal(sum((spec.flops(call) for spec, call, _ in _calls(self.body)), sympy.Integer(0)))
         return normal(spec_of(self.target).flops(Call(self.operands, self.results, dict(self.attrs))))
 
     @cached_property
     def bytes(self) -> Expr:
-        """Bytes that must cross memory: a region reads each argument and writes each output once."""
+        """Bytes that must cross memory: a region reads each argument and writes each new output once."""
         if self.body is None:
             return spec_of(self.target).total_bytes(Call(self.operands, self.results, dict(self.attrs)))
         read: dict[str, Expr] = {}
-        for op in self.body.ops:
-            for name, amount in _cost(self.body, op)[1].items():
-                read[name] = amount if name not in read else sympy.Max(read[name], amount)
-        args = (read.get(arg.name, sympy.Integer(0)) for arg in self.body.args)
-        return normal(sum(args, sympy.Integer(0)) + sum((r.bytes for r in self.results), sympy.Integer(0)))
+        for spec, call, sources in _calls(self.body):
+            for slot, argument in sources.items():
+                amount = spec.read_bytes(call, slot)
+                read[argument] = amount if argument not in read else sympy.Max(read[argument], amount)
+        viewed = _viewed(self.body)
+        new = (r.bytes for r, name in zip(self.results, self.body.outputs, strict=True) if name not in viewed)
+        return normal(sum(read.values(), sympy.Integer(0)) + sum(new, sympy.Integer(0)))
 
     def attr(self, name: str, default: Attribute = None) -> Attribute:
         """An attribute by name."""
         return dict(self.attrs).get(name, default)
 
 
-def _cost(body: Block, op: Op) -> tuple[Expr, dict[str, Expr]]:
-    """FLOPs of one operation of a region, and bytes read of each block argument, views looked through."""
+def _viewed(body: Block) -> dict[str, str]:
+    """Values of a region that are an argument or a view of one, with that argument."""
+    viewed = {arg.name: arg.name for arg in body.args}
+    for op in body.ops:
+        if kind_of(op.target) is Kind.VIEW and op.operands[0] in viewed:
+            viewed |= {value.name: viewed[op.operands[0]] for value in op.results}
+    return viewed
+
+
+def _calls(body: Block) -> Iterator[tuple[Spec, Call, dict[int, str]]]:
+    """The operations of a region that do work, with the block argument behind each operand slot that reads one."""
     types = {value.name: value.type for value in body.args}
-    types |= {value.name: value.type for each in body.ops for value in each.results}
-    source = {arg.name: arg.name for arg in body.args}
-    for each in body.ops:
-        if kind_of(each.target) is Kind.VIEW and each.operands[0] in source:
-            source |= {value.name: source[each.operands[0]] for value in each.results}
-    spec = spec_of(op.target)
-    call = Call([types[name] for name in op.operands], [value.type for value in op.results], dict(op.attrs))
-    if spec.kind is Kind.VIEW:
-        return sympy.Integer(0), {}
-    read: dict[str, Expr] = {}
-    for index, name in enumerate(op.operands):
-        if name in source:
-            read[source[name]] = read.get(source[name], sympy.Integer(0)) + spec.read_bytes(call, index)
-    return spec.flops(call), read
+    viewed = _viewed(body)
+    for op in body.ops:
+        types |= {value.name: value.type for value in op.results}
+        if kind_of(op.target) is Kind.VIEW:
+            continue
+        call = Call([types[name] for name in op.operands], [value.type for value in op.results], dict(op.attrs))
+        yield spec_of(op.target), call, {i: viewed[name] for i, name in enumerate(op.operands) if name in viewed}

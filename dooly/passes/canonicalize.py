@@ -228,6 +228,11 @@ def cast(op: Op, context: Context) -> Rewrite:
     return None
 
 
+def argmax(op: Op, context: Context) -> Rewrite:
+    """The index of the largest element of each row."""
+    return replace(op, target="argmax", attrs=()) if op.target in ("_C.greedy_argmax", "aten.argmax") else None
+
+
 def index_select(op: Op, context: Context) -> Rewrite:
     """Picking rows by one index tensor is ``index_select``."""
     if op.target in ("aten.index", "aten.index_select") and len(op.operands) == 2:
@@ -316,6 +321,7 @@ RULES: tuple[Rule, ...] = (
     split,
     slice_,
     cast,
+    argmax,
     index_select,
     fill,
     embedding,

@@ -144,6 +144,6 @@ def _region(ops: list[Op], values: Mapping[str, Value], needed: set[str]) -> Op:
 
 
 def _common_path(paths: list[str]) -> str:
-    """Deepest module that holds all of them."""
-    split = [path.split(".") for path in paths]
-    return ".".join(commonprefix(split))
+    """Deepest module that holds all of them; the first of them if only the whole model does."""
+    split = [path.split(".") for path in paths if path]
+    return ".".join(commonprefix(split)) or next((path for path in paths if path), "")

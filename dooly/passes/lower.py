@@ -92,10 +92,36 @@ def _attribute(value: Attribute, numbers: Mapping[sympy.Symbol, Expr]) -> Attrib
 
 
 def _block(body: Block, numbers: Mapping[sympy.Symbol, Expr]) -> Block:
+    """The block with numbers put in; a view that turns out to change nothing goes."""
+
     def bare(value: Value) -> Value:
         return Value(value.name, value.type.map(numbers))
 
-    def op(each: Op) -> Op:
-        return Op(each.target, each.operands, tuple(map(bare, each.results)), _attributes(each.attrs, numbers))
+    types = {value.name: bare(value).type for value in body.args}
+    alias: dict[str, str] = {}
+    ops: list[Op] = []
+    for each in body.ops:
+        operands = tuple(alias.get(name, name) for name in each.operands)
+        op = Op(each.target, operands, tuple(map(bare, each.results)), _attributes(each.attrs, numbers))
+        types |= {value.name: value.type for value in op.results}
+        if kind_of(op.target) is Kind.VIEW and len(op.results) == 1 and types[op.name] == types[operands[0]]:
+            alias[op.name] = operands[0]
+        else:
+            ops.append(op)
+    return _renumbered(Block(tuple(map(bare, body.args)), tuple(ops), tuple(alias.get(n, n) for n in body.outputs)))
 
-    return Block(tuple(map(bare, body.args)), tuple(map(op, body.ops)), body.outputs)
+
+def _renumbered(block: Block) -> Block:
+    """Values named by position, so that names never tell two equal blocks apart."""
+    names: dict[str, str] = {}
+    for value in (*block.args, *(value for op in block.ops for value in op.results)):
+        names[value.name] = str(len(names))
+
+    def value(each: Value) -> Value:
+        return replace(each, name=names[each.name])
+
+    ops = tuple(
+        replace(op, operands=tuple(names[n] for n in op.operands), results=tuple(map(value, op.results)))
+        for op in block.ops
+    )
+    return Block(tuple(map(value, block.args)), ops, tuple(names[n] for n in block.outputs))

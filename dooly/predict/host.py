@@ -38,7 +38,9 @@ class HostModel:
         """
         for part in HOST_PARTS:
             if part not in formulas:
-                raise PredictError(f"host: no formula of {part}; `dooly profile` measures the host once, then run `dooly fit`")
+                raise PredictError(
+                    f"host: no formula of {part}; `dooly profile` measures the host once, then run `dooly fit`"
+                )
         return cls(*(formulas[part] for part in HOST_PARTS))
 
     def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:

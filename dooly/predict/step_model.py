@@ -40,7 +40,8 @@ class StepModel:
     The host issues an operation and waits for it (the CPU platform, synchronous scheduling), so the parts add up:
     ``total = before + (sum of operations + dispatch) + after``.
 
-    Work whose latency one request symbol decides is tabulated over that symbol as it is asked for; attention is computed.
+    Work whose latency one request symbol decides is tabulated over that symbol as it is asked for; attention is
+    computed.
     """
 
     def __init__(self, work: Sequence[Work], host: HostModel) -> None:

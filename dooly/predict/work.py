@@ -20,7 +20,7 @@ __all__ = ["GRID", "Routing", "Work", "collect_work", "on_grid"]
 Column = NDArray[np.float64]
 
 Routing = Callable[[Any, int, int], Any]
-"""(tokens, experts, chosen per token) to the number of experts that get a token; for a float or a numpy column of tokens."""
+"""(tokens, experts, chosen per token) to the number of experts that get a token; for a float or a numpy column."""
 
 GRID = float(2**20)
 """Times are whole multiples of 1/GRID us: sums of them are exact, in whatever order they are taken."""
@@ -33,7 +33,7 @@ class Work:
     Attributes:
         operation: what runs.
         count: how often in one step.
-        bind: (axis of the operation, request symbol of the step) where they differ, e.g. ``("T", "L")`` for rows of logits.
+        bind: (axis of the operation, request symbol of the step) where they differ: ``("T", "L")`` for rows of logits.
         formula: its latency.
         routing: of a mixture of experts.
     """
@@ -67,17 +67,19 @@ class Work:
         """us of all `count` runs and whether extrapolated, for many steps.
 
         Args:
-            columns: float64[steps] by request symbol of the step; attention wants `BatchColumns.attention` of its window.
+            columns: float64[steps] by request symbol of the step; of attention `BatchColumns.attention` of its window.
 
         Times are whole multiples of 2**-20 us, so that sums come out the same in whatever order they are taken.
         """
         values = dict(columns)
         values |= {axis: columns[name] for axis, name in self.sizes}
-        idle = np.any([values[axis] < 1 for axis, _ in self.sizes], axis=0)
-        if np.any(idle):
-            values |= {axis: np.maximum(values[axis], 1.0) for axis, _ in self.sizes}
-        if self.subject.experts is not None:
-            values["A"] = self.routing(values["T"], *self.subject.experts)
+        if self._experts is not None:
+            values["A"] = self.routing(values["T"], *self._experts)
+        if not self._rows:
+            latency, outside = self.formula.predict(values)
+            return on_grid(latency * self.count), outside
+        idle = np.any([values[axis] < 1 for axis in self._rows], axis=0)
+        values |= {axis: np.maximum(values[axis], 1.0) for axis in self._rows}
         latency, outside = self.formula.predict(values)
         return np.where(idle, 0.0, on_grid(latency * self.count)), outside & ~idle
 
@@ -85,13 +87,21 @@ class Work:
         """`total_us` of one step."""
         if self.bind:
             values = {**values, **{axis: values[name] for axis, name in self.sizes}}
-        for axis, _ in self.sizes:
-            if values[axis] < 1:
-                return 0.0, False
-        if self.subject.experts is not None:
-            values = {**values, "A": self.routing(values["T"], *self.subject.experts)}
+        if self._rows and any(values[axis] < 1 for axis in self._rows):
+            return 0.0, False
+        if self._experts is not None:
+            values = {**values, "A": self.routing(values["T"], *self._experts)}
         latency, outside = self.formula.predict_one(values)
         return round(latency * self.count * GRID) / GRID, outside
+
+    @cached_property
+    def _rows(self) -> list[str]:
+        """Axes that stand for rows of logits, of which a step may have none."""
+        return [axis for axis, name in self.sizes if name == "L"]
+
+    @cached_property
+    def _experts(self) -> tuple[int, int] | None:
+        return self.subject.experts
 
 
 def on_grid(latency_us: Column) -> Column:
@@ -131,7 +141,8 @@ def collect_work(
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise PredictError(
-            f"{model}: no formula of {missing[0].name}{others}; `dooly profile {model}` measures it, then run `dooly fit`"
+            f"{model}: no formula of {missing[0].name}{others}; "
+            f"`dooly profile {model}` measures it, then run `dooly fit`"
         )
     if not found:
         raise PredictError(f"{model}: the operation table holds nothing that it uses; lower the model first")

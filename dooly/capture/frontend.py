@@ -1,0 +1,94 @@
+"""From a configuration to the IR of one engine step, through vLLM's own model code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import sympy
+import torch
+
+from dooly.capture.build import Built, build
+from dooly.capture.config import config_values
+from dooly.capture.fx import Converter
+from dooly.capture.layers import LayerPlan, layer_kinds, plan_layers, shorten
+from dooly.capture.owners import DTYPES, opaque_kind, owners
+from dooly.capture.symbols import Reader
+from dooly.capture.trace import INPUTS, trace
+from dooly.errors import CaptureError
+from dooly.ir import Divides, Graph, Op, symbol
+
+__all__ = ["capture_config"]
+
+
+def capture_config(name: str, config: Mapping[str, Any], *, tp: int, platform: str, backend: str | None) -> Graph:
+    """Capture a checked configuration on the active platform.
+
+    Raises:
+        CaptureError: the engine refuses the configuration, or its code does something that a graph cannot say.
+    """
+    plan = plan_layers(layer_kinds(config))
+    with build(shorten(config, plan.depth), tp=tp, backend=backend, place=name) as built:
+        traced = trace(built)
+        parameters = frozenset(parameter for parameter, _ in built.model.named_parameters())
+        converter = Converter(
+            Reader(traced.meanings, built.facts),
+            traced.weights,
+            parameters,
+            symbol("TP") if tp > 1 else sympy.Integer(1),
+        )
+        converter.convert(traced.module.graph, INPUTS)
+        found = _owners(built, converter.ops)
+    values = {**config_values(config), **({"TP": tp} if tp > 1 else {})}
+    backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if owner.kind == "attention"})
+    return Graph(
+        name=name,
+        config=tuple(values.items()),
+        request=("L", "T"),
+        facts=tuple(Divides(divisor, dividend) for divisor, dividend in built.facts),
+        settings=(
+            ("backend", ",".join(backends)),
+            ("dtype", DTYPES[built.vllm_config.model_config.dtype]),
+            ("engine", f"vllm {_engine_version()}"),
+            ("platform", platform),
+        ),
+        owners=found,
+        captured=converter.captured,
+        ops=_counted(converter.ops, plan, _layers_path(built.model, plan.depth)),
+        outputs=converter.outputs,
+        free=tuple(converter.free),
+    )
+
+
+def _owners(built: Built, ops: list[Op]) -> Any:
+    calls = [(kind, str(op.attr("layer_name"))) for op in ops if (kind := opaque_kind(op.target)) is not None]
+    names = {id(module): name for name, module in built.model.named_modules()}
+    return owners(calls, built.vllm_config.compilation_config.static_forward_context, names)
+
+
+def _layers_path(model: torch.nn.Module, depth: int) -> str:
+    """Path of the list of decoder layers."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return name
+    raise CaptureError(f"{type(model).__name__} has no list of {depth} layers")
+
+
+def _counted(ops: list[Op], plan: LayerPlan, path: str) -> tuple[Op, ...]:
+    """Operations with the number of times that the whole model does them."""
+    prefix = f"{path}."
+
+    def counted(op: Op) -> Op:
+        if not op.path.startswith(prefix):
+            return op
+        return replace(op, count=plan.counts[int(op.path.removeprefix(prefix).partition(".")[0])])
+
+    return tuple(map(counted, ops))
+
+
+def _engine_version() -> str:
+    import vllm
+
+    return str(getattr(vllm, "__version__", None) or version("vllm"))

@@ -1,0 +1,77 @@
+"""``dooly fit``: measured points to formulas."""
+
+from typing import TYPE_CHECKING, Any
+
+from dooly.cli.options import DATABASE, AsJson, Db
+
+if TYPE_CHECKING:
+    from dooly.database import Database, Environment, StoredOperation
+    from dooly.fit import Formula
+
+__all__ = ["fit"]
+
+
+def fit(db: Db = DATABASE, as_json: AsJson = False) -> None:
+    """Fit a formula to each operation that has measured points, and store it.
+
+    Example: dooly fit --db dooly.sqlite
+    """
+    from dooly.cli.knowledge import open_database
+    from dooly.cli.output import Column, print_json, print_table, progress_bar, say
+    from dooly.database import Status
+    from dooly.errors import FitError
+    from dooly.fit.store import to_json
+
+    rows: list[dict[str, Any]] = []
+    with open_database(db) as database, progress_bar("operations") as progress:
+        environments = {environment.key: environment for environment in database.environments()}
+        operations = {operation.signature: operation for operation in database.operations()}
+        measured = [row for row in database.summary() if row.status is Status.OK]
+        if not measured:
+            raise FitError(f"{database.place}: no measured points to fit; run `dooly profile MODEL` first")
+        for row in progress.track(measured, description="fitting"):
+            environment = environments[row.environment]
+            try:
+                formula = _fit(database, operations[row.signature], environment)
+            except FitError as error:
+                say(f"not fitted: {error}")
+                continue
+            database.store_formula(row.signature, environment, to_json(formula))
+            rows.append(
+                {
+                    "operation": formula.name,
+                    "signature": formula.signature,
+                    "environment": environment.key,
+                    "points": formula.held.points,
+                    "held_out_error_percent": 100 * formula.held.mape,
+                    "symbolic_error_percent": 100 * formula.held.symbolic_mape,
+                    "worst_error_percent": 100 * formula.held.worst_error,
+                    "worst_point": formula.held.worst_point,
+                }
+            )
+    if as_json:
+        print_json(rows)
+        return
+    columns = (
+        Column("operation", "operation"),
+        Column("environment", "environment"),
+        Column("points", "points", ",d"),
+        Column("held_out_error_percent", "held-out error (%)", ".1f"),
+        Column("symbolic_error_percent", "without residual (%)", ".1f"),
+        Column("worst_error_percent", "worst (%)", "+.1f"),
+        Column("worst_point", "at"),
+    )
+    print_table(f"{len(rows)} formulas fitted", columns, rows)
+
+
+def _fit(database: "Database", stored: "StoredOperation", environment: "Environment") -> "Formula":
+    from dooly.fit import Observation, fit, fit_host
+    from dooly.ir import parse_program
+    from dooly.predict import HOST_PARTS
+
+    points = database.points(stored.signature, environment)
+    observations = [Observation.read(point.point.json, point.median_us) for point in points]
+    if stored.signature in HOST_PARTS:
+        return fit_host(stored.signature, observations)
+    (operation,) = parse_program(stored.text).operations
+    return fit(operation, observations)

@@ -1,0 +1,67 @@
+"""What commands have in common: models lowered to operations, and formulas looked up for this machine."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from dooly.cli.output import say
+from dooly.database import Database, Environment
+from dooly.executor import Machine, environment_for, host_environment
+from dooly.fit import Formula
+from dooly.fit.store import from_json
+from dooly.ir import Operation, Program
+from dooly.predict import HOST_PARTS
+
+__all__ = ["formulas_here", "lower", "open_database"]
+
+
+@contextmanager
+def open_database(location: str, *, create: bool = False) -> Iterator[Database]:
+    """The database for the duration of a command.
+
+    Raises:
+        DatabaseError: it is missing (unless it may be created), locked, or not a database of dooly.
+    """
+    database = Database(location, create=create)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Program:
+    """Capture models as the CPU platform runs them and run all passes: graphs and one table of operations."""
+    from dooly.capture import capture
+    from dooly.passes import PIPELINE, run
+
+    say(f"capturing {', '.join(models)}")
+    graphs = tuple(dict.fromkeys(capture(model, tp=tp, backend=backend) for model in models))
+    return run(Program(graphs), PIPELINE)
+
+
+def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:
+    """Formulas by signature, the host's among them, that were fitted in this machine's environments.
+
+    Where there is none here but one in another environment, that is said, never used.
+    """
+    homes = {operation.signature: environment_for(operation, machine) for operation in operations}
+    homes |= dict.fromkeys(HOST_PARTS, host_environment(machine))
+    found: dict[str, Formula] = {}
+    elsewhere: dict[str, str] = {}
+    for signature, home in homes.items():
+        stored = database.formula(signature, home)
+        if stored is not None:
+            found[signature] = from_json(stored)
+        elif (near := _near(database, signature, home)) is not None:
+            elsewhere[signature] = near
+    for difference in sorted(set(elsewhere.values())):
+        count = list(elsewhere.values()).count(difference)
+        say(f"note: {count} operations have a formula in another environment ({difference}); it is not used")
+    return found
+
+
+def _near(database: Database, signature: str, home: Environment) -> str | None:
+    """How the nearest other environment that has a formula of this operation differs."""
+    for other, differences in database.near_environments(home):
+        if database.formula(signature, other) is not None:
+            return ", ".join(f"{name} {there!s} there, {here!s} here" for name, (here, there) in differences.items())
+    return None

@@ -1,0 +1,18 @@
+"""Options that several commands share, each written once."""
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["AsJson", "Backend", "Db", "Model", "Models", "TensorParallel"]
+
+_MODEL = "bundled model (`python -m dooly.passes --list`), config.json, or its folder"
+
+Model = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODEL, show_default=False)]
+Db = Annotated[str, typer.Option("--db", envvar="DOOLY_DB", help="latency database: a file, or a PostgreSQL URL")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")]
+TensorParallel = Annotated[int, typer.Option("--tp", help="tensor-parallel size")]
+Backend = Annotated[str | None, typer.Option("--backend", help="attention backend; the engine's choice if not given")]
+
+DATABASE = "dooly.sqlite"

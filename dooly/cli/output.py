@@ -1,0 +1,75 @@
+"""How results and talk look: tables with units on stdout, or one JSON document; everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["Column", "print_json", "print_table", "progress_bar", "say"]
+
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        key: of the row's value; the same key names it in JSON, so it carries the unit (``total_us``).
+        title: header, with the unit in parentheses where there is one.
+        form: format of numbers, e.g. ``,.1f``; values that are None show as a dash.
+    """
+
+    key: str
+    title: str
+    form: str = ""
+
+    def text(self, value: Any) -> str:
+        """The cell."""
+        if value is None:
+            return "-"
+        return format(value, self.form) if self.form else str(value)
+
+
+def print_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Results for people, on stdout."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.form else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(column.text(row[column.key]) for column in columns))
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=WIDTH_WITHOUT_TERMINAL)
+    console.print(table)
+
+
+def print_json(document: Any) -> None:
+    """Results for programs, on stdout: one JSON document."""
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def say(message: str) -> None:
+    """Talk, on stderr."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+def progress_bar(unit: str) -> Progress:
+    """A bar on stderr that counts ``unit``; it disappears when done, and is silent where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )

@@ -1,0 +1,82 @@
+"""``dooly predict``: the time of one engine step."""
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model
+from dooly.errors import PredictError
+
+if TYPE_CHECKING:
+    from dooly.batch import Batch
+
+__all__ = ["predict", "read_batch"]
+
+_REQUEST = re.compile(r"(\d{1,9}):(\d{1,9})(?:x(\d{1,6}))?", re.ASCII)
+
+
+def predict(
+    model: Model,
+    batch: Annotated[
+        str, typer.Option(help="requests of the step as NEW:CACHED tokens, xN for N alike, separated by commas")
+    ],
+    db: Db = DATABASE,
+    backend: Backend = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the time of one engine step on this machine, with a breakdown by operation.
+
+    Example: dooly predict tiny-llama --batch 128:0,1:512x7
+    """
+    from dooly.cli.knowledge import formulas_here, lower, open_database
+    from dooly.cli.output import Column, print_json, print_table
+    from dooly.executor import machine
+    from dooly.predict import StepModel
+
+    step = read_batch(batch)
+    with open_database(db) as database:
+        program = lower([model], backend=backend)
+        formulas = formulas_here(database, program.operations, machine())
+    breakdown = StepModel.build(program.operations, formulas, program.graphs[0].name).breakdown(step)
+    cost = breakdown.cost
+    if as_json:
+        print_json({"batch": batch, "cost": asdict(cost), "rows": [asdict(row) for row in breakdown.rows]})
+        return
+    rows = [
+        {**asdict(row), "share_percent": 100 * row.share, "note": "extrapolated" if row.extrapolated else ""}
+        for row in breakdown.rows
+    ]
+    columns = (
+        Column("name", "operation"),
+        Column("kind", "kind"),
+        Column("count", "count", ",d"),
+        Column("each_us", "each (us)", ",.1f"),
+        Column("total_us", "total (us)", ",.1f"),
+        Column("share_percent", "share (%)", ".1f"),
+        Column("note", "note"),
+    )
+    title = (
+        f"{program.graphs[0].name}, {step.kind} step of {step.tokens} tokens in {len(step.requests)} requests: "
+        f"{cost.total_us:,.0f} us (host before {cost.host_before_us:,.0f}, device {cost.device_us:,.0f}, "
+        f"host after {cost.host_after_us:,.0f})"
+    )
+    print_table(title, columns, rows)
+
+
+def read_batch(text: str) -> "Batch":
+    """A batch from ``NEW:CACHED[xN],...``.
+
+    Raises:
+        PredictError: the text is something else.
+    """
+    from dooly.batch import Batch
+
+    requests: list[tuple[int, int]] = []
+    for part in text.split(","):
+        match = _REQUEST.fullmatch(part.strip())
+        if match is None:
+            raise PredictError(f"--batch: found {part!r}; expected NEW:CACHED or NEW:CACHEDxN, e.g. 128:0,1:512x7")
+        requests += [(int(match[1]), int(match[2]))] * int(match[3] or 1)
+    return Batch.of(*requests)

@@ -1,0 +1,43 @@
+"""Which runner measures which operation, and why some cannot be measured here."""
+
+from collections.abc import Mapping
+
+from dooly.executor.attention import AttentionRunner
+from dooly.executor.linear import LinearRunner
+from dooly.executor.moe import MoeRunner
+from dooly.executor.region import RegionRunner
+from dooly.executor.runner import Runner
+from dooly.executor.session import Session, Unsupported
+from dooly.ir import Kind, Operation
+
+__all__ = ["make_runner", "why_not"]
+
+_RUNNERS: Mapping[Kind, type[LinearRunner] | type[RegionRunner] | type[AttentionRunner] | type[MoeRunner]] = {
+    Kind.GEMM: LinearRunner,
+    Kind.REGION: RegionRunner,
+    Kind.MEMORY: RegionRunner,
+    Kind.ATTENTION: AttentionRunner,
+    Kind.MOE: MoeRunner,
+}
+
+
+def why_not(operation: Operation) -> str | None:
+    """Why no runner here can measure this operation; None if one can."""
+    if operation.kind in _RUNNERS:
+        return None
+    if operation.kind is Kind.COLLECTIVE:
+        return "a collective needs real ranks; one process on one CPU has none"
+    return f"no runner for {operation.target}"
+
+
+def make_runner(operation: Operation, session: Session) -> Runner:
+    """Build the runner with its weights.
+
+    Raises:
+        Unsupported: nothing can run this operation here.
+        MemoryError: it does not fit.
+    """
+    reason = why_not(operation)
+    if reason is not None:
+        raise Unsupported(reason)
+    return _RUNNERS[operation.kind](operation, session)

@@ -1,0 +1,212 @@
+import math
+
+import numpy as np
+import pytest
+
+from dooly.batch import Batch
+from dooly.errors import FitError
+from dooly.fit import Formula, Observation, experts_reached, fit, fit_host
+from tests.fit import laws
+
+GEMM = laws.linear(4096, 6144)
+
+
+def gemm_law(values: dict[str, float]) -> float:
+    return 3.0 + max(laws.flops(GEMM, values) / 600e6, laws.moved(GEMM, values) / 2500e3)
+
+
+def parameter(formula: Formula, name: str) -> tuple[float, float, float]:
+    found = next(p for p in formula.parameters if p.name == name)
+    return found.low, found.value, found.high
+
+
+def test_a_roofline_is_found_with_its_parameters() -> None:
+    formula = fit(GEMM, laws.over_tokens(laws.noisy(gemm_law, 0.015, seed=3)))
+    for name, truth in (("launch", 3.0), ("peak", 600.0), ("bandwidth", 2500.0)):
+        low, value, high = parameter(formula, name)
+        assert low <= truth <= high, name
+        assert value == pytest.approx(truth, rel=0.4 if name == "launch" else 0.05)
+    assert formula.held.mape < 0.03
+    assert formula.held.points == len(laws.SIZES)
+    assert {p.unit for p in formula.parameters} == {"us", "TFLOP/s", "GB/s"}
+
+
+def test_a_memory_bound_operation_needs_two_parameters() -> None:
+    norm = laws.norm(4096)
+    formula = fit(norm, laws.over_tokens(laws.noisy(lambda v: 2.0 + laws.moved(norm, v) / 1800e3, 0.01, seed=1)))
+    assert [p.name for p in formula.parameters] == ["launch", "bandwidth"]
+    low, _, high = parameter(formula, "bandwidth")
+    assert low <= 1800 <= high
+
+
+def test_tiles_earn_their_place() -> None:
+    sizes = [*range(8, 520, 24), 1000, 1500, 2000, 3000, 4100]
+
+    def tiled(values: dict[str, float]) -> float:
+        whole = {"T": 128.0 * math.ceil(values["T"] / 128)}
+        return 2.0 + laws.flops(GEMM, whole) / 300e6
+
+    formula = fit(GEMM, laws.over_tokens(laws.noisy(tiled, 0.01, seed=2), sizes))
+    assert "128*" in str(formula.expression).replace(" ", "") or "//128" in str(formula.expression)
+    assert formula.held.symbolic_mape < 0.03
+
+
+def test_attention_keeps_prefill_and_decode_apart() -> None:
+    op = laws.attention()
+
+    def law(values: dict[str, float]) -> float:
+        prefill = {**values, "P": values["Pp"]}
+        return 8.0 + laws.flops(op, prefill) / 300e6 + laws.moved(op, values) / 2000e3 + 0.2 * values["R"]
+
+    formula = fit(op, laws.over_batches(laws.noisy(law, 0.02, seed=5), laws.batches()))
+    assert formula.held.mape < 0.05
+    unseen = [Batch.of(*[(1, 900)] * 20), Batch.of((300, 0)), Batch.of((200, 100), *[(1, 400)] * 12)]
+    for batch in unseen:
+        values = {name: float(v) for name, v in batch.attention().items()}
+        latency, _ = formula.predict_one(values)
+        assert latency == pytest.approx(law(values), rel=0.12)
+
+
+def test_windowed_attention_reads_no_more_than_its_window() -> None:
+    op = laws.attention(window=256)
+
+    def law(values: dict[str, float]) -> float:
+        return 5.0 + laws.moved(op, values) / 1000e3
+
+    formula = fit(op, laws.over_batches(law, laws.batches(), window=256))
+    short, long = (Batch.of(*[(1, c)] * 8).attention(256) for c in (256, 2000))
+    assert formula.predict_one(short)[0] == pytest.approx(formula.predict_one(long)[0])
+
+
+def test_activated_experts_count() -> None:
+    op = laws.moe()
+    points = [(t, a) for t in (1, 2, 4, 8, 16, 64, 256) for a in (1, 2, 4, 8) if a <= 2 * t]
+
+    def law(values: dict[str, float]) -> float:
+        return 20.0 + laws.moved(op, values) / 50e3 + 3.0 * values["A"] + laws.flops(op, values) / 2e6
+
+    noisy = laws.noisy(law, 0.02, seed=4)
+    rows = [Observation((("A", a), ("T", t)), None, noisy({"A": float(a), "T": float(t)})) for t, a in points]
+    formula = fit(op, rows)
+    assert formula.held.mape < 0.06
+    assert formula.predict_one({"T": 32.0, "A": 8.0})[0] > formula.predict_one({"T": 32.0, "A": 2.0})[0]
+
+
+def test_experts_follow_from_tokens_where_a_point_does_not_say() -> None:
+    assert experts_reached(1, 8, 2) == pytest.approx(2)
+    assert experts_reached(10_000, 8, 2) == pytest.approx(8)
+    op = laws.moe()
+    rows = [Observation((("T", t),), None, 10.0 + 0.5 * t) for t in (1, 2, 4, 8, 16, 32, 64)]
+    formula = fit(op, rows)
+    assert formula.predict_one({"T": 8.0, "A": experts_reached(8, 8, 2)})[1] is False
+
+
+def test_the_residual_follows_what_no_candidate_can() -> None:
+    def bumpy(values: dict[str, float]) -> float:
+        return gemm_law(values) * (1 + 0.25 * math.exp(-((math.log2(values["T"]) - 9) ** 2)))
+
+    sizes = sorted({round(1.2**i) for i in range(50)})
+    formula = fit(GEMM, laws.over_tokens(bumpy, sizes))
+    assert formula.residual is not None
+    assert formula.held.mape < 0.5 * formula.held.symbolic_mape
+    assert formula.predict_one({"T": 512.0})[0] == pytest.approx(bumpy({"T": 512.0}), rel=0.02)
+
+
+def test_latency_never_falls_with_tokens() -> None:
+    formula = fit(GEMM, laws.over_tokens(laws.noisy(gemm_law, 0.15, seed=9)))
+    latency, _ = formula.predict({"T": np.arange(1, 20_000)})
+    assert np.all(np.diff(latency) >= -1e-9 * latency[1:])
+
+
+def test_the_residual_fades_outside_the_domain() -> None:
+    def high(values: dict[str, float]) -> float:
+        return gemm_law(values) * (1.0 + 0.3 * math.sin(math.log(values["T"])))
+
+    formula = fit(GEMM, laws.over_tokens(high, sorted({round(1.2**i) for i in range(45)})))
+    far = {"T": 3e6}
+    plain = float(formula.expression.subs({"T": 1}).is_number or 1) and float(
+        formula.fitted.subs({s: 3e6 for s in formula.fitted.free_symbols})
+    )
+    assert formula.predict_one(far) == (pytest.approx(plain), True)
+
+
+@pytest.mark.parametrize(("size", "outside"), [(1, False), (64, False), (5204, False), (5300, True), (10_000, True)])
+def test_extrapolation_is_said(size: int, outside: bool) -> None:
+    formula = fit(GEMM, laws.over_tokens(gemm_law))
+    assert max(laws.SIZES) in range(5204, 5300) or pytest.fail(f"sizes end at {max(laws.SIZES)}")
+    assert formula.predict_one({"T": float(size)})[1] is outside
+    assert formula.predict({"T": [size]})[1].tolist() == [outside]
+
+
+def test_attention_outside_its_measured_shapes_is_said() -> None:
+    op = laws.attention()
+    formula = fit(op, laws.over_batches(lambda v: 5.0 + laws.moved(op, v) / 1e6, laws.batches()))
+    inside, longer, more = Batch.of(*[(1, 500)] * 8), Batch.of((1, 9000)), Batch.of(*[(1, 500)] * 200)
+    assert [formula.predict_one(b.attention())[1] for b in (inside, longer, more)] == [False, True, True]
+
+
+def test_scalar_and_column_predictions_agree() -> None:
+    op = laws.attention()
+    law = laws.noisy(lambda v: 5.0 + laws.moved(op, v) / 1e6 + laws.flops(op, v) / 1e9, 0.2, seed=6)
+    formula = fit(op, laws.over_batches(law, laws.batches()))
+    rows = [{n: float(v) for n, v in b.attention().items()} for b in laws.batches(seed=1)]
+    latency, outside = formula.predict({name: [row[name] for row in rows] for name in rows[0]})
+    for row, one, flag in zip(rows, latency, outside, strict=True):
+        assert formula.predict_one(row) == (pytest.approx(one), bool(flag))
+
+
+def test_the_same_points_in_another_order_give_the_same_formula() -> None:
+    rows = laws.over_tokens(laws.noisy(gemm_law, 0.05, seed=7))
+    assert fit(GEMM, rows) == fit(GEMM, reversed(rows))
+
+
+def test_repeated_points_count_once() -> None:
+    rows = laws.over_tokens(gemm_law)
+    wild = Observation((("T", rows[4].sizes[0][1]),), None, 1e6)
+    formula = fit(GEMM, [*rows, *rows, wild])
+    assert formula.held.points == len(rows)
+    assert formula.held.mape < 0.01
+
+
+def test_the_host_is_linear_in_requests_and_tokens() -> None:
+    steps = [(r, t) for r in (1, 4, 16) for t in (1, 64, 512) if t >= r]
+    rows = [Observation((("R", r), ("T", t)), None, 900 + 8.0 * r + 0.05 * t) for r, t in steps]
+    formula = fit_host("host_before", rows)
+    assert formula.predict_one({"R": 10.0, "T": 100.0})[0] == pytest.approx(985, rel=1e-3)
+    dispatch = fit_host("host_dispatch", [Observation((("N", n),), None, 5.0 * n) for n in (40, 200)])
+    assert dispatch.predict_one({"N": 100.0})[0] == pytest.approx(500)
+
+
+def test_too_few_points_say_what_to_do() -> None:
+    with pytest.raises(FitError, match=r"linear_\w+: 2 measured points, at least 3 are needed; .*`dooly profile`"):
+        fit(GEMM, laws.over_tokens(gemm_law, [1, 2]))
+    with pytest.raises(FitError, match="attention_.* 1 measured points, at least 5"):
+        fit(laws.attention(), [Observation((), Batch.of((1, 1)), 3.0)])
+
+
+@pytest.mark.parametrize("latency", [0.0, -1.0, float("nan"), float("inf")])
+def test_times_must_be_positive(latency: float) -> None:
+    with pytest.raises(FitError, match="expected a positive time"):
+        Observation.read('{"T":4}', latency)
+
+
+@pytest.mark.parametrize("point", ["", "[1]", '{"T":"x"}', '{"requests":[[0,1,1]]}', "3", '{"T":0}'])
+def test_points_must_be_points(point: str) -> None:
+    with pytest.raises(FitError):
+        Observation.read(point, 1.0)
+
+
+def test_points_must_be_of_the_operation() -> None:
+    rows = [Observation((("L", n),), None, 1.0 * n) for n in (1, 2, 4, 8)]
+    with pytest.raises(FitError, match="does not give T"):
+        fit(GEMM, rows)
+
+
+def test_unknown_host_work_is_refused() -> None:
+    with pytest.raises(FitError, match="expected one of host_before"):
+        fit_host("host_lunch", [])
+
+
+def test_points_that_say_nothing_still_give_a_constant() -> None:
+    formula = fit(GEMM, [Observation((("T", n),), None, 7.0) for n in (1, 2, 3)])
+    assert formula.predict_one({"T": 2.0})[0] == pytest.approx(7.0, rel=0.01)

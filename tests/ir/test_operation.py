@@ -1,0 +1,65 @@
+"""What an operation says of itself: signature, axes, FLOPs and bytes."""
+
+from dataclasses import replace
+
+from dooly.ir import Operation, Use, format_expr, parse_expr, parse_program
+from dooly.passes import run, select
+
+REGION = """graph "g" {
+  config H = 512, V = 8192
+  request T
+  captured 2
+  %ids = input() : i64[T]
+  %table = weight() : bf16[V, H] at "embed.weight"
+  %n = weight() : bf16[H] at "norm.weight"
+  %e = embedding(%table, %ids) : bf16[T, H] nodes 0
+  %y = rms_norm(%e, %n) {eps = 1e-05} : bf16[T, H] nodes 1
+  return %y
+}
+"""
+
+
+def linear(k: int, n: int, **changes: object) -> Operation:
+    text = f"graph \"g\" {{ config H = 1\n request T\n captured 0 %x = input() : bf16[T, {k}] %w = weight() : bf16[{n}, {k}] "
+    text += f"%y = linear(%x, %w) : bf16[T, {n}] return %y }}"
+    (operation,) = run(parse_program(text), select("propagate-taint,lower")).operations
+    return replace(operation, **changes)
+
+
+def test_signature_is_the_work_and_not_its_users():
+    a = linear(4096, 6144)
+    assert a.signature == linear(4096, 6144, uses=(Use("m", "p", 3),), status="covered").signature
+    assert a.signature != linear(6144, 4096).signature
+    assert a.name == f"linear_{a.signature[:8]}"
+
+
+def test_linear_costs():
+    a = linear(4096, 6144)
+    assert a.axes == ("T",)
+    assert a.flops == parse_expr("2*T*4096*6144")
+    assert a.bytes == parse_expr("2*(T*4096 + 6144*4096 + T*6144)")
+
+
+def test_a_region_reads_gathered_rows_only_and_each_argument_once():
+    (region,) = run(parse_program(REGION), select("propagate-taint,fuse-regions,lower")).operations
+    assert region.target == "region"
+    # token ids, one table row per token, the norm's weight once, the result
+    assert format_expr(region.bytes) == format_expr(parse_expr("8*T + 2*512*T + 2*512 + 2*512*T"))
+    assert region.flops == parse_expr("4*512*T")
+
+
+ATTENTION = """operation @attention_NAME = attention(bf16[T, 32, 128], bf16[T, 8, 128], bf16[T, 8, 128]) \
+{head_size = 128, heads = 32, kv_heads = 8} -> bf16[T, 32, 128]"""
+
+
+def test_attention_costs_depend_on_the_batch():
+    text = ATTENTION
+    try:
+        parse_program(text)
+    except ValueError as error:
+        name = str(error).split("expected @attention_")[1][:8]
+        text = text.replace("NAME", name)
+    (attention,) = parse_program(text).operations
+    assert attention.axes == ("P", "R", "S", "T")
+    assert attention.flops == parse_expr("4*32*128*P")
+    assert attention.bytes == parse_expr("2*2*T*32*128 + 4*2*T*8*128 + 2*2*S*8*128")
