@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,7 +236,9 @@ class CpuEngine:
 
 
 @contextmanager
-def start_cpu_engine(model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True) -> Iterator[CpuEngine]:
+def start_cpu_engine(
+    model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True
+) -> Generator[CpuEngine]:
     """Run the real engine on this CPU while the `with` block lasts.
 
     Nothing is downloaded: the weights are random, drawn from the shapes in config.json.  vLLM binds its threads and

@@ -49,7 +49,9 @@ def captured_graphs(draw: st.DrawFn) -> Graph:
         node += 1
         return names
 
-    for step in draw(st.lists(st.sampled_from(["mlp", "norm", "add", "view", "detach", "dead"]), min_size=1, max_size=6)):
+    for step in draw(
+        st.lists(st.sampled_from(["mlp", "norm", "add", "view", "detach", "dead"]), min_size=1, max_size=6)
+    ):
         x = draw(st.sampled_from(live))
         if step == "mlp":
             t = emit("aten.t", ("w",), TensorType("bf16", (H, 2 * I)), path="m.up")

@@ -35,7 +35,7 @@ class Atoms:
     """The inputs of a trace: configuration symbols, and quotients by ``divisor`` in place of what it divides.
 
     Attributes:
-        values: the inputs with their values, in a fixed order.
+        values: the inputs with values that take the same branches as the configuration's, in a fixed order.
         meanings: what each input is in configuration symbols.
     """
 
@@ -57,6 +57,9 @@ class Atoms:
         for quotient in self._quotients:
             self.meanings[str(quotient.atom)] = quotient.meaning
             self.values[str(quotient.atom)] = int(evaluate(quotient.meaning, values))
+            for name in symbols_of(quotient.dividend) & self.values.keys():
+                if not quotient.dividend.is_Symbol and evaluate(quotient.dividend, values) == values[name]:
+                    self.values[name] -= 1  # V = padded V is no law: PyTorch would merge two symbols that are equal here
 
     def rewrite(self, e: Expr) -> Expr:
         """The expression over the inputs."""
@@ -86,10 +89,10 @@ def compute(e: Expr, inputs: Mapping[str, Any]) -> Any:
         return inputs[str(e)]
     if isinstance(e, FloorDiv):
         return compute(cast(Expr, e.args[0]), inputs) // compute(cast(Expr, e.args[1]), inputs)
+    above, below = sympy.fraction(e)
+    if below != 1:
+        return compute(above, inputs) // compute(below, inputs)
     if e.is_Mul:
-        above, below = sympy.fraction(e)
-        if below != 1:
-            return compute(above, inputs) // compute(below, inputs)
         return _fold(e, inputs, lambda a, b: a * b)
     if e.is_Add:
         return _fold(e, inputs, lambda a, b: a + b)

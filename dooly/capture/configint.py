@@ -29,8 +29,11 @@ class Facts:
         return exact_div(dividend, divisor, self._known)
 
     def add(self, dividend: Expr, divisor: Expr) -> None:
-        """Note that ``divisor`` divides ``dividend``, unless that follows from what is known."""
-        if self.quotient(dividend, divisor) is None:
+        """Note that ``divisor`` divides ``dividend``, unless that follows from what is known.
+
+        Checks against a fixed number (kernels ask for alignment) say nothing about the model and are left out.
+        """
+        if divisor.free_symbols and self.quotient(dividend, divisor) is None:
             above, below = sympy.fraction(sympy.cancel(dividend / divisor))
             self._known[normal(below), normal(above)] = None
 

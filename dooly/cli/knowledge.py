@@ -5,13 +5,13 @@ from contextlib import contextmanager
 
 from dooly.cli.output import say
 from dooly.database import Database, Environment
-from dooly.executor import Machine, environment_for, host_environment
+from dooly.executor import Machine, environment_for, host_environment, machine
 from dooly.fit import Formula
 from dooly.fit.store import from_json
 from dooly.ir import Operation, Program
-from dooly.predict import HOST_PARTS
+from dooly.predict import HOST_PARTS, StepModel
 
-__all__ = ["formulas_here", "lower", "open_database"]
+__all__ = ["formulas_here", "lower", "open_database", "step_model"]
 
 
 @contextmanager
@@ -36,6 +36,18 @@ def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Pro
     say(f"capturing {', '.join(models)}")
     graphs = tuple(dict.fromkeys(capture(model, tp=tp, backend=backend) for model in models))
     return run(Program(graphs), PIPELINE)
+
+
+def step_model(model: str, location: str, backend: str | None = None, block_size: int = 32) -> StepModel:
+    """Step times of one model on this machine, from the formulas in the database.
+
+    Raises:
+        PredictError: a formula is missing; says how to get it.
+    """
+    with open_database(location) as database:
+        program = lower([model], backend=backend)
+        formulas = formulas_here(database, program.operations, machine(block_size=block_size))
+    return StepModel.build(program.operations, formulas, program.graphs[0].name)
 
 
 def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:

@@ -30,16 +30,11 @@ def predict(
 
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """
-    from dooly.cli.knowledge import formulas_here, lower, open_database
+    from dooly.cli.knowledge import step_model
     from dooly.cli.output import Column, print_json, print_table
-    from dooly.executor import machine
-    from dooly.predict import StepModel
 
     step = read_batch(batch)
-    with open_database(db) as database:
-        program = lower([model], backend=backend)
-        formulas = formulas_here(database, program.operations, machine())
-    breakdown = StepModel.build(program.operations, formulas, program.graphs[0].name).breakdown(step)
+    breakdown = step_model(model, db, backend).breakdown(step)
     cost = breakdown.cost
     if as_json:
         print_json({"batch": batch, "cost": asdict(cost), "rows": [asdict(row) for row in breakdown.rows]})
@@ -58,7 +53,7 @@ def predict(
         Column("note", "note"),
     )
     title = (
-        f"{program.graphs[0].name}, {step.kind} step of {step.tokens} tokens in {len(step.requests)} requests: "
+        f"{model}, {step.kind} step of {step.tokens} tokens in {len(step.requests)} requests: "
         f"{cost.total_us:,.0f} us (host before {cost.host_before_us:,.0f}, device {cost.device_us:,.0f}, "
         f"host after {cost.host_after_us:,.0f})"
     )

@@ -77,12 +77,16 @@ _TILES = (16, 32, 64, 128)
 
 
 def structures(subject: Subject) -> Iterator[Structure]:
-    """The candidates for an operation, simplest first among equals; which one holds is decided by held-out error."""
+    """The candidates for an operation; which one holds is decided by held-out error.
+
+    Small operations and collectives are bounded by what they move: their few FLOPs would only rename the bandwidth.
+    """
     if subject.kind is Kind.ATTENTION:
         yield from _attention(subject)
         return
     sizes = [name for name in subject.symbols if name in _PER_SYMBOL]
-    bases = list(_rooflines(subject.flops, subject.bytes))
+    flops = subject.flops if subject.kind in (Kind.GEMM, Kind.MOE) else sympy.Integer(0)
+    bases = list(_rooflines(flops, subject.bytes))
     if subject.single is None or not bases:
         extras: list[Structure] = [tuple(map(_per, chosen)) for chosen in _subsets(sizes)]
     else:
@@ -93,7 +97,7 @@ def structures(subject: Subject) -> Iterator[Structure]:
             if subject.kind is None and extra:
                 yield extra
     if bases:
-        yield ((*_LAUNCH, *(c for c in _work(subject.flops, subject.bytes))),)
+        yield ((*_LAUNCH, *_work(flops, subject.bytes)),)
     if subject.kind is Kind.GEMM and subject.single is not None:
         for tile in _TILES:
             padded = _padded(subject.flops, subject.single, tile)

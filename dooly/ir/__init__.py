@@ -1,4 +1,4 @@
-"""The intermediate representation: dimensions, types, graphs, operations, their text and their rules.  Needs no torch."""
+"""The intermediate representation: types, graphs, operations, text, rules.  Needs no torch."""
 
 from dooly.ir.expr import Expr, FloorDiv, evaluate, exact_div, format_expr, normal, parse_expr, symbol, symbols_of
 from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value

@@ -1,13 +1,13 @@
 """Dimensions: integer expressions over configuration and request symbols, with one normal form and a closed grammar.
 
-Text is read by a small allow-list parser (numbers, names, ``+ - * / // **``, ``max``, ``min``, parentheses) and never evaluated.
-``/`` is exact division, ``//`` rounds down.
+Text is read by a small allow-list parser (numbers, names, ``+ - * / // **``, ``max``, ``min``, parentheses), never
+evaluated.  ``/`` is exact division, ``//`` rounds down.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import cast
 
 import sympy
@@ -28,7 +28,7 @@ __all__ = [
 Expr = sympy.Expr
 
 
-@lru_cache(maxsize=None)
+@cache
 def symbol(name: str) -> sympy.Symbol:
     """The symbol of that name: the only place that makes one, since assumptions are part of a symbol's identity."""
     return sympy.Symbol(name, integer=True, positive=True)
@@ -151,31 +151,26 @@ def format_expr(e: Expr) -> str:
     return _text(sympy.factor(e) if e.is_Add else e)
 
 
-def _text(e: Expr) -> str:
+def _text(e: sympy.Basic) -> str:
     if e.is_Symbol or e.is_Integer:
         return str(e)
-    if e.is_Float:
+    if isinstance(e, sympy.Float):
         return repr(float(e))
-    if e.is_Add:
-        terms = sorted(cast("tuple[Expr, ...]", e.args), key=lambda t: (not t.free_symbols, _text(_without_coefficient(t))))
+    if isinstance(e, sympy.Add):
+        terms = sorted(sympy.Add.make_args(e), key=lambda t: (not t.free_symbols, _text(t.as_coeff_Mul()[1])))
         text = _text(terms[0])
         for term in terms[1:]:
             part = _text(term)
             text += f" - {part[1:]}" if part.startswith("-") else f" + {part}"
         return text
-    if e.is_Mul or e.is_Rational or e.is_Pow:
+    if isinstance(e, Expr) and (e.is_Mul or e.is_Rational or e.is_Pow):
         return _product(e)
     if isinstance(e, FloorDiv):
         return "//".join(_atom(format_expr(normal(cast(Expr, a)))) for a in e.args)
-    if isinstance(e, sympy.Max | sympy.Min):
+    if isinstance(e, (sympy.Max, sympy.Min)):
         name = "max" if isinstance(e, sympy.Max) else "min"
         return f"{name}({', '.join(sorted(format_expr(cast(Expr, a)) for a in e.args))})"
     raise TypeError(f"not a dimension: {sympy.srepr(e)}")
-
-
-def _without_coefficient(e: Expr) -> Expr:
-    """The term without its numeric coefficient: terms sort by what they count, not by how often."""
-    return cast(Expr, e.as_coeff_Mul()[1])
 
 
 def _product(e: Expr) -> str:
@@ -192,9 +187,8 @@ def _product(e: Expr) -> str:
             below.append(str(denominator))
     else:
         above.append(_text(coefficient))
-    factors = [] if rest == 1 else sorted(sympy.Mul.make_args(rest), key=lambda f: (f.as_base_exp()[0].is_Add, _text(f.as_base_exp()[0])))
-    for factor in factors:
-        base, exponent = factor.as_base_exp()
+    powers = [] if rest == 1 else [factor.as_base_exp() for factor in sympy.Mul.make_args(rest)]
+    for base, exponent in sorted(powers, key=lambda power: (power[0].is_Add, _text(power[0]))):
         text = _atom(_text(base))
         power = abs(int(exponent))
         (above if exponent > 0 else below).append(text if power == 1 else f"{text}**{power}")
@@ -230,7 +224,7 @@ def parse_expr(text: str) -> Expr:
 
 
 class _Parser:
-    """Recursive descent.  Each rule returns the expression and a bound on its number of terms, which keeps expansion small."""
+    """Recursive descent.  Each rule returns the expression and a bound on its terms, which keeps expansion small."""
 
     def __init__(self, text: str) -> None:
         self.text, self.position, self.depth = text, 0, 0

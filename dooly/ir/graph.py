@@ -46,7 +46,7 @@ class Op:
     operands: tuple[str, ...]
     results: tuple[Value, ...]
     attrs: Attributes = ()
-    count: Expr = sympy.Integer(1)
+    count: Expr = sympy.S.One
     path: str = ""
     source: str = ""
     nodes: tuple[int, ...] = ()

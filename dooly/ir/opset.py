@@ -61,7 +61,7 @@ class Spec:
     Attributes:
         flops: floating-point operations, a multiply-add as two.
         gathers: operands of which only as many rows are read as the first result has.
-        bytes: traffic with memory; by default each operand read once (gathered ones by row) and each result written once.
+        bytes: memory traffic; by default each operand read once (gathered ones by row), each result written once.
         batch: request symbols that the cost depends on beside those in the types.
     """
 
@@ -129,6 +129,37 @@ def _memory(flops: int, *gathers: int) -> Spec:
     return Spec(Kind.MEMORY, _per_element(flops), gathers)
 
 
+_ELEMENTWISE = tuple(
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "masked_fill",
+        "where",
+        "copy",
+        "cat",
+        "ge",
+        "gt",
+        "le",
+        "lt",
+        "eq",
+        "ne",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_not",
+        "logical_and",
+        "logical_or",
+        "sigmoid",
+        "tanh",
+        "exp",
+        "softmax",
+        "gelu",
+        "clamp",
+    ]
+)
+
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
     **dict.fromkeys(("reshape", "slice", "split", "transpose", "expand"), Spec(Kind.VIEW, _none, bytes=_none)),
@@ -140,18 +171,15 @@ OPSET: Mapping[str, Spec] = {
     "index_select": _memory(0, 0),
     "rms_norm": _memory(4),
     "add_rms_norm": _memory(5),
-    "rotary_embedding": Spec(Kind.MEMORY, lambda call: normal(3 * (call.results[0].numel + call.results[1].numel)), (3,)),
+    "rotary_embedding": Spec(
+        Kind.MEMORY, lambda call: normal(3 * (call.results[0].numel + call.results[1].numel)), (3,)
+    ),
     "silu_and_mul": _memory(5),
     "silu": _memory(4),
     "cast": _memory(0),
     "fill": _memory(0),
     "argmax": Spec(Kind.MEMORY, lambda call: call.operands[0].numel),
-    **dict.fromkeys(
-        ("add", "sub", "mul", "div", "neg", "masked_fill", "where", "copy", "cat")
-        + ("ge", "gt", "le", "lt", "eq", "ne", "bitwise_and", "bitwise_or", "bitwise_not", "logical_and", "logical_or")
-        + ("sigmoid", "tanh", "exp", "softmax", "gelu", "clamp", "squeeze_copy"),
-        _memory(1),
-    ),
+    **dict.fromkeys(_ELEMENTWISE, _memory(1)),
 }
 """Targets by name.  Anything else is an explicit unknown that ``cover`` reports."""
 

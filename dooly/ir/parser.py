@@ -345,9 +345,7 @@ class _Parser:
                 body = self.block()
             while not self.take("}"):
                 uses.append(self.use())
-        operation = self.checked(
-            lambda: Operation(target, operands, results, attrs, body, tuple(uses), status), at
-        )
+        operation = self.checked(lambda: Operation(target, operands, results, attrs, body, tuple(uses), status), at)
         if operation.name != name:
             self.fail(f"the name does not match the work described: expected @{operation.name}", at)
         return operation

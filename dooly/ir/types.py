@@ -28,7 +28,7 @@ ITEM_BYTES: Mapping[str, int] = {
 }
 """Bytes of one element, by the name that the text uses."""
 
-Attribute: TypeAlias = "Expr | float | bool | str | None | tuple[Attribute, ...]"
+Attribute: TypeAlias = "Expr | float | bool | str | tuple[Attribute, ...] | None"
 """Integers are sympy integers or expressions, so that ``1``, ``1.0`` and ``true`` never compare equal."""
 
 Attributes: TypeAlias = tuple[tuple[str, Attribute], ...]

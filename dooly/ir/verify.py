@@ -33,7 +33,9 @@ def verify_graph(graph: Graph) -> None:
     where = f"graph {graph.name!r}"
     config, request = frozenset(graph.config_values), frozenset(graph.request)
     if config & request:
-        raise VerifyError(f"{where}: {', '.join(sorted(config & request))} is both a configuration and a request symbol")
+        raise VerifyError(
+            f"{where}: {', '.join(sorted(config & request))} is both a configuration and a request symbol"
+        )
     for name, value in graph.config:
         if value < 1:
             raise VerifyError(f"{where}: configuration symbol {name} = {value} is not positive")
@@ -125,7 +127,9 @@ def _verify_partition(where: str, graph: Graph) -> None:
         owner[node] = name
     missing = sorted(set(range(graph.captured)) - set(owner))
     if missing:
-        raise VerifyError(f"{where}: captured nodes {', '.join(map(str, missing[:10]))} are in no operation and not free")
+        raise VerifyError(
+            f"{where}: captured nodes {', '.join(map(str, missing[:10]))} are in no operation and not free"
+        )
     extra = sorted(set(owner) - set(range(graph.captured)))
     if extra:
         raise VerifyError(f"{where}: nodes {', '.join(map(str, extra[:10]))} were never captured")

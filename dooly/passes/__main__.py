@@ -50,7 +50,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("-p", "--passes", metavar="NAMES", help="passes to run, separated by commas (default: all)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the result there instead of stdout")
     parser.add_argument("--print-after", metavar="NAME|all", help="also print the program after this pass, to stderr")
-    parser.add_argument("--time-passes", action="store_true", help="print seconds of capture and of each pass to stderr")
+    parser.add_argument(
+        "--time-passes", action="store_true", help="print seconds of capture and of each pass to stderr"
+    )
     parser.add_argument("--tp", type=int, default=1, metavar="N", help="tensor-parallel size (default: 1)")
     parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="what the engine sees (default: cpu)")
     parser.add_argument("--backend", metavar="NAME", help="attention backend (default: the engine's choice)")

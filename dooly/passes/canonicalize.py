@@ -77,7 +77,9 @@ def _rewrite(graph: Graph) -> Graph:
         kept.append(result)
         defs |= {value.name: result for value in result.results}
         if len(result.nodes) > len(op.nodes):
-            absorbed |= {name for name in op.operands if defs[name].nodes and set(defs[name].nodes) <= set(result.nodes)}
+            absorbed |= {
+                name for name in op.operands if defs[name].nodes and set(defs[name].nodes) <= set(result.nodes)
+            }
     outputs = tuple(alias.get(name, name) for name in graph.outputs)
     return replace(graph.with_ops([op for op in kept if op.name not in absorbed], free), outputs=outputs)
 

@@ -44,9 +44,7 @@ def _merge(same: Sequence[Operation]) -> Operation:
     for use in (use for operation in same for use in operation.uses):
         key = (use.model, use.path, use.bind)
         counts[key] = counts.get(key, 0) + use.count
-    return replace(
-        same[0], uses=tuple(Use(model, path, count, bind) for (model, path, bind), count in counts.items())
-    )
+    return replace(same[0], uses=tuple(Use(model, path, count, bind) for (model, path, bind), count in counts.items()))
 
 
 def _merge_isomorphic(operations: Sequence[Operation]) -> list[Operation]:
@@ -56,8 +54,8 @@ def _merge_isomorphic(operations: Sequence[Operation]) -> list[Operation]:
         if operation.body is None:
             kept.append(operation)
             continue
-        flow = _flow(operation, operation.body)
-        candidates = by_labels.setdefault(tuple(sorted(label for _, label in flow.nodes(data="label"))), [])
+        flow = _flow(operation.body)
+        candidates = by_labels.setdefault(tuple(sorted(str(flow.nodes[node]["label"]) for node in flow)), [])
         twin = next((index for other, index in candidates if _isomorphic(flow, other)), None)
         if twin is None:
             candidates.append((flow, len(kept)))
@@ -71,7 +69,7 @@ def _isomorphic(a: "nx.DiGraph[str]", b: "nx.DiGraph[str]") -> bool:
     return nx.is_isomorphic(a, b, node_match=lambda x, y: x["label"] == y["label"])
 
 
-def _flow(operation: Operation, body: Block) -> "nx.DiGraph[str]":
+def _flow(body: Block) -> "nx.DiGraph[str]":
     """Data flow of a region: a node per argument, per operation and per operand slot, labelled by what it does."""
     flow: nx.DiGraph[str] = nx.DiGraph()
     for value in body.args:

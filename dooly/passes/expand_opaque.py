@@ -17,7 +17,7 @@ _CACHE_UPDATE = "vllm.unified_kv_cache_update"
 class ExpandOpaque:
     """Turn each operation that names a layer into the work that its owner describes, and drop the owners.
 
-    - Attention with the cache update before it becomes one stateful ``attention`` with heads, sizes, window and backend.
+    - Attention, with the cache update before it, becomes one stateful ``attention`` with heads, window and backend.
     - A mixture of experts becomes ``moe`` over hidden states, router logits and the two expert weights.
 
     What an owner hides beyond that (a router or shared experts inside) leaves the operation as it is: unknown, and

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 from typing import ClassVar
 
 import networkx as nx
@@ -124,7 +123,9 @@ def _region(ops: list[Op], values: Mapping[str, Value], needed: set[str]) -> Op:
     body = Block(
         tuple(replace(local(values[name]), origins=None) for name in operands),
         tuple(
-            replace(op, operands=tuple(fresh[n] for n in op.operands), results=tuple(map(local, op.results)), count=_ONE)
+            replace(
+                op, operands=tuple(fresh[n] for n in op.operands), results=tuple(map(local, op.results)), count=_ONE
+            )
             for op in ops
         ),
         tuple(fresh[value.name] for value in results),
@@ -145,5 +146,10 @@ def _region(ops: list[Op], values: Mapping[str, Value], needed: set[str]) -> Op:
 
 def _common_path(paths: list[str]) -> str:
     """Deepest module that holds all of them; the first of them if only the whole model does."""
-    split = [path.split(".") for path in paths if path]
-    return ".".join(commonprefix(split)) or next((path for path in paths if path), "")
+    named = [path.split(".") for path in paths if path]
+    shared: list[str] = []
+    for words in zip(*named, strict=False):
+        if len(set(words)) > 1:
+            break
+        shared.append(words[0])
+    return ".".join(shared or (named[0] if named else []))

@@ -16,7 +16,6 @@ from dooly.ir import (
     Op,
     Operation,
     Program,
-    TensorType,
     Use,
     Value,
     evaluate,
@@ -117,11 +116,11 @@ def _renumbered(block: Block) -> Block:
     for value in (*block.args, *(value for op in block.ops for value in op.results)):
         names[value.name] = str(len(names))
 
-    def value(each: Value) -> Value:
+    def renamed(each: Value) -> Value:
         return replace(each, name=names[each.name])
 
     ops = tuple(
-        replace(op, operands=tuple(names[n] for n in op.operands), results=tuple(map(value, op.results)))
+        replace(op, operands=tuple(names[n] for n in op.operands), results=tuple(map(renamed, op.results)))
         for op in block.ops
     )
-    return Block(tuple(map(value, block.args)), ops, tuple(names[n] for n in block.outputs))
+    return Block(tuple(map(renamed, block.args)), ops, tuple(names[n] for n in block.outputs))

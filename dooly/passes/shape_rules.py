@@ -23,7 +23,7 @@ def _integer(op: Op, name: str) -> Expr | None:
 
 
 def _like(index: int, results: int = 1) -> Rule:
-    return lambda op, operands: [operands[index].shape] * results
+    return lambda _, operands: [operands[index].shape] * results
 
 
 def _broadcast(op: Op, operands: Sequence[TensorType]) -> list[Shape]:
@@ -81,7 +81,9 @@ _RULES: Mapping[str, Rule] = {
     "aten.linear": _linear,
     "aten.embedding": _embedding,
     "aten.split_with_sizes": _split,
-    **dict.fromkeys(("aten.add", "aten.sub", "aten.mul", "aten.div", "aten.bitwise_and", "aten.bitwise_or"), _broadcast),
+    **dict.fromkeys(
+        ("aten.add", "aten.sub", "aten.mul", "aten.div", "aten.bitwise_and", "aten.bitwise_or"), _broadcast
+    ),
     **dict.fromkeys(("aten.silu", "aten.bitwise_not", "aten.neg", "aten.sigmoid", "aten.masked_fill"), _like(0)),
     "vllm_ir.rms_norm": _like(0),
     "vllm_ir.fused_add_rms_norm": _like(0, 2),

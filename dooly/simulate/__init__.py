@@ -1,0 +1,44 @@
+"""Serving on a simulated clock with the engine's own scheduler, and the real engine beside it to check against.
+
+Importing this package imports neither torch nor vLLM; `simulate` and `record_runs` do when called.
+"""
+
+from dooly.engine import EngineSettings
+from dooly.simulate.metrics import Distribution, Summary, request_frame, summarize
+from dooly.simulate.record import record_runs
+from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
+from dooly.simulate.simulator import Progress, StepTime, simulate
+from dooly.simulate.synthetic import TraceFit, fit_trace, read_fit, sample_trace, write_fit
+from dooly.simulate.trace import Trace, TraceRequest, read_trace, write_trace
+from dooly.simulate.validate import RequestError, StepError, Validation, compare
+
+__all__ = [
+    "Distribution",
+    "EngineSettings",
+    "Progress",
+    "RequestError",
+    "RequestRecord",
+    "Run",
+    "StepDetail",
+    "StepError",
+    "StepRecord",
+    "StepTime",
+    "Summary",
+    "Trace",
+    "TraceFit",
+    "TraceRequest",
+    "Validation",
+    "compare",
+    "fit_trace",
+    "load_run",
+    "read_fit",
+    "read_trace",
+    "record_runs",
+    "request_frame",
+    "sample_trace",
+    "save_run",
+    "simulate",
+    "summarize",
+    "write_fit",
+    "write_trace",
+]

@@ -7,7 +7,7 @@ cached as the engine would cache them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ __all__ = ["EngineScheduler", "Scheduled", "TokenEvent"]
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """One scheduled step: its batch (None if there was nothing to compute) and what vLLM wants back with the results."""
+    """One scheduled step: its batch (None if nothing is to be computed) and what vLLM wants back with the results."""
 
     batch: Batch | None
     scheduler_output: Any
@@ -193,7 +193,7 @@ def _layer_specs(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _model_parallel(config: Any) -> Iterator[None]:
+def _model_parallel(config: Any) -> Generator[None]:
     """A world of one for building a model; whatever another part of this process left there is dropped."""
     from vllm import distributed
     from vllm.config import set_current_vllm_config

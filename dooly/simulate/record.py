@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -86,7 +86,7 @@ def record_runs(
                     settings=settings,
                     clipped=trace.clipped,
                     requests=recorder.records(),
-                    steps=tuple(recorder.steps),
+                    steps=recorder.steps(),
                     wall_s=time.perf_counter() - start,
                     facts=facts,
                 )
@@ -159,9 +159,6 @@ class _Stopwatch:
         self.spent.clear()
         self.last.clear()
 
-    def us(self, name: str) -> float:
-        return self.spent.get(name, 0.0) * 1e6
-
     def unwrap(self) -> None:
         for owner, method, _ in self._restore:
             delattr(owner, method)  # the wrapper hides the method of the class
@@ -175,13 +172,12 @@ class _Recorder:
         self, engine: CpuEngine, trace: Trace, prompts: list[list[int]], progress: Progress | None = None
     ) -> None:
         self.engine, self.trace, self.prompts, self.progress = engine, trace, prompts, progress
-        self.steps: list[StepRecord] = []
+        self.taken: list[tuple[float, float, Any, dict[str, float]]] = []
         count = len(trace)
         self.first_token_s: list[float | None] = [None] * count
         self.finish_s = [0.0] * count
         self.tokens = [0] * count
         self.cached = [0] * count
-        self.preemptions = [0] * count
         self.done = 0
         self.watch = _Stopwatch()
 
@@ -229,35 +225,16 @@ class _Recorder:
                 if self.progress is not None:
                     self.progress(self.done, len(self.trace))
         scheduled = self.watch.last["schedule"]
-        for request_id in scheduled.preempted_req_ids or ():
-            self.preemptions[int(request_id)] += 1
         if scheduled.num_scheduled_tokens:
-            self.steps.append(self._step_record(start - origin, (end - start) * 1e6, _batch(scheduled)))
+            self.taken.append((start - origin, end - start, scheduled, dict(self.watch.spent)))
 
-    def _step_record(self, start_s: float, total_us: float, batch: Batch) -> StepRecord:
-        us = self.watch.us
-        device_us = us("forward") + us("logits")
-        detail = StepDetail(
-            schedule_us=us("schedule"),
-            prepare_us=us("execute") - device_us,
-            forward_us=us("forward"),
-            logits_us=us("logits"),
-            sample_us=us("sample"),
-            update_us=us("update"),
-        )
-        host_before_us = detail.schedule_us + detail.prepare_us
-        return StepRecord(
-            start_s=start_s,
-            batch=batch,
-            host_before_us=host_before_us,
-            device_us=device_us,
-            host_after_us=total_us - host_before_us - device_us,
-            total_us=total_us,
-            detail=detail,
-        )
+    def steps(self) -> tuple[StepRecord, ...]:
+        """The steps that computed something; worked out after the pass, so as not to delay the next step."""
+        return tuple(_step_record(*taken) for taken in self.taken)
 
     def records(self) -> tuple[RequestRecord, ...]:
         """What became of each request, in order of the trace."""
+        preemptions = Counter(request_id for taken in self.taken for request_id in taken[2].preempted_req_ids or ())
         records: list[RequestRecord] = []
         for index, request in enumerate(self.trace.requests):
             first_token_s = self.first_token_s[index]
@@ -273,7 +250,7 @@ class _Recorder:
                     prompt_tokens=request.prompt_tokens,
                     output_tokens=request.output_tokens,
                     cached_tokens=self.cached[index],
-                    preemptions=self.preemptions[index],
+                    preemptions=preemptions[str(index)],
                 )
             )
         return tuple(records)
@@ -286,6 +263,28 @@ def _wait_until(due: float) -> None:
         time.sleep(remaining - SPIN_S)
     while time.perf_counter() < due:
         pass
+
+
+def _step_record(start_s: float, total_s: float, scheduled: Any, spent_s: dict[str, float]) -> StepRecord:
+    us = {name: spent_s[name] * 1e6 for name in ("schedule", "execute", "forward", "logits", "sample", "update")}
+    device_us = us["forward"] + us["logits"]
+    host_before_us = us["schedule"] + us["execute"] - device_us
+    return StepRecord(
+        start_s=start_s,
+        batch=_batch(scheduled),
+        host_before_us=host_before_us,
+        device_us=device_us,
+        host_after_us=total_s * 1e6 - host_before_us - device_us,
+        total_us=total_s * 1e6,
+        detail=StepDetail(
+            schedule_us=us["schedule"],
+            prepare_us=us["execute"] - device_us,
+            forward_us=us["forward"],
+            logits_us=us["logits"],
+            sample_us=us["sample"],
+            update_us=us["update"],
+        ),
+    )
 
 
 def _batch(scheduled: Any) -> Batch:

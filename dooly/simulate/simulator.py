@@ -91,9 +91,7 @@ def check_lengths(trace: Trace, settings: EngineSettings) -> None:
 
 
 class _Simulator:
-    def __init__(
-        self, engine: EngineScheduler, trace: Trace, step_time: StepTime, progress: Progress | None
-    ) -> None:
+    def __init__(self, engine: EngineScheduler, trace: Trace, step_time: StepTime, progress: Progress | None) -> None:
         self.engine, self.trace, self.step_time, self.progress = engine, trace, step_time, progress
         self.requests: dict[str, _Request] = {}
         self.steps: list[StepRecord] = []
@@ -104,7 +102,7 @@ class _Simulator:
         self.in_flight: deque[tuple[float, float, Scheduled]] = deque()
 
     def run(self) -> None:
-        """The loop of the engine core: take arrivals, compose a step if there is room for one, else finish the oldest."""
+        """The loop of the engine core: take arrivals, compose a step if there is room, else finish the oldest."""
         while True:
             self._admit()
             if self.engine.busy():

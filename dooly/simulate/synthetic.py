@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class TraceFit:
         for name, table, size in tables:
             if len(table) != size:
                 raise TraceError(f"fit of {self.source}: {name} has {len(table)} entries; expected {size}")
-            if any(later < earlier for earlier, later in zip(table, table[1:], strict=False)):
+            if any(later < earlier for earlier, later in pairwise(table)):
                 raise TraceError(f"fit of {self.source}: {name} falls; quantiles must rise")
 
 

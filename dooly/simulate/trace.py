@@ -12,9 +12,10 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -64,7 +65,7 @@ class Trace:
     def __post_init__(self) -> None:
         if not self.requests:
             raise TraceError(f"{self.name}: the trace holds no request")
-        for index, (earlier, later) in enumerate(zip(self.requests, self.requests[1:], strict=False), start=2):
+        for index, (earlier, later) in enumerate(pairwise(self.requests), start=2):
             if later.arrival_s < earlier.arrival_s:
                 raise TraceError(f"{self.name}: request {index} arrives before the one above it; sort by arrival")
 
@@ -141,8 +142,8 @@ def _timestamp(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        return (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds()
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
     except (ValueError, OverflowError):
         raise ValueError(f"{text[:40]!r} is not a date and time such as 2023-11-16 18:15:46.6805900") from None
 
@@ -185,15 +186,7 @@ def parse_trace(text: str, *, name: str) -> Trace:
     >>> parse_trace("arrival_s,prompt_tokens,output_tokens\\n5.0,10,2\\n5.5,20,1\\n", name="two").requests[1]
     TraceRequest(arrival_s=0.5, prompt_tokens=20, output_tokens=1)
     """
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        return _parse(reader, name)
-    except csv.Error as error:
-        raise TraceError(f"{name}:{reader.line_num}: not CSV: {error}") from error
-
-
-def _parse(reader: csv.reader[list[str]], name: str) -> Trace:  # pyright: ignore
-    rows = ((reader.line_num, [field.strip() for field in row]) for row in reader if any(map(str.strip, row)))
+    rows = _rows(text, name)
     line, header = next(rows, (0, []))
     if not header:
         raise TraceError(f"{name}: the file is empty; expected a header such as {','.join(_FORMATS[0][0])}")
@@ -216,6 +209,18 @@ def _parse(reader: csv.reader[list[str]], name: str) -> Trace:  # pyright: ignor
     if not requests:
         raise TraceError(f"{name}: a header but no requests below it")
     return Trace(name, tuple(requests))
+
+
+def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each row that is not blank."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            fields = [field.strip() for field in row]
+            if any(fields):
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise TraceError(f"{name}:{reader.line_num}: not CSV: {error}") from error
 
 
 def _columns(header: list[str], place: str) -> tuple[tuple[int, int, int], Callable[[str], float]]:

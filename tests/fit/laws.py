@@ -59,7 +59,8 @@ def over_batches(
     law: Callable[[dict[str, float]], float], batches: Iterable[Batch], window: int | None = None
 ) -> list[Observation]:
     return [
-        Observation((), batch, law({name: float(v) for name, v in batch.attention(window).items()})) for batch in batches
+        Observation((), batch, law({name: float(v) for name, v in batch.attention(window).items()}))
+        for batch in batches
     ]
 
 
@@ -72,4 +73,3 @@ def batches(seed: int = 0) -> list[Batch]:
         decodes = [(1, pick.randrange(10, 2000)) for _ in range(pick.randrange(1, 40))]
         shapes.append([*decodes, (pick.randrange(10, 512), pick.choice((0, 256)))])
     return [Batch.of(*shape) for shape in shapes]
-

@@ -58,14 +58,13 @@ def test_intervals_are_open_without_spare_points() -> None:
 def test_what_counts_nowhere_is_dropped() -> None:
     slow_memory = np.array([1.0, 2.0, 4.0, 8.0])
     moved = 2 * (4096 * slow_memory + 6144 * slow_memory + 4096 * 6144)
-    found = estimate(ROOFLINE, {"T": slow_memory}, moved / 1e3 / 20.0)
+    found = estimate(((PEAK, BANDWIDTH),), {"T": slow_memory}, moved / 1e3 / 20.0)
     assert found is not None
     assert found.structure == ((BANDWIDTH,),)
 
 
-def test_parameters_that_the_points_cannot_tell_apart_are_refused() -> None:
+def test_of_parameters_that_the_points_cannot_tell_apart_one_is_kept() -> None:
     same = {"T": np.full(4, 16.0)}
-    assert estimate(((PEAK,), (BANDWIDTH,), (LAUNCH,)), same, np.full(4, 30.0)) is not None  # all but one drop out
     found = estimate(((PEAK,), (BANDWIDTH,), (LAUNCH,)), same, np.full(4, 30.0))
     assert found is not None
     assert len(found.coefficients) == 1

@@ -20,8 +20,15 @@ REGION = """graph "g" {
 
 
 def linear(k: int, n: int, **changes: object) -> Operation:
-    text = f"graph \"g\" {{ config H = 1\n request T\n captured 0 %x = input() : bf16[T, {k}] %w = weight() : bf16[{n}, {k}] "
-    text += f"%y = linear(%x, %w) : bf16[T, {n}] return %y }}"
+    text = f"""graph "g" {{
+      config H = 1
+      request T
+      captured 0
+      %x = input() : bf16[T, {k}]
+      %w = weight() : bf16[{n}, {k}]
+      %y = linear(%x, %w) : bf16[T, {n}]
+      return %y
+    }}"""
     (operation,) = run(parse_program(text), select("propagate-taint,lower")).operations
     return replace(operation, **changes)
 

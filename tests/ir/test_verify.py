@@ -36,7 +36,7 @@ def test_a_good_graph_passes():
         ("TP = 2", "TP = 3", "TP does not divide H"),
         ("return %z", "return %q", "returns %q, which nothing defines"),
         ("rms_norm(%x", "rms_norm(%y", "%y reads %y before it is defined"),
-        ('%w = weight', '%x = weight', "%x is defined twice"),
+        ("%w = weight", "%x = weight", "%x is defined twice"),
         ("bf16[H] at", "bf16[Q] at", "Q of %w at norm.weight has an unknown origin: Q is declared neither"),
         ("bf16[H] at", "bf16[H/3] at", "is 21.33.*, not a size"),
         ("x (Nl - 1)", "x T", "count of %y depends on the request"),

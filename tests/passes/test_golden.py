@@ -9,7 +9,7 @@ from dooly.ir import parse_program
 from dooly.passes import PIPELINE, run, select
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-CASE = re.compile(r"^=== ([^\n]+)\n(.*?)^--- after\n(.*?)(?=^=== |\Z)", re.M | re.S)
+CASE = re.compile(r"^=== ([^\n]+)\n(.*?)^--- after\n(.*?)(?=^=== |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def cases():

@@ -74,13 +74,15 @@ def test_a_dropped_node_is_noticed_after_every_stage(graph, data):
 
 
 def test_a_pass_that_fails_names_itself_and_those_before():
-    program = parse_program('graph "g" { config H = 1 request T  captured 0 %x = input() : f32[T] %y = silu(%x) : f32[T] return %y }')
+    program = parse_program(
+        'graph "g" { config H = 1 request T  captured 0 %x = input() : f32[T] %y = silu(%x) : f32[T] return %y }'
+    )
     with pytest.raises(PassError, match=r"^dedup: .*run lower first \(passes before it: annotate-shapes\)"):
         run(program, select("annotate-shapes,dedup"))
 
 
 def test_unknown_pass_lists_the_known_ones():
-    with pytest.raises(PassError, match="unknown pass 'nope'; known passes: annotate-shapes, .*cover"):
+    with pytest.raises(PassError, match=r"unknown pass 'nope'; known passes: annotate-shapes, .*cover"):
         select("dedup,nope")
 
 

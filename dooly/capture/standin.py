@@ -1,0 +1,115 @@
+"""An NVIDIA platform for the engine on a machine that has none: it chooses its CUDA code, and nothing is launched."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from dooly.capture.platforms import PlatformSpec
+
+__all__ = ["stand_in_for"]
+
+_EXTENSIONS = (
+    "vllm._C",
+    "vllm._C_stable_libtorch",
+    "vllm._moe_C",
+    "vllm._moe_C_stable_libtorch",
+    "vllm.cumem_allocator",
+    "vllm.vllm_flash_attn._vllm_fa2_C",
+    "vllm.vllm_flash_attn._vllm_fa3_C",
+)
+
+_KERNELS = (
+    "silu_and_mul(Tensor! result, Tensor input) -> ()",
+    "mul_and_silu(Tensor! result, Tensor input) -> ()",
+    "gelu_and_mul(Tensor! result, Tensor input) -> ()",
+    "gelu_tanh_and_mul(Tensor! result, Tensor input) -> ()",
+    "rms_norm(Tensor! result, Tensor input, Tensor? weight, float epsilon) -> ()",
+    "fused_add_rms_norm(Tensor! input, Tensor! residual, Tensor? weight, float epsilon) -> ()",
+    "rotary_embedding(Tensor positions, Tensor! query, Tensor!? key, int head_size, Tensor cos_sin_cache, bool is_neox, "
+    "int rope_dim_offset=0, bool inverse=False) -> ()",
+)
+"""Schemas of the compiled operations that models call directly, as the engine's CUDA build declares them."""
+
+_QUESTIONS = ("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8", "cutlass_group_gemm_supported")
+"""What the engine asks its CUDA build while it starts; none of it concerns unquantized models, so the answer is no."""
+
+_library: torch.library.Library | None = None
+
+
+def stand_in_for(spec: PlatformSpec) -> None:
+    """Make the engine believe that ``spec`` is there, for the rest of the process; before anything of it was imported."""
+    for name in _EXTENSIONS:
+        sys.modules.setdefault(name, ModuleType(name))
+    platforms, cuda = importlib.import_module("vllm.platforms"), importlib.import_module("vllm.platforms.cuda")
+    interface = importlib.import_module("vllm.platforms.interface")
+    platform = _platform(spec, cuda.NonNvmlCudaPlatform, interface.DeviceCapability)
+    cuda.CudaPlatform = platform
+    platforms._current_platform = platform()
+    _declare_kernels()
+
+
+def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
+    class StandIn(base):
+        """Answers for the device; everything else is the engine's own CUDA platform."""
+
+        @classmethod
+        def get_device_capability(cls, device_id: int = 0) -> Any:
+            return capability(*spec.capability)
+
+        @classmethod
+        def get_device_name(cls, device_id: int = 0) -> str:
+            return spec.device_name
+
+        @classmethod
+        def get_device_uuid(cls, device_id: int = 0) -> str:
+            return f"GPU-{device_id}"
+
+        @classmethod
+        def get_device_total_memory(cls, device_id: int = 0) -> int:
+            return spec.memory_bytes
+
+        @classmethod
+        def num_compute_units(cls, device_id: int = 0) -> int:
+            return spec.processors
+
+        @classmethod
+        def device_count(cls) -> int:
+            return 1 << 10
+
+        @classmethod
+        def is_pin_memory_available(cls) -> bool:
+            return False
+
+        @classmethod
+        def log_warnings(cls) -> None:
+            pass
+
+        @classmethod
+        def set_device(cls, device: Any) -> None:
+            pass
+
+    return StandIn
+
+
+def _declare_kernels() -> None:
+    global _library
+    _library = torch.library.Library("_C", "FRAGMENT")  # declarations live as long as this object
+    for schema in _KERNELS:
+        _library.define(schema)
+        _library.impl(schema.partition("(")[0], _nothing, "Meta")
+    for name in _QUESTIONS:
+        _library.define(f"{name}(int capability) -> bool")
+        _library.impl(name, _no, "CompositeExplicitAutograd")
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Results are written in place, so there is no shape to compute."""
+
+
+def _no(capability: int) -> bool:
+    return False

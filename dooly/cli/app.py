@@ -1,0 +1,42 @@
+"""The commands, in the order in which they are used."""
+
+import typer
+
+from dooly import __version__
+from dooly.cli import db
+from dooly.cli.coverage import coverage
+from dooly.cli.fit import fit
+from dooly.cli.formulas import formulas
+from dooly.cli.plan import plan
+from dooly.cli.predict import predict
+from dooly.cli.profile import profile
+from dooly.cli.simulate import simulate
+from dooly.cli.validate import validate
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dooly {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="print the version"),
+) -> None:
+    """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
+
+
+for _command in (coverage, plan, profile, fit, formulas, predict, simulate, validate):
+    app.command()(_command)
+app.add_typer(db.app, name="db")

@@ -1,0 +1,104 @@
+"""``dooly simulate``: latencies of an arrival trace, on vLLM's scheduler and a simulated clock."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model
+from dooly.cli.serving import (
+    BatchedTokens,
+    Blocks,
+    BlockSize,
+    ModelLength,
+    Rate,
+    Requests,
+    Sequences,
+    TraceFile,
+    engine_settings,
+    load_trace,
+)
+
+if TYPE_CHECKING:
+    from dooly.simulate import Summary
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    model: Model,
+    trace: TraceFile = None,
+    requests: Requests = None,
+    rate: Rate = None,
+    max_num_seqs: Sequences = 16,
+    max_num_batched_tokens: BatchedTokens = 512,
+    max_model_len: ModelLength = 2048,
+    block_size: BlockSize = 32,
+    num_blocks: Blocks = None,
+    db: Db = DATABASE,
+    backend: Backend = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="also write every request and step to this JSON file")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a trace with vLLM's own scheduler on a simulated clock, at the step times predicted for this machine.
+
+    Example: dooly simulate tiny-llama --requests 200 --rate 4
+    """
+    from dooly.capture import locate_model
+    from dooly.cli.knowledge import step_model
+    from dooly.cli.output import print_json, progress_bar, say
+    from dooly.simulate import save_run, summarize
+    from dooly.simulate import simulate as serve
+
+    settings = engine_settings(max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
+    arrivals = load_trace(trace, requests, rate, max_model_len)
+    steps = step_model(model, db, backend, block_size)
+    with progress_bar("requests") as progress:
+        task = progress.add_task("simulating", total=len(arrivals))
+        run = serve(
+            locate_model(model),
+            arrivals,
+            steps.step_time,
+            settings,
+            progress=lambda done, _: progress.update(task, completed=done),
+        )
+    if output is not None:
+        save_run(run, output)
+        say(f"wrote {output}")
+    summary = summarize(run)
+    if as_json:
+        print_json({"model": run.model, "trace": run.trace, **summary.json()})
+        return
+    print_summary(f"{run.model} serving {run.trace}, simulated", summary)
+
+
+def print_summary(title: str, summary: "Summary") -> None:
+    """Latencies as a table, the rest as lines below it."""
+    from dooly.cli.output import Column, print_table
+
+    named = (
+        ("time to first token", summary.ttft),
+        ("time per output token", summary.tpot),
+        ("end to end", summary.e2e),
+    )
+    rows: list[dict[str, Any]] = [
+        {"latency": name, **{key: getattr(latency, key) for key in ("mean_ms", "p50_ms", "p90_ms", "p99_ms")}}
+        for name, latency in named
+        if latency is not None
+    ]
+    columns = (
+        Column("latency", "latency"),
+        Column("mean_ms", "mean (ms)", ",.1f"),
+        Column("p50_ms", "p50 (ms)", ",.1f"),
+        Column("p90_ms", "p90 (ms)", ",.1f"),
+        Column("p99_ms", "p99 (ms)", ",.1f"),
+    )
+    print_table(title, columns, rows)
+    print(
+        f"{summary.requests:,d} requests in {summary.duration_s:,.1f} s: {summary.requests_per_s:.2f} requests/s, "
+        f"{summary.output_tokens_per_s:,.1f} output tokens/s, {summary.steps:,d} steps of "
+        f"{summary.mean_running:.1f} requests on average, {summary.preemptions:,d} preemptions; "
+        f"{summary.wall_s:.1f} s to compute"
+    )

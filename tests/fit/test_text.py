@@ -1,0 +1,41 @@
+from dooly.batch import Batch
+from dooly.fit import Observation, fit
+from dooly.fit.text import equation, latex, line
+from tests.fit import laws
+
+
+def test_one_line_says_it_all() -> None:
+    op = laws.linear(4096, 6144)
+    law = laws.noisy(lambda v: 3.0 + max(laws.flops(op, v) / 600e6, laws.moved(op, v) / 2.5e6), 0.01, seed=1)
+    formula = fit(op, laws.over_tokens(law))
+    text = line(formula)
+    assert "\n" not in text
+    for part in (op.name, "max(", "TFLOP/s", "GB/s", "T 1..7462", "held-out", f"{len(laws.SIZES)} points"):
+        assert part in text
+    assert equation(formula) in text
+    tflops, gbs = formula.achieved({"T": 7000.0})
+    assert 500 < tflops < 650
+    assert 100 < gbs < 2500
+
+
+def test_latex_has_numbers_of_the_operation_and_names_of_the_parameters() -> None:
+    op = laws.linear(64, 64)
+    text = latex(fit(op, laws.over_tokens(lambda v: 1.0 + v["T"])))
+    assert text.startswith(r"t_{\mathrm{us}} = ")
+    assert r"\mathrm{launch}" in text
+
+
+def test_a_long_worst_point_is_told_in_brief() -> None:
+    op = laws.attention()
+    wide = [Batch.of(*[(1, 10 * i + j) for j in range(1, 20)]) for i in range(1, 9)]
+    formula = fit(
+        op, [Observation((), b, 5.0 + laws.moved(op, {k: float(v) for k, v in b.attention().items()})) for b in wide]
+    )
+    assert "a decode step (R=19, T=19, S=" in line(formula)
+
+
+def test_expression_reads_as_sympy() -> None:
+    op = laws.norm(4096)
+    formula = fit(op, laws.over_tokens(lambda v: 2.0 + laws.moved(op, v) / 1e6))
+    assert {str(s) for s in formula.expression.free_symbols} == {"T", "launch", "bandwidth"}
+    assert {str(s) for s in formula.fitted.free_symbols} == {"T"}
