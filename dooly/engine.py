@@ -15,7 +15,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dooly.errors import SimulationError
 
@@ -28,6 +28,9 @@ __all__ = [
     "start_cpu_engine",
     "stated_dtype",
 ]
+
+
+StatedDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def model_folder(model: str | Path) -> Path:
     return folder
 
 
-def stated_dtype(folder: Path) -> str:
+def stated_dtype(folder: Path) -> StatedDtype:
     """The data type that config.json states, or "auto".
 
     Passed to the engine by name: left to itself, the engine serves a model stated as float32 in bfloat16.
@@ -132,7 +135,7 @@ def stated_dtype(folder: Path) -> str:
         stated = content.get("dtype", content.get("torch_dtype"))
     except (OSError, ValueError, AttributeError) as error:
         raise SimulationError(f"{folder / 'config.json'}: not a JSON object: {_one_line(error)}") from error
-    return stated if stated in ("float32", "bfloat16", "float16") else "auto"
+    return stated if stated in ("float32", "bfloat16", "float16") else "auto"  # anything else is the engine's to judge
 
 
 def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True) -> Any:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -43,14 +48,38 @@ _library: torch.library.Library | None = None
 
 def stand_in_for(spec: PlatformSpec) -> None:
     """Make the engine believe that ``spec`` is there, for the rest of the process; before anything of it was imported."""
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # only random sampling would use it
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))
+    if find_spec(_NamesOnly.package) is None:
+        sys.meta_path.append(_NamesOnly())
     platforms, cuda = importlib.import_module("vllm.platforms"), importlib.import_module("vllm.platforms.cuda")
     interface = importlib.import_module("vllm.platforms.interface")
     platform = _platform(spec, cuda.NonNvmlCudaPlatform, interface.DeviceCapability)
     cuda.CudaPlatform = platform
     platforms._current_platform = platform()
     _declare_kernels()
+
+
+class _NamesOnly(MetaPathFinder, Loader):
+    """A package whose modules have any name one asks for: the FlashInfer backend imports its kernels at the top."""
+
+    package = "flashinfer"
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != self.package:
+            return None
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        def name(attribute: str) -> type:
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
+            return type(attribute, (), {})
+
+        module.__dict__["__getattr__"] = name
 
 
 def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:

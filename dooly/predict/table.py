@@ -22,7 +22,7 @@ class SizeTable:
         self._symbol, self._work = symbol, tuple(work)
         self._latency_us: NDArray[np.float64] = np.zeros(1)
         self._outside: NDArray[np.bool_] = np.zeros(1, dtype=bool)
-        self._rows: list[tuple[float, bool]] = []
+        self._rows: list[tuple[float, bool]] = [(0.0, False)]
 
     def _reach(self, largest: int) -> None:
         """Tabulate up to and including `largest`."""

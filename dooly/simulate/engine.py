@@ -152,10 +152,10 @@ class EngineScheduler:
 
 def _kv_cache_config(config: Any) -> Any:
     """vLLM's KVCacheConfig, by the steps of EngineCore._initialize_kv_caches without a worker."""
-    from vllm.v1.attention.backends.utils import resolve_kv_cache_layout
+    from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
+    from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
     from vllm.v1.core.kv_cache_utils import generate_scheduler_kv_cache_config, get_kv_cache_configs
     from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
-    from vllm.v1.worker.worker_base import get_current_attn_backends, get_supported_kv_cache_layouts
 
     register_all_kvcache_specs(config)
     with _model_parallel(config):

@@ -10,7 +10,7 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _facts() -> tuple[tuple[str, str], ...]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "vllm": _vllm_version(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return tuple(sorted(facts.items()))
 

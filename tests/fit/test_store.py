@@ -45,7 +45,7 @@ def formulas(draw: st.DrawFn) -> Formula:
     used = draw(st.lists(st.sampled_from(sorted(PARAMETERS)), min_size=1, max_size=4, unique=True))
     contributions = [Contribution(name, draw(quantities)) for name in used]
     cut = draw(st.integers(0, len(used) - 1))
-    structure = tuple((c,) for c in contributions[:cut]) + (tuple(contributions[cut:]),)
+    structure = (*((c,) for c in contributions[:cut]), tuple(contributions[cut:]))
     parameters = []
     for name in used:
         low, value, high = sorted(draw(st.tuples(positive, positive, positive)))

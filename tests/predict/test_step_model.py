@@ -1,0 +1,186 @@
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dooly.batch import Batch, BatchColumns
+from dooly.errors import PredictError
+from dooly.fit import Formula, Observation, fit, fit_host
+from dooly.ir.operation import Operation, Use
+from dooly.ir.types import attributes
+from dooly.predict import HOST_PARTS, StepModel
+from tests.fit import laws
+
+MODEL = "tiny"
+TO_LOGITS = (("T", "L"),)
+OPERATIONS = (
+    laws.linear(512, 768, Use(MODEL, "layers.qkv", 4), Use("other", "layers.qkv", 99)),
+    laws.norm(512, Use(MODEL, "layers.norm", 8), Use(MODEL, "norm", 1), Use(MODEL, "head_norm", 1, TO_LOGITS)),
+    laws.linear(512, 32000, Use(MODEL, "lm_head", 1, TO_LOGITS)),
+    laws.attention(Use(MODEL, "layers.attn", 2)),
+    laws.attention(Use(MODEL, "layers.window", 2), window=64),
+    laws.moe(Use(MODEL, "layers.mlp", 4)),
+    Operation(
+        "all_reduce",
+        (laws.tensor("T", 512),),
+        (laws.tensor("T", 512),),
+        attributes(group="tp", ranks=1),
+        uses=(Use(MODEL, "layers.reduce", 8),),
+    ),
+    laws.norm(77, Use("other", "norm", 1)),
+)
+
+
+def measured(operation: Operation, noise: random.Random) -> list[Observation]:
+    """A roofline with enough scatter that residuals are kept."""
+
+    def law(values: dict[str, float]) -> float:
+        return (2.0 + laws.flops(operation, values) / 50e6 + laws.moved(operation, values) / 1e6) * noise.uniform(
+            0.8, 1.2
+        )
+
+    if operation.target == "attention":
+        window = 64 if "64" in str(dict(operation.attrs)["window"]) else None
+        return laws.over_batches(law, laws.batches(), window)
+    if operation.target == "moe":
+        points = [(t, a) for t in (1, 4, 16, 64, 256, 1024) for a in (2, 4, 8) if a <= 2 * t]
+        return [Observation((("A", a), ("T", t)), None, law({"A": float(a), "T": float(t)})) for t, a in points]
+    return laws.over_tokens(law)
+
+
+@pytest.fixture(scope="module")
+def formulas() -> dict[str, Formula]:
+    noise = random.Random(0)
+    found = {op.signature: fit(op, measured(op, noise)) for op in OPERATIONS[:6]}
+    steps = [(r, t) for r in (1, 4, 16, 64) for t in (1, 64, 2048) if t >= r]
+    for part, base in (("host_before", 400.0), ("host_after", 250.0)):
+        rows = [Observation((("R", r), ("T", t)), None, base + 8.0 * r + 0.1 * t) for r, t in steps]
+        found[part] = fit_host(part, rows)
+    rows = [Observation((("N", n),), None, 10.0 + 5.0 * n) for n in (5, 30, 90)]
+    found["host_dispatch"] = fit_host("host_dispatch", rows)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(formulas: dict[str, Formula]) -> StepModel:
+    return StepModel.build(OPERATIONS, formulas, MODEL)
+
+
+requests = st.lists(st.tuples(st.integers(1, 300) | st.just(1), st.integers(0, 1500)), min_size=1, max_size=20)
+steps = st.builds(
+    lambda pairs, share: Batch(tuple(pairs), round(share * len(pairs))), requests, st.sampled_from([0, 0.5, 1.0])
+)
+
+
+@given(steps)
+def test_breakdown_adds_up_exactly(model: StepModel, batch: Batch) -> None:
+    breakdown = model.breakdown(batch)
+    cost = breakdown.cost
+    assert sum(row.total_us for row in breakdown.rows) == cost.total_us
+    assert cost.host_before_us + cost.device_us + cost.host_after_us == cost.total_us
+    assert sum(row.share for row in breakdown.rows) == pytest.approx(1.0)
+    assert cost.extrapolated == any(row.extrapolated for row in breakdown.rows)
+    assert model.step_time(batch).total_us == pytest.approx(cost.total_us, rel=1e-12)
+    assert model.step_time(batch).extrapolated == cost.extrapolated
+
+
+@given(st.lists(steps, min_size=1, max_size=8))
+def test_many_steps_cost_what_each_does(model: StepModel, batches: list[Batch]) -> None:
+    times = model.step_times(batches)
+    assert len(times) == len(batches)
+    for i, cost in enumerate(map(model.step_time, batches)):
+        assert times.host_before_us[i] == pytest.approx(cost.host_before_us, rel=1e-9)
+        assert times.device_us[i] == pytest.approx(cost.device_us, rel=1e-9)
+        assert times.host_after_us[i] == pytest.approx(cost.host_after_us, rel=1e-9)
+        assert times.total_us[i] == pytest.approx(cost.total_us, rel=1e-9)
+        assert bool(times.extrapolated[i]) == cost.extrapolated
+
+
+def test_flat_arrays_are_taken_as_they_are(model: StepModel) -> None:
+    batches = [Batch.of((1, 30), (64, 0)), Batch.of((1, 7))]
+    np.testing.assert_array_equal(
+        model.step_times(BatchColumns.of(batches)).total_us, model.step_times(batches).total_us
+    )
+
+
+@given(steps)
+def test_order_of_requests_does_not_matter(model: StepModel, batch: Batch) -> None:
+    turned = Batch(tuple(reversed(batch.requests)), batch.logits)
+    assert model.step_time(turned) == model.step_time(batch)
+
+
+def test_counts_are_those_of_the_model(model: StepModel) -> None:
+    rows = {(row.name, row.count) for row in model.breakdown(Batch.of((8, 0))).rows}
+    qkv, norm, *_, reduce, foreign = OPERATIONS
+    assert (qkv.name, 4) in rows
+    assert {(norm.name, 9), (norm.name, 1)} <= rows
+    assert {name for name, _ in rows} & {reduce.name, foreign.name} == set()
+    assert model.launches == 4 + 9 + 1 + 1 + 2 + 2 + 4
+    assert ("host_dispatch", model.launches) in rows
+
+
+def test_rows_of_logits_follow_logits(model: StepModel) -> None:
+    head = OPERATIONS[2].name
+
+    def cost(logits: int) -> float:
+        return next(r.total_us for r in model.breakdown(Batch(((100, 0),), logits)).rows if r.name == head)
+
+    assert cost(0) == 0.0
+    assert 0 < cost(1) < cost(100)
+
+
+def test_windowed_attention_stops_growing(model: StepModel) -> None:
+    window = OPERATIONS[4].name
+
+    def cost(cached: int) -> float:
+        return next(r.total_us for r in model.breakdown(Batch.of((1, cached))).rows if r.name == window)
+
+    assert cost(200) == cost(1500) >= cost(10)
+
+
+def test_work_of_one_symbol_grows_with_it(model: StepModel) -> None:
+    sizes = range(1, 3000)
+    times = model.step_times([Batch.of((n, 0)) for n in sizes])
+    gemm = model.work[0]
+    latency, _ = gemm.total_us({"T": np.arange(1.0, 3000.0)})
+    assert np.all(np.diff(latency) >= 0)
+    assert len(times) == len(sizes)
+
+
+def test_what_was_not_measured_is_said(model: StepModel) -> None:
+    assert not model.step_time(Batch.of(*[(1, 300)] * 16)).extrapolated
+    far = model.breakdown(Batch.of((9000, 0)))
+    assert far.cost.extrapolated
+    assert OPERATIONS[0].name in {row.name for row in far.rows if row.extrapolated}
+
+
+def test_other_routings_change_the_experts(formulas: Mapping[str, Formula]) -> None:
+    def one_expert(tokens: float, experts: int, chosen: int) -> float:
+        return 0.0 * tokens + chosen
+
+    batch = Batch.of(*[(1, 100)] * 16)
+    skewed = StepModel.build(OPERATIONS, formulas, MODEL, routing=one_expert).step_time(batch)
+    assert skewed.device_us < StepModel.build(OPERATIONS, formulas, MODEL).step_time(batch).device_us
+
+
+def test_a_missing_formula_is_named_with_the_command(formulas: dict[str, Formula]) -> None:
+    some = {key: value for key, value in formulas.items() if key != OPERATIONS[0].signature}
+    with pytest.raises(PredictError, match=rf"no formula of {OPERATIONS[0].name}; `dooly profile tiny`"):
+        StepModel.build(OPERATIONS, some, MODEL)
+    del some[OPERATIONS[1].signature]
+    with pytest.raises(PredictError, match="and 1 more"):
+        StepModel.build(OPERATIONS, some, MODEL)
+
+
+@pytest.mark.parametrize("part", HOST_PARTS)
+def test_a_missing_host_formula_is_named(formulas: dict[str, Formula], part: str) -> None:
+    with pytest.raises(PredictError, match=f"no formula of {part}"):
+        StepModel.build(OPERATIONS, {k: v for k, v in formulas.items() if k != part}, MODEL)
+
+
+def test_a_model_that_uses_nothing_is_refused(formulas: dict[str, Formula]) -> None:
+    with pytest.raises(PredictError, match="nobody: the operation table holds nothing"):
+        StepModel.build(OPERATIONS, formulas, "nobody")
