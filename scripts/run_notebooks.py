@@ -5,17 +5,30 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+__all__ = ["main", "run_notebook"]
+
+
+def run_notebook(path: Path) -> NotebookNode:
+    """The notebook with the outputs of a fresh run, in its own folder.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=120, startup_timeout=180, resources=resources).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # when it ran is noise in a diff
+    return notebook
 
 
 def main(paths: list[str]) -> int:
-    """Execute each in its own folder and write it back."""
+    """Run each and write it back."""
     for path in map(Path, paths):
-        notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
-        for cell in notebook.cells:
-            cell.metadata.pop("execution", None)  # when it ran is noise in a diff
-        nbformat.write(notebook, path)
-        print(f"ran {path}")
+        nbformat.write(run_notebook(path), path)
+        sys.stderr.write(f"ran {path}\n")
     return 0
 
 

@@ -24,6 +24,7 @@ from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.config import FIELDS
 from dooly.capture.sizes import SizeRecorder
 from dooly.capture.world import world_of
+from dooly.engine import stated_dtype
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr, normal, symbol
 
@@ -84,8 +85,10 @@ def _engine_config(folder: str, tp: int, backend: str | None, place: str) -> Any
             load_format="dummy",
             skip_tokenizer_init=True,
             trust_remote_code=False,
+            dtype=stated_dtype(Path(folder)),
             enforce_eager=True,
             attention_backend=backend,
+            compilation_config={"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
             **parallel,
         ).create_engine_config()
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:

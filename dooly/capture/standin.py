@@ -37,6 +37,8 @@ _KERNELS = (
     "fused_add_rms_norm(Tensor! input, Tensor! residual, Tensor? weight, float epsilon) -> ()",
     "rotary_embedding(Tensor positions, Tensor! query, Tensor!? key, int head_size, Tensor cos_sin_cache, bool is_neox, "
     "int rope_dim_offset=0, bool inverse=False) -> ()",
+    "vocab_parallel_embedding(Tensor! result, Tensor input_ids, Tensor weight, int org_vocab_start_index, "
+    "int org_vocab_end_index, int num_org_vocab_padding, int added_vocab_start_index, int added_vocab_end_index) -> ()",
 )
 """Schemas of the compiled operations that models call directly, as the engine's CUDA build declares them."""
 

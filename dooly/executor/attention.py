@@ -39,6 +39,8 @@ class AttentionRunner:
         )
         if operation.attr("causal") is False:
             raise Unsupported("attention that is not causal")
+        if operation.attr("sinks") is True:
+            raise Unsupported("attention with sinks")
         self._dtype = operation.operands[0].dtype
         self._config = session.config(self._dtype)
         self._name = session.layer_name()
@@ -67,6 +69,7 @@ class AttentionRunner:
         self._spec: Any = self._layer.get_kv_cache_spec(self._config)
         self._builder: Any = backend.get_builder_cls()(self._spec, [self._name], self._config, torch.device("cpu"))
         self._blocks = 0
+        self.weight_bytes = 0
         self._build_us: list[float] = []
 
     def trial(self, point: Point) -> Trial:
@@ -122,6 +125,7 @@ class AttentionRunner:
             cache.copy_(random_tensor(tuple(cache.shape), self._dtype))
         bind_kv_cache(caches, self._session.layers, [])
         self._blocks = blocks
+        self.weight_bytes = blocks * self._spec.page_size_bytes
 
     def block_table(self, batch: Sequence[tuple[int, int]], first_block: int) -> list[list[int]]:
         """Physical blocks of each request: all distinct, shuffled, from `first_block` on (block 0 is the engine's)."""

@@ -28,10 +28,11 @@ class LinearRunner:
             raise Unsupported(f"a linear layer of {weight.dtype} weights on {x.dtype} input")
         self._operation, self._session = operation, session
         n, k = shape_of(weight, {})
-        weight_bytes = n * k * ITEM_BYTES[weight.dtype]
-        copies = copies_for(weight_bytes, session.machine)
+        layer_bytes = n * k * ITEM_BYTES[weight.dtype]
+        copies = copies_for(layer_bytes, session.machine)
+        self.weight_bytes = copies * layer_bytes
         # One more for the layer being packed: it exists twice for a moment.
-        need_memory((copies + 1) * weight_bytes, session.machine)
+        need_memory((copies + 1) * layer_bytes, session.machine)
         bias = len(operation.operands) > 2
         self._layers = [self._layer(n, k, bias, weight.dtype, seed) for seed in range(copies)]
 

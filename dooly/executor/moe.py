@@ -60,6 +60,7 @@ class MoeRunner:
         while copies > 1 and (copies + 1) * layer_bytes > session.machine.memory_bytes // 4:
             copies -= 1
         need_memory((copies + 1) * layer_bytes, session.machine)
+        self.weight_bytes = copies * layer_bytes
         self._layers = [self._layer(seed) for seed in range(copies)]
 
     def _layer(self, seed: int) -> Any:
@@ -69,7 +70,7 @@ class MoeRunner:
 
         config = self._session.config(self._dtype)
         activation, renormalize = self._operation.attr("activation"), self._operation.attr("renormalize")
-        scoring = self._operation.attr("scoring_func")
+        scoring = self._operation.attr("scoring")
         default_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype_of(self._dtype))
         try:

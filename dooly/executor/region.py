@@ -38,7 +38,8 @@ class RegionRunner:
         self._body = operation.body or _single(operation)
         self._limits = _index_limits(self._body)
         fixed = [arg for arg in self._body.args if _is_fixed(arg)]
-        need_memory(sum(int(arg.type.bytes) for arg in fixed), session.machine)
+        self.weight_bytes = sum(int(arg.type.bytes) for arg in fixed)
+        need_memory(self.weight_bytes, session.machine)
         self._weights = {arg.name: self._tensor(arg, {}) for arg in fixed}
         for op in self._body.ops:  # an operation that cannot run is found before any point is claimed
             callable_for(op, {}, session, check_only=True)

@@ -25,7 +25,13 @@ class Trial:
 
 
 class Runner(Protocol):
-    """Holds the weights or caches of one operation."""
+    """Holds the weights or caches of one operation.
+
+    Attributes:
+        weight_bytes: memory that it keeps between points.
+    """
+
+    weight_bytes: int
 
     def trial(self, point: Point) -> Trial:
         """Set up one point."""

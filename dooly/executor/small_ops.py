@@ -150,6 +150,14 @@ def _cast(op: Op, session: Session) -> Call:
     return lambda x: x.to(dtype)
 
 
+def _argmax(op: Op, session: Session) -> Call:
+    """Greedy sampling over the last axis is the engine's own kernel; an explicit axis is ATen's."""
+    import vllm._custom_ops  # noqa: F401  # registers torch.ops._C
+    from torch import ops
+
+    return _aten(op) if op.attr("dim") is not None else ops._C.greedy_argmax
+
+
 _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {
     "embedding": _embedding,
     "index_select": _index_select,
@@ -158,6 +166,7 @@ _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {
     "rotary_embedding": _rotary_embedding,
     "silu_and_mul": _silu_and_mul,
     "cast": _cast,
+    "argmax": _argmax,
 }
 
 

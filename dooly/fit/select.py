@@ -165,7 +165,7 @@ def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
         )
     least = min(c.score for c in candidates)
     good = [c for c in candidates if c.score <= least * (1 + _MARGIN) + _ENOUGH]
-    return min(good, key=lambda c: (_complexity(c.found.structure), c.score))
+    return min(good, key=lambda c: _complexity(c.found.structure))  # the first of equals
 
 
 def _complexity(structure: Structure) -> int:

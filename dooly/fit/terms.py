@@ -77,7 +77,7 @@ _TILES = (16, 32, 64, 128)
 
 
 def structures(subject: Subject) -> Iterator[Structure]:
-    """The candidates for an operation; which one holds is decided by held-out error.
+    """The candidates for an operation; which one holds is decided by held-out error, and between equals by this order.
 
     Small operations and collectives are bounded by what they move: their few FLOPs would only rename the bandwidth.
     """
@@ -91,7 +91,8 @@ def structures(subject: Subject) -> Iterator[Structure]:
         extras: list[Structure] = [tuple(map(_per, chosen)) for chosen in _subsets(sizes)]
     else:
         extras = [()]
-    for base in [(), *bases]:
+    yield from bases
+    for base in [*bases, ()]:
         for extra in extras:
             yield (_LAUNCH, *base, *extra)
             if subject.kind is None and extra:
@@ -127,13 +128,13 @@ def _attention(subject: Subject) -> Iterator[Structure]:
 
 
 def _rooflines(flops: Expr, bytes_: Expr) -> Iterator[Structure]:
-    """Memory, compute, the larger of them, their sum."""
+    """The larger of compute and memory, their sum, each alone."""
     work = _work(flops, bytes_)
-    for contribution in reversed(work):
-        yield ((contribution,),)
     if len(work) == 2:
         yield (work,)
         yield ((work[0],), (work[1],))
+    for contribution in reversed(work):
+        yield ((contribution,),)
 
 
 def _work(flops: Expr, bytes_: Expr) -> Term:

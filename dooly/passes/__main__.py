@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dooly.errors import DoolyError
+from dooly.files import write_text
 from dooly.ir import Graph, Program, parse_program
 from dooly.passes import PIPELINE, Pass, run, select
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        print(f"dooly: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"dooly: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
     return 2
 
 
@@ -74,7 +75,7 @@ def _main(args: argparse.Namespace) -> int:
         print(_summary(program), file=sys.stderr)
         program = replace(program, graphs=())
     if args.output:
-        Path(args.output).write_text(str(program), encoding="utf-8")
+        write_text(args.output, str(program))
     else:
         sys.stdout.write(str(program))
         sys.stdout.flush()

@@ -75,11 +75,11 @@ class Work:
         values |= {axis: columns[name] for axis, name in self.sizes}
         if self._experts is not None:
             values["A"] = self.routing(values["T"], *self._experts)
-        if not self._rows:
-            latency, outside = self.formula.predict(values)
-            return on_grid(latency * self.count), outside
-        idle = np.any([values[axis] < 1 for axis in self._rows], axis=0)
-        values |= {axis: np.maximum(values[axis], 1.0) for axis in self._rows}
+        idle = np.zeros(1, dtype=bool)
+        if self._rows:
+            values |= {axis: np.maximum(values[axis], 1.0) for axis in self._rows}
+            if self.axis == "L":
+                idle = columns["L"] < 1
         latency, outside = self.formula.predict(values)
         return np.where(idle, 0.0, on_grid(latency * self.count)), outside & ~idle
 
@@ -87,8 +87,10 @@ class Work:
         """`total_us` of one step."""
         if self.bind:
             values = {**values, **{axis: values[name] for axis, name in self.sizes}}
-        if self._rows and any(values[axis] < 1 for axis in self._rows):
-            return 0.0, False
+        if self._rows and values["L"] < 1:
+            if self.axis == "L":
+                return 0.0, False
+            values = {**values, **dict.fromkeys(self._rows, 1.0)}
         if self._experts is not None:
             values = {**values, "A": self.routing(values["T"], *self._experts)}
         latency, outside = self.formula.predict_one(values)
@@ -96,7 +98,7 @@ class Work:
 
     @cached_property
     def _rows(self) -> list[str]:
-        """Axes that stand for rows of logits, of which a step may have none."""
+        """Axes that stand for rows of logits.  A step may have none: then work on them alone is free."""
         return [axis for axis, name in self.sizes if name == "L"]
 
     @cached_property

@@ -32,6 +32,12 @@ OPERATIONS = (
     ),
     laws.norm(77, Use("other", "norm", 1)),
 )
+PICKED = Operation(
+    "index_select",
+    (laws.tensor("T", 512), laws.tensor("L")),
+    (laws.tensor("L", 512),),
+    uses=(Use(MODEL, "model.norm", 1),),
+)
 
 
 def measured(operation: Operation, noise: random.Random) -> list[Observation]:
@@ -55,6 +61,10 @@ def measured(operation: Operation, noise: random.Random) -> list[Observation]:
 def formulas() -> dict[str, Formula]:
     noise = random.Random(0)
     found = {op.signature: fit(op, measured(op, noise)) for op in OPERATIONS[:6]}
+    rows = [
+        Observation((("L", n), ("T", t)), None, 5.0 + n + 0.2 * t) for n in (1, 8, 64) for t in (1, 64, 512) if n <= t
+    ]
+    found[PICKED.signature] = fit(PICKED, rows)
     steps = [(r, t) for r in (1, 4, 16, 64) for t in (1, 64, 2048) if t >= r]
     for part, base in (("host_before", 400.0), ("host_after", 250.0)):
         rows = [Observation((("R", r), ("T", t)), None, base + 8.0 * r + 0.1 * t) for r, t in steps]
@@ -66,7 +76,7 @@ def formulas() -> dict[str, Formula]:
 
 @pytest.fixture(scope="module")
 def model(formulas: dict[str, Formula]) -> StepModel:
-    return StepModel.build(OPERATIONS, formulas, MODEL)
+    return StepModel.build((*OPERATIONS, PICKED), formulas, MODEL)
 
 
 requests = st.lists(st.tuples(st.integers(1, 300) | st.just(1), st.integers(0, 1500)), min_size=1, max_size=20)
@@ -118,7 +128,8 @@ def test_counts_are_those_of_the_model(model: StepModel) -> None:
     assert (qkv.name, 4) in rows
     assert {(norm.name, 9), (norm.name, 1)} <= rows
     assert {name for name, _ in rows} & {reduce.name, foreign.name} == set()
-    assert model.launches == 4 + 9 + 1 + 1 + 2 + 2 + 4
+    assert (PICKED.name, 1) in rows
+    assert model.launches == 4 + 9 + 1 + 1 + 2 + 2 + 4 + 1
     assert ("host_dispatch", model.launches) in rows
 
 
@@ -130,6 +141,15 @@ def test_rows_of_logits_follow_logits(model: StepModel) -> None:
 
     assert cost(0) == 0.0
     assert 0 < cost(1) < cost(100)
+
+
+def test_work_over_tokens_and_logits_is_done_without_logits(model: StepModel) -> None:
+    def cost(logits: int) -> float:
+        rows = model.breakdown(Batch(((100, 0),), logits)).rows
+        return next(r.total_us for r in rows if r.name == PICKED.name)
+
+    assert cost(0) == cost(1) == pytest.approx(26, rel=0.02)
+    assert cost(2) == pytest.approx(27, rel=0.02)
 
 
 def test_windowed_attention_stops_growing(model: StepModel) -> None:

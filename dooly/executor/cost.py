@@ -1,0 +1,53 @@
+"""What measuring will cost, before anything is measured: a rough roofline, corrected by what the database holds."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from dooly.database import Measurement, Point
+from dooly.executor.machine import Machine
+from dooly.ir import Kind, Operation, evaluate
+
+__all__ = ["CostModel"]
+
+_GFLOPS_PER_THREAD: Mapping[str, tuple[float, float]] = {
+    "amx_tile": (60.0, 400.0),
+    "avx512_bf16": (60.0, 100.0),
+    "avx512f": (60.0, 30.0),
+    "avx2": (25.0, 8.0),
+}
+"""Rough rates by instruction set: (f32, 16-bit)."""
+_GFLOPS_ELSEWHERE = (10.0, 10.0)
+_GB_PER_S = 10.0
+_LAUNCH_US = 15.0
+_BUILD_S = {Kind.GEMM: 0.3, Kind.MOE: 0.8, Kind.ATTENTION: 0.3}
+_BUILD_DEFAULT_S = 0.02
+
+
+class CostModel:
+    """Estimated latencies on one machine, per kind of operation, corrected by measured points as they come in."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._rates = _GFLOPS_PER_THREAD.get(machine.isa, _GFLOPS_ELSEWHERE)
+        self._threads = machine.threads
+        self._corrections: dict[Kind, list[float]] = {}
+
+    def learn(self, operation: Operation, measured: Sequence[Measurement]) -> None:
+        """Correct later estimates for operations of this kind by measured points of this one."""
+        ratios = [m.median_us / self._roofline_us(operation, m.point) for m in measured]
+        self._corrections.setdefault(operation.kind, []).extend(ratios)
+
+    def latency_us(self, operation: Operation, point: Point) -> float:
+        """Estimated latency of one call."""
+        ratios = self._corrections.get(operation.kind)
+        return self._roofline_us(operation, point) * (statistics.median(ratios) if ratios else 1.0)
+
+    def build_s(self, operation: Operation) -> float:
+        """Seconds to set an operation up, weights made and packed."""
+        return _BUILD_S.get(operation.kind, _BUILD_DEFAULT_S)
+
+    def _roofline_us(self, operation: Operation, point: Point) -> float:
+        axes = point.axes
+        flops, n_bytes = (float(evaluate(expression, axes)) for expression in (operation.flops, operation.bytes))
+        dtype = operation.operands[0].dtype if operation.operands else "f32"
+        rate = self._rates[0 if dtype in ("f32", "f64") else 1] * self._threads
+        return _LAUNCH_US + max(flops / rate, n_bytes / _GB_PER_S) / 1e3

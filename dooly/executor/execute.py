@@ -1,0 +1,279 @@
+"""Carry out a plan: measure what is missing within a budget, one committed point at a time."""
+
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+from dooly.database import Claim, Database, Measurement, Point, Status
+from dooly.errors import DoolyError, ProfileError
+from dooly.executor.cost import CostModel
+from dooly.executor.host import measure_host
+from dooly.executor.plan import Plan, Row
+from dooly.executor.runner import Runner
+from dooly.executor.runners import make_runner
+from dooly.executor.session import Session, Unsupported, open_session
+from dooly.executor.sweep import ErrorModel, next_point
+from dooly.executor.timing import Precision, confidence, measure
+from dooly.ir import Operation
+from dooly.ir.printer import format_operation
+
+__all__ = ["Event", "Outcome", "run_plan"]
+
+_FIRST_PASS = 3
+_MEMORY_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress: what was just done.
+
+    Fields:
+        what: ``start``, ``host``, ``ok``, ``failed``, ``skipped`` or ``taken`` (by another process).
+        operation: name of the operation; empty for ``start`` and ``host``.
+        detail: the point and its median with stability in words, or the reason.
+        done, expected: points dealt with so far, and how many were planned.
+        elapsed_s: since the run began.
+    """
+
+    what: str
+    operation: str
+    detail: str
+    done: int
+    expected: int
+    elapsed_s: float
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Fields:
+        taken, failed, skipped: points by result.
+        elsewhere: points that another process took meanwhile.
+        host_points: points of host time taken.
+        left: operations that still lack points, because the budget ended.
+        elapsed_s: wall seconds, start of the engine included.
+    """
+
+    taken: int = 0
+    failed: int = 0
+    skipped: int = 0
+    elsewhere: int = 0
+    host_points: int = 0
+    left: list[str] = field(default_factory=list[str])
+    elapsed_s: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the budget sufficed."""
+        return not self.left
+
+
+def run_plan(
+    plan: Plan,
+    database: Database,
+    *,
+    budget_s: float,
+    precision: Precision | None = None,
+    error: ErrorModel | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Event], None] = lambda _: None,
+) -> Outcome:
+    """Measure what the plan lacks.
+
+    First three telling points of every operation, then the rest of each grid, then points between, wherever share of
+    the step times error is largest.  Each point is committed when taken; an interrupt gives the one in hand back.
+
+    Args:
+        budget_s: wall seconds.  No point is begun that is not expected to end in time.
+        error: held-out error of the caller's formulas; steers the points between those of the grid.
+        retry_failed: try failed and skipped points again.
+
+    Raises:
+        ProfileError: the budget is not positive.
+        DatabaseError: the database cannot be written; what was committed is kept.
+    """
+    if budget_s <= 0:
+        raise ProfileError(f"the budget is {budget_s:g} s, expected more than 0")
+    if plan.done:
+        return Outcome()
+    return _Run(plan, database, budget_s, precision or Precision(), error, retry_failed, progress).go()
+
+
+class _Run:
+    """State of one run."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        database: Database,
+        budget_s: float,
+        precision: Precision,
+        error: ErrorModel | None,
+        retry_failed: bool,
+        progress: Callable[[Event], None],
+    ) -> None:
+        self.plan, self.database, self.budget_s, self.precision = plan, database, budget_s, precision
+        self.error, self.retry_failed, self.progress = error, retry_failed, progress
+        self.outcome = Outcome()
+        self.costs = CostModel(plan.machine)
+        self.started = time.monotonic()
+        self.stack = ExitStack()
+        self.session: Session | None = None
+        self.runners: dict[str, Runner] = {}
+        self.runner_bytes = 0.0
+        self.broken: set[str] = set()
+        self.left: set[str] = set()
+        self.dealt_with = 0
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def go(self) -> Outcome:
+        try:
+            for row in self.plan.rows:
+                operation = row.operation
+                text = format_operation(replace(operation, uses=(), status=""), name=operation.name)
+                self.database.add_operation(operation.signature, operation.target, text)
+            self._say("start", "", f"{self.plan.points_missing} points, about {self.plan.estimate_s:.0f} s")
+            if self.plan.host_missing:
+                note = lambda text: self._say("host", "", text)  # noqa: E731  # one line, used here only
+                self.outcome.host_points = measure_host(self.database, self.plan.machine, note)
+            with self.stack:
+                self._measure_all()
+        finally:
+            self.outcome.elapsed_s = self.elapsed()
+        self.outcome.left = sorted(self.left)
+        return self.outcome
+
+    def _measure_all(self) -> None:
+        rows = self.plan.rows
+        for row in rows:
+            if row.skip is not None:
+                self._skip(row, row.missing, row.skip)
+        able = [row for row in rows if row.skip is None]
+        for row in able:
+            self._points(row, row.missing[:_FIRST_PASS])
+        for row in able:
+            self._points(row, row.missing[_FIRST_PASS:])
+        self._refine([row for row in able if row.operation.name not in self.left | self.broken])
+
+    def _points(self, row: Row, points: Iterable[Point]) -> None:
+        for point in points:
+            self._take(row, point)
+
+    def _refine(self, rows: list[Row]) -> None:
+        """One point after the other, each time for the operation with the largest share among those that want one."""
+        for row in sorted(rows, key=lambda row: -row.share):
+            while row.operation.name not in self.left | self.broken:
+                measured = self.database.points(row.operation.signature, row.environment)
+                if len(measured) < _FIRST_PASS:
+                    break
+                point = next_point(row.operation, measured, self.plan.ranges, self.error)
+                if point is None or not self._take(row, point):
+                    break
+
+    def _take(self, row: Row, point: Point) -> bool:
+        """Measure one point; False if it was not measured."""
+        operation = row.operation
+        if operation.name in self.broken:
+            return False
+        expected_s = self.precision.cost_s(self.costs.latency_us(operation, point))
+        if operation.signature not in self.runners:
+            expected_s += self.costs.build_s(operation)
+        if self.elapsed() + expected_s > self.budget_s:
+            self.left.add(operation.name)
+            return False
+        with self._claimed(row, point) as claim:
+            if claim is None:
+                return False
+            try:
+                trial = self._runner(operation).trial(point)
+                samples = measure(trial.call, self.precision, trial.aside)
+            except Unsupported as error:
+                self._give_up(row, claim, Status.SKIPPED, str(error))
+                return False
+            except MemoryError as error:
+                self._give_up(row, claim, Status.FAILED, f"out of memory: {error}")
+                return False
+            except DoolyError:
+                raise
+            except Exception as error:  # whatever a kernel throws is the result of this point
+                self._give_up(row, claim, Status.FAILED, f"{type(error).__name__}: {_first_line(error)}")
+                return False
+            if not self.database.record_ok(claim, samples):
+                self.outcome.elsewhere += 1
+                return False
+        measured = Measurement(operation.signature, row.environment.key, point, Status.OK, None, samples)
+        self.costs.learn(operation, [measured])
+        self.outcome.taken += 1
+        self.dealt_with += 1
+        self._say("ok", operation.name, f"{point}: {measured.median_us:.1f} us, {stability(measured)}")
+        return True
+
+    @contextmanager
+    def _claimed(self, row: Row, point: Point) -> Generator[Claim | None]:
+        """The claim of a point, given back if whatever holds it is interrupted."""
+        signature, environment = row.operation.signature, row.environment
+        claim = self.database.claim(signature, environment, point, retry_failed=self.retry_failed)
+        if claim is None:
+            self.outcome.elsewhere += 1
+            self.dealt_with += 1
+            self._say("taken", row.operation.name, str(point))
+        try:
+            yield claim
+        except BaseException:
+            if claim is not None:
+                self.database.release(claim)
+            raise
+
+    def _give_up(self, row: Row, claim: Claim, status: Status, reason: str) -> None:
+        name = row.operation.name
+        if status is Status.SKIPPED:
+            self.broken.add(name)
+            self.outcome.skipped += 1
+            self.database.record_skipped(claim, reason)
+        else:
+            self.outcome.failed += 1
+            self.database.record_failed(claim, reason)
+        self.dealt_with += 1
+        self._say(str(status), name, f"{claim.point}: {reason}")
+
+    def _skip(self, row: Row, points: Iterable[Point], reason: str) -> None:
+        for point in points:
+            with self._claimed(row, point) as claim:
+                if claim is not None:
+                    self._give_up(row, claim, Status.SKIPPED, reason)
+
+    def _runner(self, operation: Operation) -> Runner:
+        """The runner of an operation, kept while all kept ones use less than a quarter of the memory."""
+        if self.session is None:
+            self.session = self.stack.enter_context(open_session(self.plan.machine))
+        runner = self.runners.get(operation.signature)
+        if runner is None:
+            runner = make_runner(operation, self.session)
+            if self.runner_bytes + runner.weight_bytes > self.plan.machine.memory_bytes / _MEMORY_SHARE:
+                self.runners.clear()
+                self.runner_bytes = 0.0
+            self.runners[operation.signature] = runner
+            self.runner_bytes += runner.weight_bytes
+        return runner
+
+    def _say(self, what: str, operation: str, detail: str) -> None:
+        self.progress(Event(what, operation, detail, self.dealt_with, self.plan.points_missing, self.elapsed()))
+
+
+def stability(measured: Measurement) -> str:
+    """How far the median can be trusted, in words."""
+    width = confidence(list(measured.samples.values_us))
+    samples = len(measured.samples.values_us)
+    if width <= 0.03:
+        return f"stable within {100 * width:.1f} % ({samples} samples)"
+    if width <= 0.15:
+        return f"known within {100 * width:.0f} % ({samples} samples)"
+    return f"UNSTABLE, half of the samples spread over {100 * measured.spread:.0f} % ({samples} samples)"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:300]

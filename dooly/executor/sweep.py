@@ -1,0 +1,256 @@
+"""Which points to measure: a coarse logarithmic grid first, then points where the curve is known worst."""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dooly.database import Measurement, Point
+from dooly.errors import ProfileError
+from dooly.executor.moe import activated_bounds
+from dooly.ir import Kind, Operation
+from dooly.ir.expr import Expr
+
+__all__ = ["ErrorModel", "Ranges", "coarse_points", "expected_refinements", "next_point", "rows_limit"]
+
+ErrorModel: TypeAlias = Callable[[Operation, Sequence[Measurement]], Mapping[Point, float] | None]
+"""Relative held-out error of the caller's formula at measured points; None where it has no formula yet."""
+
+_STEP = 4
+_CANDIDATES = 96
+_EXTRA = {Kind.ATTENTION: 10, Kind.MOE: 6}
+_EXTRA_DEFAULT = 5
+_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What batches will look like.
+
+    Fields:
+        max_tokens: most tokens of one step.
+        max_requests: most requests of one step.
+        max_context: longest context of one request, prompt and output.
+
+    Raises:
+        ProfileError: a limit is below 1, or a step cannot hold one token of every request.
+    """
+
+    max_tokens: int = 512
+    max_requests: int = 16
+    max_context: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "max_requests", "max_context"):
+            if getattr(self, name) < 1:
+                raise ProfileError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
+        if self.max_requests > self.max_tokens:
+            raise ProfileError(
+                f"max-requests is {self.max_requests} but a step holds only max-tokens = {self.max_tokens}; raise it"
+            )
+
+
+def rows_limit(operation: Operation, ranges: Ranges) -> int:
+    """Most rows of an operation over T: rows of logits where each use says so, tokens otherwise."""
+    bound_to_logits = [("T", "L") in use.bind for use in operation.uses]
+    return ranges.max_requests if bound_to_logits and all(bound_to_logits) else ranges.max_tokens
+
+
+def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
+    """The grid that an operation needs before a formula makes sense, most telling points first."""
+    if operation.kind is Kind.ATTENTION:
+        points = _attention_grid(ranges)
+    elif operation.kind is Kind.MOE:
+        points = _moe_grid(operation, rows_limit(operation, ranges))
+    else:
+        points = _axes_grid(operation, ranges)
+    return tuple(dict.fromkeys(points))
+
+
+def geometric(limit: int, start: int = 1) -> list[int]:
+    """``start``, then by factors of four, and ``limit`` itself.  A wider range keeps the inner points.
+
+    >>> geometric(512)
+    [1, 4, 16, 64, 256, 512]
+    """
+    values = [start]
+    while values[-1] * _STEP < limit:
+        values.append(values[-1] * _STEP)
+    return [*values, limit] if limit > values[-1] else [value for value in values if value <= limit]
+
+
+def _ends_first(values: Sequence[int]) -> list[int]:
+    """Both ends, then middles of the remaining halves."""
+    order = dict.fromkeys([0, len(values) - 1])
+    gaps = [(0, len(values) - 1)]
+    while gaps:
+        low, high = gaps.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            order[middle] = None
+            gaps += [(low, middle), (middle, high)]
+    return [values[index] for index in order]
+
+
+def _axes_grid(operation: Operation, ranges: Ranges) -> Iterable[Point]:
+    axes = operation.axes
+    rows = _ends_first(geometric(rows_limit(operation, ranges)))
+    if axes == ("L", "T"):
+        pairs = ((t, logits) for t in rows for logits in (min(t, ranges.max_requests), 1))
+        return [Point.of(L=logits, T=t) for t, logits in pairs]
+    return [Point.of(**dict.fromkeys(axes, t)) for t in rows]
+
+
+def _moe_grid(operation: Operation, limit: int) -> Iterable[Point]:
+    experts, top_k = _moe_sizes(operation)
+    for tokens in _ends_first(geometric(limit)):
+        low, high = activated_bounds(tokens, experts, top_k)
+        expected = round(experts * (1.0 - (1.0 - top_k / experts) ** tokens))
+        yield Point.of(T=tokens, A=min(high, max(low, expected)))
+    for tokens in (max(1, limit // 16), limit):
+        for activated in activated_bounds(tokens, experts, top_k):
+            yield Point.of(T=tokens, A=activated)
+
+
+def _moe_sizes(operation: Operation) -> tuple[int, int]:
+    experts, top_k = operation.attr("experts"), operation.attr("top_k")
+    if not isinstance(experts, Expr) or not isinstance(top_k, Expr):
+        raise ProfileError(f"{operation.name} does not say how many experts it has")
+    return int(experts), int(top_k)
+
+
+def _attention_grid(ranges: Ranges) -> Iterable[Point]:
+    """Decode by requests and context, prefill by length, chunks with history, mixed and skewed batches."""
+    longest, most = ranges.max_context, ranges.max_requests
+    chunk = min(ranges.max_tokens, longest)
+    contexts = _ends_first(geometric(longest, min(16, longest)))
+    counts = _ends_first(geometric(most))
+    decode = [Point.of_requests([(1, context - 1)] * count) for context in contexts[:2] for count in counts]
+    prefill = [Point.of_requests([(new, 0)]) for new in _ends_first(geometric(chunk, min(16, chunk)))]
+    yield from (decode[0], decode[-1], *prefill[:2])
+    decodes = most - 1
+    room = min(ranges.max_tokens - decodes, longest)
+    if decodes and room:
+        yield Point.of_requests([(1, longest // 4)] * decodes + [(room, 0)])
+        yield Point.of_requests([(1, longest // 4)] * decodes + [(room, (longest - room) // 2)])
+    yield from decode
+    yield from prefill
+    history = longest - chunk
+    if history:
+        yield Point.of_requests([(chunk, history)])
+        yield Point.of_requests([(max(1, chunk // 8), history)])
+        yield Point.of_requests([(max(1, chunk // 8), history // 8)])
+    if decodes:
+        yield Point.of_requests([(1, longest - 1)] + [(1, min(15, longest - 1))] * decodes)
+        several = max(1, min(most, 4))
+        yield Point.of_requests([(max(1, chunk // several), 0)] * several)
+        yield from (Point.of_requests([(1, context - 1)] * most) for context in contexts[2:])
+        yield from (Point.of_requests([(1, context - 1)]) for context in contexts[2:])
+
+
+# -- refinement ------------------------------------------------------------------------------------------------------
+
+
+def expected_refinements(operation: Operation) -> float:
+    """How many points between those of the grid an operation tends to need: half of what it may have."""
+    return _EXTRA.get(operation.kind, _EXTRA_DEFAULT) / 2.0
+
+
+def next_point(
+    operation: Operation, measured: Sequence[Measurement], ranges: Ranges, error: ErrorModel | None = None
+) -> Point | None:
+    """The point worth measuring next once the grid is there; None when the curve is known well enough.
+
+    Args:
+        measured: all points that were taken, of which those beyond the grid count against the allowance.
+        error: the caller's held-out error; by default that of interpolating between neighbours.
+    """
+    have = {measurement.point for measurement in measured}
+    beyond = have - set(coarse_points(operation, ranges))
+    if len(beyond) >= _EXTRA.get(operation.kind, _EXTRA_DEFAULT):
+        return None
+    errors = error(operation, measured) if error is not None else None
+    if errors is not None and max(errors.values(), default=math.inf) < _TOLERANCE:
+        return None
+    if len(operation.axes) == 1 and operation.kind is not Kind.MOE:
+        return _between_neighbours(operation.axes[0], measured, errors, rows_limit(operation, ranges))
+    return _far_from_all(operation, have, ranges)
+
+
+def _between_neighbours(
+    axis: str, measured: Sequence[Measurement], errors: Mapping[Point, float] | None, limit: int
+) -> Point | None:
+    """Middle, on a logarithmic axis, of the gap whose ends are predicted worst."""
+    inside = [measurement for measurement in measured if measurement.point.axes[axis] <= limit]
+    ordered = sorted(inside, key=lambda measurement: measurement.point.axes[axis])
+    sizes = [measurement.point.axes[axis] for measurement in ordered]
+    wrong = [
+        (errors or {}).get(measurement.point, 0.0) if errors is not None else _left_out_error(sizes, ordered, index)
+        for index, measurement in enumerate(ordered)
+    ]
+    if max(wrong, default=0.0) < _TOLERANCE:
+        return None
+    best: tuple[float, int] | None = None
+    for index in range(len(sizes) - 1):
+        middle = _round(math.sqrt(sizes[index] * sizes[index + 1]))
+        if sizes[index] < middle < sizes[index + 1]:
+            score = max(wrong[index], wrong[index + 1]) * math.log(sizes[index + 1] / sizes[index])
+            best = max(best or (score, middle), (score, middle))
+    return None if best is None or best[0] <= 0.0 else Point.of(**{axis: best[1]})
+
+
+def _left_out_error(sizes: Sequence[int], measured: Sequence[Measurement], index: int) -> float:
+    """How far a point lies from the straight line, in logarithms, between its neighbours."""
+    if not 0 < index < len(sizes) - 1:
+        return 0.0
+    (x0, x1, x2), (y0, y1, y2) = (
+        [math.log(sizes[i]) for i in range(index - 1, index + 2)],
+        [math.log(measured[i].median_us) for i in range(index - 1, index + 2)],
+    )
+    return abs(math.expm1(y0 + (y2 - y0) * (x1 - x0) / (x2 - x0) - y1))
+
+
+def _round(size: float) -> int:
+    """Sizes above 64 to multiples of 8, as batches of tokens tend to be."""
+    return round(size / 8) * 8 if size > 64 else round(size)
+
+
+def _far_from_all(operation: Operation, have: Iterable[Point], ranges: Ranges) -> Point | None:
+    """Of many random batches, the one farthest in logarithmic axes from every point taken.  Deterministic."""
+    taken = list(have)
+    source = random.Random(f"{operation.signature}/{len(taken)}")
+    candidates = [_random_point(operation, ranges, source) for _ in range(_CANDIDATES)]
+
+    def distance(point: Point) -> float:
+        here = point.axes
+        return min(
+            (sum(math.log((here[name] + 1) / (n + 1)) ** 2 for name, n in other.axes.items()) for other in taken),
+            default=math.inf,
+        )
+
+    chosen = max(candidates, key=distance)
+    return chosen if distance(chosen) > 0.0 else None
+
+
+def _random_point(operation: Operation, ranges: Ranges, source: random.Random) -> Point:
+    def log_uniform(limit: int) -> int:
+        return round(math.exp(source.uniform(0.0, math.log(max(1, limit)))))
+
+    if operation.kind is Kind.ATTENTION:
+        count = log_uniform(ranges.max_requests)
+        left = ranges.max_tokens
+        requests: list[tuple[int, int]] = []
+        for index in range(count):
+            reserve = count - index - 1
+            new = 1 if source.random() < 0.7 else log_uniform(min(left - reserve, ranges.max_context))
+            requests.append((new, source.randrange(ranges.max_context - new + 1)))
+            left -= new
+        return Point.of_requests(requests)
+    tokens = log_uniform(rows_limit(operation, ranges))
+    if operation.kind is Kind.MOE:
+        return Point.of(T=tokens, A=source.randint(*activated_bounds(tokens, *_moe_sizes(operation))))
+    sizes = {axis: tokens for axis in operation.axes}
+    if "L" in sizes:
+        sizes["L"] = log_uniform(min(tokens, ranges.max_requests))
+    return Point.of(**sizes)

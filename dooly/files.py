@@ -1,0 +1,41 @@
+"""Writing results so that a full disk or a crash never costs an older file."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from dooly.errors import DoolyError
+
+__all__ = ["write_text"]
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text; an existing file is replaced only once the new one is complete on disk.
+
+    Raises:
+        DoolyError: the file cannot be written; what was there before still is.
+    """
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
+            target.write_text(text, encoding="utf-8")
+            return
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise DoolyError(f"{path}: cannot write: {error.strerror}; give another place with -o") from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
