@@ -47,6 +47,7 @@ demo: $(STAMP) ## the whole chain on this machine, in under four minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 notebooks: $(STAMP) ## run the notebooks and keep their outputs
+	$(BIN)/python -m dooly.passes llama-3.1-8b -p annotate-shapes -o notebooks/llama-3.1-8b.ir
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
 clean: ## remove .venv, caches and build outputs

@@ -8,9 +8,11 @@ vLLM; the functions do.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +104,9 @@ def prepare_vllm() -> None:
         return function()
 
     registry._run_in_subprocess = inspect_here  # pyright: ignore[reportPrivateUsage]
+    # The engine and PyTorch talk about themselves while a model is built; nobody here can act on it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Capture: a configuration in, the graph of one engine step out.  torch and vLLM are imported only when something is captured."""
+"""Capture: a configuration in, the graph of one engine step out.  torch and vLLM are imported only on capture."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ __all__ = ["PLATFORMS", "capture", "list_models", "resolve_model"]
 def capture(model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: str | None = None) -> Graph:
     """Graph of one step of a model as vLLM runs it: embedding, layers, logits of the rows asked for, greedy sampling.
 
-    Built from the configuration alone: no weights, no GPU, no network.  Every dimension is an expression over configuration
-    symbols (``TP`` among them where ``tp > 1``) and the request symbols ``T`` (tokens) and ``L`` (rows that need logits).
+    Built from the configuration alone: no weights, no GPU, no network.  Every dimension is an expression over
+    configuration symbols (``TP`` among them where ``tp > 1``) and the request symbols ``T`` (tokens) and ``L`` (rows
+    that need logits).
 
     Args:
         model: a bundled name, a folder with a config.json, or such a file.

@@ -1,8 +1,8 @@
 """Configuration values as the independent inputs of a trace.
 
-PyTorch's symbolic sizes know floor division only, and ``(D*Nq)//TP`` of them does not simplify.  Where the model asserted
-that ``TP`` divides ``Nq``, the trace therefore gets the quotient ``q`` as its input and ``q*TP`` stands for ``Nq``: every
-size is then a polynomial of the inputs, and reading ``q`` as ``Nq/TP`` gives the exact expression back.
+PyTorch's symbolic sizes know floor division only, and ``(D*Nq)//TP`` of them does not simplify.  Where the model
+asserted that ``TP`` divides ``Nq``, the trace therefore gets the quotient ``q`` as its input and ``q*TP`` stands for
+``Nq``: every size is then a polynomial of the inputs, and reading ``q`` as ``Nq/TP`` gives the exact expression back.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Atoms:
             self.values[str(quotient.atom)] = int(evaluate(quotient.meaning, values))
             for name in symbols_of(quotient.dividend) & self.values.keys():
                 if not quotient.dividend.is_Symbol and evaluate(quotient.dividend, values) == values[name]:
-                    self.values[name] -= 1  # V = padded V is no law: PyTorch would merge two symbols that are equal here
+                    self.values[name] -= 1  # V = padded V is no law, but PyTorch would merge the two symbols
 
     def rewrite(self, e: Expr) -> Expr:
         """The expression over the inputs."""
@@ -69,7 +69,8 @@ class Atoms:
         for quotient in self._quotients:
             if quotient.dividend.is_Symbol:
                 continue
-            for whole, stands in ((quotient.meaning, quotient.atom), (quotient.dividend, quotient.atom * quotient.divisor)):
+            times = quotient.atom * quotient.divisor
+            for whole, stands in ((quotient.meaning, quotient.atom), (quotient.dividend, times)):
                 factor = normal(term / whole)
                 if not factor.has(FloorDiv) and sympy.fraction(factor)[1] == 1:
                     return factor.xreplace(self._symbols) * stands

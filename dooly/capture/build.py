@@ -1,11 +1,13 @@
 """The engine's own model, built on the meta device from a configuration whose integers are symbols."""
 
+# pyright: reportPrivateUsage=false
+# PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,15 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.utils import initialize_model
 
-from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.config import FIELDS
+from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.sizes import SizeRecorder
 from dooly.capture.world import world_of
 from dooly.engine import stated_dtype
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr, normal, symbol
 
-__all__ = ["Built", "build"]
+__all__ = ["Built", "build", "explained"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Built:
 
 
 @contextmanager
-def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str) -> Iterator[Built]:
+def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 of ``tp``; alive in the block.
 
     Raises:
@@ -70,7 +72,12 @@ def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str
                 for group in groups:
                     group.world_size = ConfigInt(tp, symbol("TP"), facts)
             recorder = SizeRecorder()
-            with _fresh_rotary_tables(), _default_dtype(vllm_config.model_config.dtype), torch.device("meta"), recorder:
+            with ExitStack() as stack:
+                stack.enter_context(explained(place, "the engine cannot build this model"))
+                stack.enter_context(_fresh_rotary_tables())
+                stack.enter_context(_default_dtype(vllm_config.model_config.dtype))
+                stack.enter_context(torch.device("meta"))
+                stack.enter_context(recorder)
                 model = initialize_model(vllm_config=vllm_config)
             _take_opaque_path(model)
             sizes = _sizes(model, recorder)
@@ -79,7 +86,7 @@ def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str
 
 def _engine_config(folder: str, tp: int, backend: str | None, place: str) -> Any:
     parallel: dict[str, Any] = {"tensor_parallel_size": tp, "distributed_executor_backend": "mp"} if tp > 1 else {}
-    try:
+    with explained(place, "the engine refuses this configuration"):
         return EngineArgs(
             model=folder,
             load_format="dummy",
@@ -91,13 +98,27 @@ def _engine_config(folder: str, tp: int, backend: str | None, place: str) -> Any
             compilation_config={"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
             **parallel,
         ).create_engine_config()
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise CaptureError(f"{place}: the engine refuses this configuration: {' '.join(lines)[:400]}") from error
+
+
+@contextmanager
+def explained(place: str, what: str) -> Generator[None]:
+    """Turn whatever the engine raises in the block into one line.
+
+    Raises:
+        CaptureError: always when the block raises.
+    """
+    try:
+        yield
+    except CaptureError:
+        raise
+    except Exception as error:  # third-party code: any kind of mistake in a configuration surfaces somewhere in it
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = " ".join([type(error).__name__ + ":", *lines])
+        raise CaptureError(f"{place}: {what}: {text[:300]}") from error
 
 
 def _symbolize(model_config: Any, config: Mapping[str, Any], facts: Facts) -> dict[str, int]:
-    """Replace the fields of the engine's configuration object; the layer count stays a number, it only steers a loop."""
+    """Replace fields of the engine's configuration object; the layer count stays a number, it only steers a loop."""
     values: dict[str, int] = {}
     for name, letter in FIELDS.items():
         value = config.get(name)
@@ -108,7 +129,7 @@ def _symbolize(model_config: Any, config: Mapping[str, Any], facts: Facts) -> di
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def _default_dtype(dtype: torch.dtype) -> Generator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -118,9 +139,9 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _fresh_rotary_tables() -> Iterator[None]:
-    """The engine shares rotary modules by their numbers; ours must not meet those of another model with equal numbers."""
-    shared = rotary_embedding._ROPE_DICT  # pyright: ignore[reportPrivateUsage]
+def _fresh_rotary_tables() -> Generator[None]:
+    """The engine shares rotary modules by their numbers; ours must not meet another model's with equal numbers."""
+    shared = rotary_embedding._ROPE_DICT
     before = dict(shared)
     shared.clear()
     try:
@@ -140,7 +161,7 @@ def _take_opaque_path(model: torch.nn.Module) -> None:
             module.cpu_linear = torch.nn.functional.linear
         elif isinstance(module, MoERunner):
             shared = module.shared_experts is not None
-            module._forward_entry = torch.ops.vllm.moe_forward_shared if shared else torch.ops.vllm.moe_forward  # pyright: ignore[reportPrivateUsage]
+            module._forward_entry = torch.ops.vllm.moe_forward_shared if shared else torch.ops.vllm.moe_forward
 
 
 def _sizes(model: torch.nn.Module, recorder: SizeRecorder) -> dict[str, tuple[Expr, ...]]:
@@ -158,7 +179,8 @@ def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
     The engine computes ``rotary_dim`` in floating point as a fraction of the head size, so that is restored here.
     """
     tables: dict[str, tuple[Expr, ...]] = {}
-    for name, module in model.named_modules():
+    modules: Iterable[tuple[str, Any]] = model.named_modules()
+    for name, module in modules:
         table, head = getattr(module, "cos_sin_cache", None), getattr(module, "head_size", None)
         if not isinstance(table, torch.Tensor) or not isinstance(head, ConfigInt):
             continue

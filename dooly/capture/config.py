@@ -81,25 +81,31 @@ def resolve_model(model: str | Path) -> tuple[str, dict[str, Any]]:
     path = _locate(model)
     config = _read(path)
     _check_architecture(config, path)
-    return path.parent.name, _check_fields(config, path)
+    name = path.parent.name if path.name == "config.json" else path.stem
+    return name, _check_fields(config, path)
 
 
 def _locate(model: str | Path) -> Path:
     path = Path(model)
-    if path.is_dir():
-        path = path / "config.json"
-        if not path.is_file():
-            raise CaptureError(f"{path}: no config.json in this folder")
-        return path.resolve()
-    if path.is_file():
-        return path.resolve()
-    bundled = _bundled() / str(model) / "config.json"
+    try:
+        if path.is_dir():
+            path = path / "config.json"
+            if not path.is_file():
+                raise CaptureError(f"{path}: no config.json in this folder")
+            return path.resolve()
+        if path.is_file():
+            return path.resolve()
+    except (OSError, ValueError) as error:
+        if isinstance(error, CaptureError):
+            raise
+        raise CaptureError(f"{str(path)[:80]!r}: not a path: {error}") from None
     if str(model) in list_models():
-        return bundled
+        return _bundled() / str(model) / "config.json"
     if path.suffix == ".json" or len(path.parts) > 1:
         raise CaptureError(f"{path}: no such file or folder")
+    names = list_models()
     raise CaptureError(
-        f"{model}: neither a bundled model nor a file{_meant(str(model), list_models())}; bundled: {', '.join(list_models())}"
+        f"{model}: neither a bundled model nor a file{_meant(str(model), names)}; bundled: {', '.join(names)}"
     )
 
 
@@ -127,8 +133,9 @@ def _check_architecture(config: Mapping[str, Any], path: Path) -> None:
     if not isinstance(found, list) or len(cast("list[Any]", found)) != 1 or not isinstance(found[0], str):
         raise CaptureError(f"{path}: architectures is {found!r}, expected a list of one name")
     if found[0] not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
         raise CaptureError(
-            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], ARCHITECTURES)}; supported: {', '.join(ARCHITECTURES)}"
+            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], ARCHITECTURES)}; supported: {known}"
         )
 
 
@@ -148,16 +155,17 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if head_dim is None:
         if hidden % heads:
             raise CaptureError(
-                f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads}, and head_dim is not given"
+                f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads} and head_dim is absent"
             )
         head_dim = hidden // heads
     if heads % kv_heads:
-        raise CaptureError(
-            f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
-        )
-    experts, chosen = next((config[n] for n, s in FIELDS.items() if s == "E" and n in config), None), config.get("num_experts_per_tok")
-    if experts is not None and chosen is not None and chosen > experts:
-        raise CaptureError(f"{path}: num_experts_per_tok {chosen} is more than the {experts} experts")
+        raise CaptureError(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    values = config_values(config)
+    for name, letter in FIELDS.items():
+        if isinstance(config.get(name), int) and config[name] != values[letter]:
+            raise CaptureError(f"{path}: {name} is {config[name]}, but another field says {letter} = {values[letter]}")
+    if values.get("K", 0) > values.get("E", 0) > 0:
+        raise CaptureError(f"{path}: num_experts_per_tok {values['K']} is more than the {values['E']} experts")
     return {**config, "head_dim": head_dim, "num_key_value_heads": kv_heads}
 
 
@@ -169,7 +177,11 @@ def check_tensor_parallel(config: Mapping[str, Any], tp: int, place: str) -> Non
     """
     if isinstance(tp, bool) or tp < 1:
         raise CaptureError(f"{place}: tensor parallel size {tp} is not a positive integer")
-    sizes = {name: int(config[name]) for name in ("num_attention_heads", "intermediate_size", "moe_intermediate_size") if config.get(name)}
+    sizes = {
+        name: int(config[name])
+        for name in ("num_attention_heads", "intermediate_size", "moe_intermediate_size")
+        if config.get(name)
+    }
     sizes["padded vocab_size"] = -(-int(config["vocab_size"]) // _VOCAB_PADDING) * _VOCAB_PADDING
     for name, size in sizes.items():
         if size % tp:

@@ -1,12 +1,12 @@
-"""An ``int`` that remembers how it was computed from the configuration, and the divisibility that was asserted on the way.
+"""An ``int`` that remembers how it was computed from the configuration, and the divisibility asserted on the way.
 
-vLLM's own code builds a model from such integers without noticing: they are ``int`` for ``isinstance``, hashing, ``range``,
-caches and validators, while sums, products and quotients of them carry a sympy expression along.
+vLLM's own code builds a model from such integers without noticing: they are ``int`` for ``isinstance``, hashing,
+``range``, caches and validators, while sums, products and quotients of them carry a sympy expression along.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import sympy
 
@@ -109,10 +109,10 @@ class ConfigInt(int):
     def __rdivmod__(self, other: object) -> Any:
         return (other // self, other % self) if _whole(other) else NotImplemented
 
-    def __pow__(self, exponent: object, modulus: object = None) -> Any:
-        if isinstance(exponent, int) and exponent >= 0 and modulus is None:
-            return self._with(int(self) ** int(exponent), cast(Expr, self.expr ** int(exponent)))
-        return int(self) ** exponent if modulus is None else pow(int(self), exponent, modulus)  # pyright: ignore
+    def __pow__(self, exponent: Any, modulus: Any = None) -> Any:
+        if _whole(exponent) and exponent >= 0 and modulus is None:
+            return self._with(int(self) ** int(exponent), self.expr ** int(exponent))
+        return pow(int(self), exponent, modulus)
 
     def _floordiv(self, dividend: int, divisor: int) -> ConfigInt:
         above, below = expression(dividend), expression(divisor)
@@ -134,5 +134,5 @@ def expression(value: object) -> Expr:
     return value.expr if isinstance(value, ConfigInt) else sympy.Integer(int(cast(int, value)))
 
 
-def _whole(value: object) -> Any:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

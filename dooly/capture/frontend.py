@@ -10,13 +10,14 @@ from typing import Any
 import sympy
 import torch
 
-from dooly.capture.build import Built, build
+from dooly.capture.build import Built, build, explained
 from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
 from dooly.capture.layers import LayerPlan, layer_kinds, plan_layers, shorten
 from dooly.capture.owners import DTYPES, opaque_kind, owners
+from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
-from dooly.capture.trace import INPUTS, trace
+from dooly.capture.trace import trace
 from dooly.errors import CaptureError
 from dooly.ir import Divides, Graph, Op, symbol
 
@@ -31,7 +32,8 @@ def capture_config(name: str, config: Mapping[str, Any], *, tp: int, platform: s
     """
     plan = plan_layers(layer_kinds(config))
     with build(shorten(config, plan.depth), tp=tp, backend=backend, place=name) as built:
-        traced = trace(built)
+        with explained(name, "the engine's code for this model cannot be traced"):
+            traced = trace(built)
         parameters = frozenset(parameter for parameter, _ in built.model.named_parameters())
         converter = Converter(
             Reader(traced.meanings, built.facts),

@@ -1,5 +1,7 @@
 """A traced FX graph as a graph of the IR: values instead of memory, our symbols instead of PyTorch's."""
 
+# pyright: reportPrivateUsage=false
+# PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
 import operator
@@ -28,8 +30,8 @@ _COLLECTIVES = frozenset(("vllm.all_reduce", "vllm.all_gather", "vllm.reduce_sca
 class Converter:
     """Turns nodes into operations one by one; ``ops``, ``free``, ``outputs`` and ``captured`` hold the result.
 
-    Nodes that compute become operations.  Nodes that only pick, alias, allocate or compute sizes become ``free`` entries.
-    Writes in place become results: later readers of that memory read the new value.
+    Nodes that compute become operations.  Nodes that only pick, alias, allocate or compute sizes become ``free``
+    entries.  Writes in place become results: later readers of that memory read the new value.
 
     Args:
         reader: reads PyTorch's sizes.
@@ -61,7 +63,9 @@ class Converter:
                 self._call(node, self.captured)
                 self.captured += 1
             else:
-                raise CaptureError(f"the traced graph holds a {node.op} node {node.target!r}, which has no meaning here")
+                raise CaptureError(
+                    f"the traced graph holds a {node.op} node {node.target!r}, which has no meaning here"
+                )
         self._drop_unread_writes()
 
     def _call(self, node: Node, index: int) -> None:
@@ -223,7 +227,7 @@ class Converter:
         self.free.append(Free(reason, (index,)))
 
     def _drop_unread_writes(self) -> None:
-        """An operation that returns something and also clobbers an operand keeps that as a result only if it is read."""
+        """What an operation clobbers beside what it returns stays a result only if something reads it."""
         read = {name for op in self.ops for name in op.operands} | set(self.outputs)
         for position, op in enumerate(self.ops):
             base = op.name.removesuffix(".0")

@@ -1,5 +1,7 @@
 """Result shapes of the engine's compiled operations that declare none, so that they can be traced without data."""
 
+# pyright: reportPrivateUsage=false
+# PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
 import importlib

@@ -1,7 +1,7 @@
 """How many layers of a model must be captured, and how often each captured layer stands for one of the model.
 
-A layer's graph depends on its kind and on what it receives, so on the kind of the layer before it (the first receives no
-residual).  The shortest prefix that shows every (previous kind, kind) pair of the model shows every distinct layer.
+A layer's graph depends on its kind and on what it receives, so on the kind of the layer before it (the first receives
+no residual).  The shortest prefix that shows every (previous kind, kind) pair of the model shows every distinct layer.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class LayerPlan:
 def plan_layers(kinds: tuple[Hashable, ...]) -> LayerPlan:
     """The shortest prefix that covers all pairs, with counts that add up to ``Nl``.
 
-    The layer that stands for most is counted as ``Nl`` minus the rest, so that models that differ in depth alone have equal
-    graphs.
+    The layer that stands for most is counted as ``Nl`` minus the rest, so that models that differ in depth alone have
+    equal graphs.
 
     >>> plan_layers(("dense",) * 32).counts
     (1, Nl - 1)

@@ -59,7 +59,7 @@ def owners(calls: Iterable[tuple[str, str]], modules: Mapping[str, Any], names: 
     return tuple(found.values())
 
 
-def _attention(module: Any, names: Mapping[int, str]) -> dict[str, object]:
+def _attention(module: Any, _: Mapping[int, str]) -> dict[str, object]:
     implementation = module.impl
     return {
         "heads": _integer(module.num_heads),

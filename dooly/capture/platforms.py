@@ -1,11 +1,13 @@
-"""The platform that the engine sees: one per process, real where the hardware is there, stood in for where it is not."""
+"""The platform that the engine sees: one per process, real where the hardware is there, else stood in for."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from dooly.errors import CaptureError
 
@@ -25,7 +27,7 @@ class PlatformSpec:
     device_name: str = ""
     capability: tuple[int, int] = (0, 0)
     memory_bytes: int = 0
-    processors: int = field(default=0)
+    processors: int = 0
 
     @property
     def is_cuda(self) -> bool:
@@ -77,10 +79,11 @@ def activate(platform: str) -> None:
     if _active == platform:
         return
     if _active is not None:
-        raise CaptureError(f"this process has vLLM set up for platform {_active}; capture for {platform} in another process")
+        raise CaptureError(f"vLLM is set up for platform {_active} in this process; capture for {platform} in another")
     _prepare_environment()
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # says at each import that Triton is absent
     try:
-        platforms = importlib.import_module("vllm.platforms")
+        platforms: Any = importlib.import_module("vllm.platforms")
     except ImportError as error:
         raise CaptureError(f"vLLM cannot be imported ({error}); install it with: pip install 'dooly[cpu]'") from None
     spec = PLATFORMS[platform]
@@ -93,12 +96,12 @@ def activate(platform: str) -> None:
     elif not spec.is_cuda and not platforms.current_platform.is_cpu():
         raise CaptureError("this vLLM is not built for CPUs; install it with: pip install 'dooly[cpu]'")
     _active = platform
-    registry = importlib.import_module("vllm.model_executor.models.registry")
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
     registry._run_in_subprocess = _run_here  # looking a model class up costs 15 s in the engine's fresh interpreter
 
 
-def _run_here(function: object) -> object:
-    return function()  # pyright: ignore
+def _run_here(function: Callable[[], object]) -> object:
+    return function()
 
 
 def _prepare_environment() -> None:
@@ -114,5 +117,5 @@ def _prepare_environment() -> None:
 
 
 def _has_cuda() -> bool:
-    torch = importlib.import_module("torch")
+    torch: Any = importlib.import_module("torch")
     return bool(torch.cuda.is_available())

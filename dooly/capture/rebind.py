@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Generator, Iterable, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,10 @@ _TENSORS = ("_parameters", "_buffers", "_modules")
 
 
 @contextmanager
-def rebound(roots: Iterable[object], convert: Callable[[ConfigInt], Any]) -> Iterator[None]:
+def rebound(roots: Iterable[object], convert: Callable[[ConfigInt], Any]) -> Generator[None]:
     """Convert every ``ConfigInt`` attribute reachable from ``roots``; all are put back on leaving.
 
-    Looks into modules, into objects of the engine and of its configuration library, and into lists, tuples and dictionaries.
+    Looks into modules, objects of the engine and of its configuration library, lists, tuples and dictionaries.
     """
     undo: list[tuple[MutableMapping[str, Any], str, Any]] = []
     try:

@@ -1,5 +1,7 @@
 """Symbolic sizes of the tensors that a model creates for its parameters."""
 
+# pyright: reportPrivateUsage=false
+# PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -19,8 +21,8 @@ _FACTORIES: frozenset[Callable[..., Any]] = frozenset((torch.empty, torch.zeros,
 class SizeRecorder(TorchFunctionMode):
     """Notes the sizes that factory functions are called with, by the storage that they return.
 
-    A parameter shares the storage of the tensor that it wraps, so neither ``Parameter`` nor the engine's subclasses of it
-    need to know.  Tensors noted are kept alive as long as the recorder, which keeps storages distinct.
+    A parameter shares the storage of the tensor that it wraps, so neither ``Parameter`` nor the engine's subclasses of
+    it need to know.  Tensors noted are kept alive as long as the recorder, which keeps storages distinct.
     """
 
     def __init__(self) -> None:
@@ -31,13 +33,16 @@ class SizeRecorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        size: Any = (kwargs or {}).get("size")
         if func in _FACTORIES:
-            size = (kwargs or {}).get("size", args)
+            size = args if size is None else size
             if len(size) == 1 and isinstance(size[0], Sequence):
                 size = size[0]
-            self._sizes[_storage(result)] = (result, tuple(expression(dim) for dim in size))
         elif func is torch.full:
-            self._sizes[_storage(result)] = (result, tuple(expression(dim) for dim in (kwargs or {}).get("size", args[0])))
+            size = args[0] if size is None else size
+        else:
+            return result
+        self._sizes[_storage(result)] = (result, tuple(expression(dim) for dim in size))
         return result
 
     def sizes(self, tensor: torch.Tensor) -> tuple[Expr, ...] | None:

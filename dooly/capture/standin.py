@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -35,8 +34,8 @@ _KERNELS = (
     "gelu_tanh_and_mul(Tensor! result, Tensor input) -> ()",
     "rms_norm(Tensor! result, Tensor input, Tensor? weight, float epsilon) -> ()",
     "fused_add_rms_norm(Tensor! input, Tensor! residual, Tensor? weight, float epsilon) -> ()",
-    "rotary_embedding(Tensor positions, Tensor! query, Tensor!? key, int head_size, Tensor cos_sin_cache, bool is_neox, "
-    "int rope_dim_offset=0, bool inverse=False) -> ()",
+    "rotary_embedding(Tensor positions, Tensor! query, Tensor!? key, int head_size, Tensor cos_sin_cache, "
+    "bool is_neox, int rope_dim_offset=0, bool inverse=False) -> ()",
     "vocab_parallel_embedding(Tensor! result, Tensor input_ids, Tensor weight, int org_vocab_start_index, "
     "int org_vocab_end_index, int num_org_vocab_padding, int added_vocab_start_index, int added_vocab_end_index) -> ()",
 )
@@ -45,18 +44,19 @@ _KERNELS = (
 _QUESTIONS = ("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8", "cutlass_group_gemm_supported")
 """What the engine asks its CUDA build while it starts; none of it concerns unquantized models, so the answer is no."""
 
-_library: torch.library.Library | None = None
+_libraries: list[torch.library.Library] = []
 
 
 def stand_in_for(spec: PlatformSpec) -> None:
-    """Make the engine believe that ``spec`` is there, for the rest of the process; before anything of it was imported."""
+    """Make the engine believe that ``spec`` is there, for the rest of the process; before it is imported."""
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # only random sampling would use it
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))
     if find_spec(_NamesOnly.package) is None:
         sys.meta_path.append(_NamesOnly())
-    platforms, cuda = importlib.import_module("vllm.platforms"), importlib.import_module("vllm.platforms.cuda")
-    interface = importlib.import_module("vllm.platforms.interface")
+    platforms: Any = importlib.import_module("vllm.platforms")
+    cuda: Any = importlib.import_module("vllm.platforms.cuda")
+    interface: Any = importlib.import_module("vllm.platforms.interface")
     platform = _platform(spec, cuda.NonNvmlCudaPlatform, interface.DeviceCapability)
     cuda.CudaPlatform = platform
     platforms._current_platform = platform()
@@ -68,9 +68,7 @@ class _NamesOnly(MetaPathFinder, Loader):
 
     package = "flashinfer"
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
         if fullname.partition(".")[0] != self.package:
             return None
         return ModuleSpec(fullname, self, is_package=True)
@@ -89,11 +87,11 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
         """Answers for the device; everything else is the engine's own CUDA platform."""
 
         @classmethod
-        def get_device_capability(cls, device_id: int = 0) -> Any:
+        def get_device_capability(cls, *_: int) -> Any:
             return capability(*spec.capability)
 
         @classmethod
-        def get_device_name(cls, device_id: int = 0) -> str:
+        def get_device_name(cls, *_: int) -> str:
             return spec.device_name
 
         @classmethod
@@ -101,11 +99,11 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
             return f"GPU-{device_id}"
 
         @classmethod
-        def get_device_total_memory(cls, device_id: int = 0) -> int:
+        def get_device_total_memory(cls, *_: int) -> int:
             return spec.memory_bytes
 
         @classmethod
-        def num_compute_units(cls, device_id: int = 0) -> int:
+        def num_compute_units(cls, *_: int) -> int:
             return spec.processors
 
         @classmethod
@@ -121,26 +119,26 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
             pass
 
         @classmethod
-        def set_device(cls, device: Any) -> None:
+        def set_device(cls, *_: Any) -> None:
             pass
 
     return StandIn
 
 
 def _declare_kernels() -> None:
-    global _library
-    _library = torch.library.Library("_C", "FRAGMENT")  # declarations live as long as this object
+    library = torch.library.Library("_C", "FRAGMENT")
+    _libraries.append(library)  # declarations live as long as this object
     for schema in _KERNELS:
-        _library.define(schema)
-        _library.impl(schema.partition("(")[0], _nothing, "Meta")
+        library.define(schema)
+        library.impl(schema.partition("(")[0], _nothing, "Meta")
     for name in _QUESTIONS:
-        _library.define(f"{name}(int capability) -> bool")
-        _library.impl(name, _no, "CompositeExplicitAutograd")
+        library.define(f"{name}(int capability) -> bool")
+        library.impl(name, _no, "CompositeExplicitAutograd")
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
+def _nothing(*_: Any, **__: Any) -> None:
     """Results are written in place, so there is no shape to compute."""
 
 
-def _no(capability: int) -> bool:
+def _no(*_: int) -> bool:
     return False

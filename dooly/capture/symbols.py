@@ -47,19 +47,19 @@ class Reader:
             return sympy.Integer(int(e))
         args = [self._convert(argument) for argument in e.args]
         if e.is_Add:
-            return cast(Expr, sympy.Add(*args))
+            return sympy.Add(*args)
         if e.is_Mul:
-            return cast(Expr, sympy.Mul(*args))
+            return sympy.Mul(*args)
         if e.is_Pow:
-            return cast(Expr, sympy.Pow(*args))
+            return sympy.Pow(*args)
         if isinstance(e, functions.FloorDiv | functions.CleanDiv):
             return self._quotient(args[0], args[1])
         if isinstance(e, functions.Mod | functions.PythonMod):
             return args[0] - args[1] * self._quotient(args[0], args[1])
         if isinstance(e, functions.Max | sympy.Max):
-            return cast(Expr, reduce(sympy.Max, args))
+            return reduce(sympy.Max, args)
         if isinstance(e, functions.Min | sympy.Min):
-            return cast(Expr, reduce(sympy.Min, args))
+            return reduce(sympy.Min, args)
         raise CaptureError(f"a size is {e}, which is no expression of configuration and request symbols")
 
     def _quotient(self, above: Expr, below: Expr) -> Expr:

@@ -1,9 +1,11 @@
-"""A tensor-parallel world inside one process: nothing is communicated, the modules only believe that they have peers."""
+"""A tensor-parallel world inside one process: nothing is communicated, modules only believe that they have peers."""
 
+# pyright: reportPrivateUsage=false
+# PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ __all__ = ["world_of"]
 
 
 @contextmanager
-def world_of(ranks: int) -> Iterator[list[Any]]:
+def world_of(ranks: int) -> Generator[list[Any]]:
     """Parallel groups of the engine for rank 0 of ``ranks`` while the block lasts; needs a current ``VllmConfig``.
 
     Yields the group coordinators that tensor parallelism concerns; empty for one rank.  Groups that an engine in this
@@ -21,21 +23,20 @@ def world_of(ranks: int) -> Iterator[list[Any]]:
     from vllm.distributed import parallel_state
 
     with ExitStack() as stack:
-        if parallel_state._WORLD is None:  # pyright: ignore[reportPrivateUsage]
+        if parallel_state._WORLD is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             parallel_state.init_distributed_environment(1, 0, f"file://{folder / 'store'}", 0, "gloo")
             stack.callback(parallel_state.destroy_distributed_environment)
         coordinator = parallel_state.GroupCoordinator
         held = {name: value for name, value in vars(parallel_state).items() if isinstance(value, coordinator)}
         held.pop("_WORLD")
-        vars(parallel_state).update(dict.fromkeys(held))
-        stack.callback(vars(parallel_state).update, held)
+        parallel_state.__dict__.update(dict.fromkeys(held))
+        stack.callback(parallel_state.__dict__.update, held)
         parallel_state.initialize_model_parallel(1, 1)
         stack.callback(parallel_state.destroy_model_parallel)
         groups: list[Any] = []
         if ranks > 1:
-            groups = [group for group in (parallel_state._TP, parallel_state._EP) if group is not None]  # pyright: ignore[reportPrivateUsage]
+            groups = [group for group in (parallel_state._TP, parallel_state._EP) if group is not None]
             for group in groups:
                 group.world_size, group.ranks, group.use_custom_op_call = ranks, list(range(ranks)), True
         yield groups
-

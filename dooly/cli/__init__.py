@@ -1,6 +1,7 @@
 """The command line `dooly`: one module per command, each of them thin.
 
-Importing this package and printing `--help` need neither torch nor vLLM nor the compiler; commands import what they use.
+Importing this package and printing `--help` need neither torch nor vLLM nor the compiler: commands import what they
+use when they run.
 """
 
 import sys

@@ -17,8 +17,8 @@ def info(db: Db = DATABASE, as_json: AsJson = False) -> None:
 
     Example: dooly db info --db dooly.sqlite
     """
-    from dooly.cli.knowledge import open_database
     from dooly.cli.output import Column, print_json, print_table
+    from dooly.cli.store import open_database
 
     with open_database(db) as database:
         rows: list[dict[str, Any]] = [
@@ -54,8 +54,8 @@ def environments(db: Db = DATABASE, as_json: AsJson = False) -> None:
 
     Example: dooly db environments
     """
-    from dooly.cli.knowledge import open_database
     from dooly.cli.output import print_json
+    from dooly.cli.store import open_database
 
     with open_database(db) as database:
         found = database.environments()

@@ -12,12 +12,14 @@ __all__ = ["fit"]
 
 
 def fit(db: Db = DATABASE, as_json: AsJson = False) -> None:
-    """Fit a formula to each operation that has measured points, and store it.
+    """Fit formulas to the measured points.
+
+    One for each operation and environment; stored in the database, an earlier fit is replaced.
 
     Example: dooly fit --db dooly.sqlite
     """
-    from dooly.cli.knowledge import open_database
     from dooly.cli.output import Column, print_json, print_table, progress_bar, say
+    from dooly.cli.store import open_database
     from dooly.database import Status
     from dooly.errors import FitError
     from dooly.fit.store import to_json
@@ -45,6 +47,7 @@ def fit(db: Db = DATABASE, as_json: AsJson = False) -> None:
                     "points": formula.held.points,
                     "held_out_error_percent": 100 * formula.held.mape,
                     "symbolic_error_percent": 100 * formula.held.symbolic_mape,
+                    "noise_percent": 100 * formula.held.noise,
                     "worst_error_percent": 100 * formula.held.worst_error,
                     "worst_point": formula.held.worst_point,
                 }
@@ -58,6 +61,7 @@ def fit(db: Db = DATABASE, as_json: AsJson = False) -> None:
         Column("points", "points", ",d"),
         Column("held_out_error_percent", "held-out error (%)", ".1f"),
         Column("symbolic_error_percent", "without residual (%)", ".1f"),
+        Column("noise_percent", "noise (%)", ".1f"),
         Column("worst_error_percent", "worst (%)", "+.1f"),
         Column("worst_point", "at"),
     )
@@ -70,7 +74,7 @@ def _fit(database: "Database", stored: "StoredOperation", environment: "Environm
     from dooly.predict import HOST_PARTS
 
     points = database.points(stored.signature, environment)
-    observations = [Observation.read(point.point.json, point.median_us) for point in points]
+    observations = [Observation.read(point.point.json, point.median_us, point.spread) for point in points]
     if stored.signature in HOST_PARTS:
         return fit_host(stored.signature, observations)
     (operation,) = parse_program(stored.text).operations

@@ -17,12 +17,14 @@ def formulas(
     latex: Annotated[bool, typer.Option("--latex", help="print the symbolic parts as LaTeX")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the fitted formulas: time in us, parameters with units and 95 % intervals, domain, held-out error.
+    """Print the fitted formulas.
+
+    One line each: time in us, parameters with units and 95 % intervals, measured domain, held-out error.
 
     Example: dooly formulas linear
     """
-    from dooly.cli.knowledge import open_database
     from dooly.cli.output import print_json
+    from dooly.cli.store import open_database
     from dooly.errors import FitError
     from dooly.fit import text
     from dooly.fit.store import from_json

@@ -1,9 +1,9 @@
 """What commands have in common: models lowered to operations, and formulas looked up for this machine."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from dooly.cli.output import say
+from dooly.cli.store import open_database
 from dooly.database import Database, Environment
 from dooly.executor import Machine, environment_for, host_environment, machine
 from dooly.fit import Formula
@@ -11,21 +11,7 @@ from dooly.fit.store import from_json
 from dooly.ir import Operation, Program
 from dooly.predict import HOST_PARTS, StepModel
 
-__all__ = ["formulas_here", "lower", "open_database", "step_model"]
-
-
-@contextmanager
-def open_database(location: str, *, create: bool = False) -> Iterator[Database]:
-    """The database for the duration of a command.
-
-    Raises:
-        DatabaseError: it is missing (unless it may be created), locked, or not a database of dooly.
-    """
-    database = Database(location, create=create)
-    try:
-        yield database
-    finally:
-        database.close()
+__all__ = ["formulas_here", "lower", "step_model"]
 
 
 def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Program:

@@ -26,7 +26,9 @@ def predict(
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the time of one engine step on this machine, with a breakdown by operation.
+    """Predict the time of one engine step.
+
+    On this machine, from the stored formulas, with a breakdown by operation.
 
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """

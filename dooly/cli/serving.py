@@ -27,7 +27,7 @@ SHIPPED_TRACE = Path(__file__).resolve().parent.parent / "traces" / "azure-conv-
 TraceFile = Annotated[
     Path | None,
     typer.Argument(
-        help="CSV of arrival_s,prompt_tokens,output_tokens, or in the Azure 2023 format; the shipped trace if not given",
+        help="CSV of arrival_s,prompt_tokens,output_tokens or in the Azure 2023 format; default: the shipped trace",
         show_default=False,
     ),
 ]

@@ -42,7 +42,9 @@ def simulate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve a trace with vLLM's own scheduler on a simulated clock, at the step times predicted for this machine.
+    """Serve a trace on a simulated clock.
+
+    Runs vLLM's own scheduler at the step times predicted for this machine; reports latencies and throughput.
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """

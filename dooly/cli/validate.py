@@ -37,9 +37,10 @@ def validate(
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve a trace with the real vLLM engine on this CPU (random weights) and compare with prediction and simulation.
+    """Compare predictions with the real engine.
 
-    The real run takes at least as long as the trace.
+    Serves the trace with vLLM's engine on this CPU (random weights) and on the simulated clock; prints step times by
+    class and request latencies side by side. A real run takes at least as long as the trace.
 
     Example: dooly validate tiny-llama --requests 40 --rate 4
     """

@@ -1,8 +1,8 @@
 """Which facts of the machine change the latency of which operation.
 
 The environment is split by the library that provides the kernel, so that an upgrade re-measures only what it changed.
-On the CPU platform GEMM, attention and MoE kernels all come from the engine's own compiled library; the small operations
-of a region come from torch, called through the engine's modules.
+On the CPU platform GEMM, attention and MoE kernels all come from the engine's own compiled library; the small
+operations of a region come from torch, called through the engine's modules.
 """
 
 from dooly.database import Environment

@@ -1,4 +1,4 @@
-"""Mixture of experts, through the engine's fused layer: routing and the experts, hidden states and router logits given."""
+"""Mixture of experts, through the engine's fused layer: routing and experts, hidden states and router logits given."""
 
 import itertools
 import math

@@ -157,7 +157,9 @@ def _row(
 ) -> Row:
     measured = _ok(stored)
     skip = why_not(operation)
-    given_up = {m.point for m in stored if m.status in (Status.FAILED, Status.SKIPPED)} if not retry_failed else set[Point]()
+    given_up = (
+        {m.point for m in stored if m.status in (Status.FAILED, Status.SKIPPED)} if not retry_failed else set[Point]()
+    )
     known = {measurement.point for measurement in measured} | given_up
     missing = tuple(point for point in coarse_points(operation, ranges) if point not in known)
     refine = not missing and len(measured) > 2 and next_point(operation, measured, ranges, error) is not None

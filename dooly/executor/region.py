@@ -1,4 +1,4 @@
-"""Regions: the small operations between compute anchors, run one after another as the engine runs them in eager mode."""
+"""Regions: the small operations between compute anchors, one after another as the engine runs them in eager mode."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

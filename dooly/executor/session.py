@@ -1,4 +1,4 @@
-"""The engine's surroundings in which a single layer of it can run: configuration, process groups, operation priorities."""
+"""The engine's surroundings in which a single layer can run: configuration, process groups, operation priorities."""
 
 import json
 import tempfile

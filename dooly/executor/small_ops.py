@@ -71,7 +71,7 @@ def _split(op: Op, sizes: Mapping[str, int]) -> Call:
     return lambda x: x.split(parts, dim)
 
 
-def _transpose(op: Op, sizes: Mapping[str, int]) -> Call:
+def _transpose(op: Op, _sizes: Mapping[str, int]) -> Call:
     order = _plain(op.attr("order"))
     return lambda x: x.permute(order)
 
@@ -101,31 +101,31 @@ _VIEWS: Mapping[str, Callable[[Op, Mapping[str, int]], Call]] = {
 # -- the engine's own functions --------------------------------------------------------------------------------------
 
 
-def _embedding(op: Op, session: Session) -> Call:
+def _embedding(_op: Op, _session: Session) -> Call:
     from torch.nn.functional import embedding
 
     return lambda table, ids: embedding(ids, table)
 
 
-def _index_select(op: Op, session: Session) -> Call:
+def _index_select(_op: Op, _session: Session) -> Call:
     return lambda x, rows: x[rows]
 
 
-def _rms_norm(op: Op, session: Session) -> Call:
+def _rms_norm(op: Op, _session: Session) -> Call:
     from vllm import ir
 
     function, eps = ir.ops.rms_norm, _number(op, "eps")
     return lambda x, weight=None: function(x, weight, eps, None)
 
 
-def _add_rms_norm(op: Op, session: Session) -> Call:
+def _add_rms_norm(op: Op, _session: Session) -> Call:
     from vllm import ir
 
     function, eps = ir.ops.fused_add_rms_norm.maybe_inplace, _number(op, "eps")
     return lambda x, residual, weight=None: function(x, residual, weight, eps, None)
 
 
-def _rotary_embedding(op: Op, session: Session) -> Call:
+def _rotary_embedding(op: Op, _session: Session) -> Call:
     from vllm._custom_ops import rotary_embedding
 
     head_size, neox = _integer(op, "head_size"), op.attr("is_neox") is not False
@@ -137,7 +137,7 @@ def _rotary_embedding(op: Op, session: Session) -> Call:
     return call
 
 
-def _silu_and_mul(op: Op, session: Session) -> Call:
+def _silu_and_mul(_op: Op, session: Session) -> Call:
     from vllm.config import set_current_vllm_config
     from vllm.model_executor.layers.activation import SiluAndMul
 
@@ -145,17 +145,16 @@ def _silu_and_mul(op: Op, session: Session) -> Call:
         return SiluAndMul()
 
 
-def _cast(op: Op, session: Session) -> Call:
+def _cast(op: Op, _session: Session) -> Call:
     dtype = dtype_of(op.results[0].type.dtype)
     return lambda x: x.to(dtype)
 
 
-def _argmax(op: Op, session: Session) -> Call:
+def _argmax(op: Op, _session: Session) -> Call:
     """Greedy sampling over the last axis is the engine's own kernel; an explicit axis is ATen's."""
-    import vllm._custom_ops  # noqa: F401  # registers torch.ops._C
-    from torch import ops
+    import torch
 
-    return _aten(op) if op.attr("dim") is not None else ops._C.greedy_argmax
+    return _aten(op) if op.attr("dim") is not None else torch.ops._C.greedy_argmax
 
 
 _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {

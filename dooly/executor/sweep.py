@@ -250,7 +250,7 @@ def _random_point(operation: Operation, ranges: Ranges, source: random.Random) -
     tokens = log_uniform(rows_limit(operation, ranges))
     if operation.kind is Kind.MOE:
         return Point.of(T=tokens, A=source.randint(*activated_bounds(tokens, *_moe_sizes(operation))))
-    sizes = {axis: tokens for axis in operation.axes}
+    sizes = dict.fromkeys(operation.axes, tokens)
     if "L" in sizes:
         sizes["L"] = log_uniform(min(tokens, ranges.max_requests))
     return Point.of(**sizes)

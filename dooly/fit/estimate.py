@@ -49,7 +49,11 @@ def _quantity(contribution: Contribution, columns: Mapping[str, Column], count: 
 
 
 def estimate(
-    structure: Structure, columns: Mapping[str, Column], latency_us: Column, start: Estimate | None = None
+    structure: Structure,
+    columns: Mapping[str, Column],
+    latency_us: Column,
+    trust: Column,
+    start: Estimate | None = None,
 ) -> Estimate | None:
     """Minimize a robust loss of log(predicted / measured) over coefficients >= 0.
 
@@ -58,6 +62,7 @@ def estimate(
 
     Args:
         columns: float64[points] by request symbol; latency_us: float64[points], positive.
+        trust: float64[points], how much each point counts, positive.
         start: an estimate of the same structure from similar points, instead of the several starts.
 
     Returns:
@@ -66,14 +71,14 @@ def estimate(
     best: Estimate | None = None
     blocks = design(structure, columns, len(latency_us))
     for assigned in _starts(blocks) if start is None else [_assigned(blocks, np.array(start.coefficients))]:
-        coefficients, cost = _alternate(blocks, latency_us, assigned)
+        coefficients, cost = _alternate(blocks, latency_us, trust, assigned)
         if best is None or cost < best.cost:
             best = Estimate(structure, tuple(map(float, coefficients)), cost)
     if best is None or not np.isfinite(best.cost):
         return None
     kept = _useful(best, blocks)
     if kept != structure:
-        return estimate(kept, columns, latency_us) if kept else None
+        return estimate(kept, columns, latency_us, trust) if kept else None
     _, active = _predict(blocks, np.array(best.coefficients))
     if np.linalg.matrix_rank(active / np.linalg.norm(active, axis=0), tol=1e-6) < active.shape[1]:
         return None
@@ -95,26 +100,31 @@ def _starts(blocks: list[Matrix]) -> list[list[NDArray[np.intp]]]:
     return starts if any(block.shape[1] > 1 for block in blocks) else [first]
 
 
-def _alternate(blocks: list[Matrix], latency_us: Column, assigned: list[NDArray[np.intp]]) -> tuple[Column, float]:
+def _alternate(
+    blocks: list[Matrix], latency_us: Column, trust: Column, assigned: list[NDArray[np.intp]]
+) -> tuple[Column, float]:
     active = _active(blocks, assigned)
-    weights = 1.0 / latency_us
+    weights = np.sqrt(trust) / latency_us
     best, least, stale = np.zeros(active.shape[1]), np.inf, 0
     for _ in range(_STEPS):
         norms = np.maximum(np.linalg.norm(active * weights[:, None], axis=0), 1e-300)
-        scaled, _ = nnls(active * weights[:, None] / norms, latency_us * weights)
+        try:
+            scaled, _ = nnls(active * weights[:, None] / norms, latency_us * weights)
+        except RuntimeError:  # it did not converge: what was found so far stands
+            break
         coefficients = scaled / norms
         predicted, active = _predict(blocks, coefficients)
         if not np.all(predicted > 0):
             break
         ratio = np.log(predicted / latency_us)
         scale = _scale(ratio)
-        cost = float(np.sum(_soft_l1(ratio, 0.05)))
+        cost = float(np.sum(trust * _soft_l1(ratio, 0.05)))
         stale = 0 if cost < least * (1 - 1e-4) else stale + 1
         if cost < least:
             best, least = coefficients, cost
         if stale > 3:
             break
-        weights = _weights(ratio, predicted, latency_us, scale)
+        weights = _weights(ratio, predicted, latency_us, scale) * np.sqrt(trust)
     return best, least
 
 
@@ -177,7 +187,7 @@ def _useful(found: Estimate, blocks: list[Matrix]) -> Structure:
 
 
 def intervals(
-    found: Estimate, columns: Mapping[str, Column], latency_us: Column, level: float = 0.95
+    found: Estimate, columns: Mapping[str, Column], latency_us: Column, trust: Column, level: float = 0.95
 ) -> list[tuple[float, float]]:
     """Confidence interval of each coefficient: weighted least squares (statsmodels) on the tangent at the optimum.
 
@@ -194,7 +204,7 @@ def intervals(
     ratio = np.log(predicted / latency_us)
     tangent = active / predicted[:, None]
     norms = np.linalg.norm(tangent, axis=0)
-    weights = 1.0 / np.sqrt(1.0 + (ratio / _scale(ratio)) ** 2)
+    weights = trust / np.sqrt(1.0 + (ratio / _scale(ratio)) ** 2)
     fitted = WLS(tangent / norms @ (values * norms) - ratio, tangent / norms, weights=weights).fit()  # pyright: ignore[reportArgumentType] - typed by its default, takes an array
     reach = np.asarray(fitted.bse, dtype=float) / norms * float(student.ppf(0.5 + level / 2, free))
     return [(max(0.0, float(v - r)), float(v + r)) for v, r in zip(values, reach, strict=True)]

@@ -68,6 +68,7 @@ class Held:
         mape: mean absolute error of the whole formula.
         symbolic_mape: of the symbolic part alone.
         worst_point, worst_error: point text and signed error (predicted / measured - 1) of the worst one.
+        noise: median spread of the measured samples (interquartile range over median): no formula can do much better.
         points: distinct points fitted.
     """
 
@@ -75,6 +76,7 @@ class Held:
     symbolic_mape: float
     worst_point: str
     worst_error: float
+    noise: float
     points: int
 
 

@@ -7,6 +7,7 @@ from math import isfinite
 
 from dooly.batch import Batch
 from dooly.errors import FitError, PredictError
+from dooly.fit.typical import typical_us
 
 __all__ = ["Observation", "experts_reached"]
 
@@ -19,6 +20,7 @@ class Observation:
         sizes: (axis, value) of a stateless operation, sorted; empty for a stateful one.
         batch: requests of a stateful operation, else None.
         latency_us: typical time of one call (the median of its samples), positive.
+        spread: of its samples, as interquartile range over median; points that scatter count less.
 
     Raises:
         FitError: the latency is not a positive number, or a size is not.
@@ -27,18 +29,23 @@ class Observation:
     sizes: tuple[tuple[str, int], ...]
     batch: Batch | None
     latency_us: float
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.latency_us) and self.latency_us > 0):
             raise FitError(
                 f"point {self.point}: latency of {self.latency_us} us; expected a positive time, measure it again"
             )
+        if not (isfinite(self.spread) and self.spread >= 0):
+            raise FitError(
+                f"point {self.point}: spread of {self.spread}; expected a fraction of the latency, 0 or more"
+            )
         for name, value in self.sizes:
             if value < 1:
                 raise FitError(f"point {self.point}: {name} = {value}; expected at least 1")
 
     @classmethod
-    def read(cls, point: str, latency_us: float) -> "Observation":
+    def read(cls, point: str, latency_us: float, spread: float = 0.0) -> "Observation":
         """From the database's point text: ``{"T": 64}`` or ``{"requests": [[new, cached, alike], ...]}``.
 
         Raises:
@@ -47,7 +54,7 @@ class Observation:
         try:
             content = json.loads(point)
             if "requests" in content:
-                return cls((), Batch.from_point(content), latency_us)
+                return cls((), Batch.from_point(content), latency_us, spread)
             sizes = tuple(sorted((str(name), int(value)) for name, value in content.items()))
         except PredictError as error:
             raise FitError(str(error)) from error
@@ -55,7 +62,16 @@ class Observation:
             raise FitError(
                 f'point: expected {{"axis": number, ...}} or {{"requests": ...}}, found {point[:80]}'
             ) from error
-        return cls(sizes, None, latency_us)
+        return cls(sizes, None, latency_us, spread)
+
+    @classmethod
+    def of_samples(cls, point: str, values_us: Sequence[float]) -> "Observation":
+        """From raw samples, by `typical_us`.
+
+        Raises:
+            FitError: the text is not a point, or there are no positive times.
+        """
+        return cls.read(point, *typical_us(values_us))
 
     @property
     def point(self) -> str:

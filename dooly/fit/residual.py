@@ -126,22 +126,26 @@ class Field:
 Residual = Curve | Field
 
 
-def fit_curve(symbolic_us: Column, latency_us: Column) -> Curve | None:
+def fit_curve(symbolic_us: Column, latency_us: Column, trust: Column) -> Curve | None:
     """Knots at the measured points; where the measured times fall as the symbolic ones rise, their mean level instead.
+
+    Args:
+        trust: float64[points] in (0, 1], the share of its correction that a point gets.
 
     Returns:
         None for fewer than three distinct symbolic times.
     """
     order = np.argsort(symbolic_us, kind="stable")
     at = np.log(symbolic_us[order])
-    level = at + np.clip(np.log(latency_us[order]) - at, -BOUND, BOUND)
+    weight = trust[order]
+    level = at + weight * np.clip(np.log(latency_us[order]) - at, -BOUND, BOUND)
     first = np.concatenate([[True], np.diff(at) > 1e-9])
     group = np.cumsum(first) - 1
-    sizes = np.bincount(group).astype(float)
+    sizes = np.bincount(group, weights=weight).astype(np.float64)
     knots = at[first]
     if len(knots) < 3:
         return None
-    rising = _isotonic(np.bincount(group, weights=level) / sizes, sizes)
+    rising = _isotonic(np.bincount(group, weights=level * weight) / sizes, sizes)
     factor = np.exp(np.clip(rising - knots, -BOUND, BOUND))
     return Curve(tuple(map(float, np.exp(knots))), tuple(map(float, factor)))
 
@@ -160,9 +164,16 @@ def _isotonic(values: Column, sizes: Column) -> Column:
 
 
 def fit_field(
-    coordinates: Sequence[Expr], columns: Mapping[str, Column], symbolic_us: Column, latency_us: Column
+    coordinates: Sequence[Expr],
+    columns: Mapping[str, Column],
+    symbolic_us: Column,
+    latency_us: Column,
+    trust: Column,
 ) -> Field | None:
     """Kernel ridge regression of the log ratio; width and ridge by leave-one-out error, in closed form.
+
+    Args:
+        trust: float64[points] in (0, 1]; a point with less gets a larger ridge.
 
     Returns:
         None for fewer than six points, or when no setting beats no correction at all.
@@ -174,14 +185,14 @@ def fit_field(
     anchors = np.stack([np.broadcast_to(column_evaluator(e)(columns), count) for e in coordinates], axis=1)
     places = np.log2(anchors)
     distance = np.sum((places[:, None, :] - places[None, :, :]) ** 2, axis=2)
-    least = float(np.mean(np.abs(target)))
+    least = float(np.average(np.abs(target), weights=trust))
     found: Field | None = None
     for length in (0.7, 1.0, 1.5, 2.0):
         kernel = np.exp(-0.5 * distance / length**2)
         for ridge in (0.03, 0.1, 0.3, 1.0):
-            inverse = np.linalg.inv(kernel + ridge * np.eye(count))
+            inverse = np.linalg.inv(kernel + np.diag(ridge / trust))
             weights = inverse @ target
-            error = float(np.mean(np.abs(weights / np.diag(inverse))))
+            error = float(np.average(np.abs(weights / np.diag(inverse)), weights=trust))
             if error < least * (1 - 1e-6):
                 least = error
                 found = Field(tuple(coordinates), tuple(map(tuple, anchors.tolist())), tuple(weights.tolist()), length)

@@ -24,6 +24,7 @@ Column = NDArray[np.float64]
 _FOLDS = 6
 # More parameters, or a residual, must lower the held-out log ratio by this share and this much.
 _MARGIN, _ENOUGH = 0.03, 0.0005
+_SCATTER = 0.15  # spread of samples (interquartile range over median) at which a point counts half
 
 
 def fit(operation: Operation, observations: Iterable[Observation]) -> Formula:
@@ -54,23 +55,27 @@ class _Data:
     observations: tuple[Observation, ...]
     columns: dict[str, Column]
     latency_us: Column
+    trust: Column  # how much each point counts, in (0, 1]
 
     def __len__(self) -> int:
         return len(self.observations)
 
     def take(self, rows: NDArray[np.bool_]) -> "_Data":
         kept = tuple(o for o, keep in zip(self.observations, rows.tolist(), strict=True) if keep)
-        return _Data(self.subject, kept, {n: c[rows] for n, c in self.columns.items()}, self.latency_us[rows])
+        columns = {n: c[rows] for n, c in self.columns.items()}
+        return _Data(self.subject, kept, columns, self.latency_us[rows], self.trust[rows])
+
+    def mean(self, errors: Column) -> float:
+        """Mean of absolute errors by trust; points never held out are nan."""
+        held = ~np.isnan(errors)
+        return float(np.average(np.abs(errors[held]), weights=self.trust[held]))
 
 
 @dataclass(frozen=True)
 class _Candidate:
     found: Estimate
     errors: Column  # log ratio of each held-out point by a fit without it; nan where never held out
-
-    @property
-    def score(self) -> float:
-        return float(np.nanmean(np.abs(self.errors)))
+    score: float
 
 
 def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formula:
@@ -83,7 +88,7 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
     errors = best.errors
     if residual is not None:
         corrected = _held_out(data, folds, best.found, correct=True)
-        if np.nanmean(np.abs(corrected)) < best.score * (1 - _MARGIN) - _ENOUGH:
+        if data.mean(corrected) < best.score * (1 - _MARGIN) - _ENOUGH:
             errors = corrected
         else:
             residual = None
@@ -94,6 +99,7 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
         symbolic_mape=float(np.nanmean(np.abs(np.exp(best.errors) - 1.0))),
         worst_point=data.observations[worst].point,
         worst_error=float(relative[worst]),
+        noise=float(np.median([observation.spread for observation in data.observations])),
         points=len(data),
     )
     return Formula(
@@ -119,7 +125,12 @@ def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
     for observation in observations:
         by_point.setdefault(observation.point, []).append(observation)
     distinct = [
-        replace(same[0], latency_us=float(np.median([o.latency_us for o in same]))) for same in by_point.values()
+        replace(
+            same[0],
+            latency_us=float(np.median([o.latency_us for o in same])),
+            spread=float(np.median([o.spread for o in same])),
+        )
+        for same in by_point.values()
     ]
     needed = 3 if subject.single is not None else 5
     if subject.kind is None:
@@ -134,7 +145,9 @@ def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
     order = [int(i) for i in np.lexsort(keys)]
     ordered = tuple(distinct[i] for i in order)
     latency = np.array([o.latency_us for o in ordered])
-    return _Data(subject, ordered, {n: c[order] for n, c in columns.items()}, latency)
+    spread = np.array([o.spread for o in ordered])
+    trust = 1.0 / (1.0 + (spread / _SCATTER) ** 2)
+    return _Data(subject, ordered, {n: c[order] for n, c in columns.items()}, latency, trust)
 
 
 def _folds(data: _Data) -> list[NDArray[np.bool_]]:
@@ -152,12 +165,13 @@ def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
     """The candidate with the fewest parameters whose held-out error is within a margin of the best."""
     seen: set[Structure] = set()
     candidates: list[_Candidate] = []
-    for structure in structures(data.subject):
-        found = estimate(structure, data.columns, data.latency_us)
+    for structure in structures(data.subject, len(data)):
+        found = estimate(structure, data.columns, data.latency_us, data.trust)
         if found is None or found.structure in seen or len(found.coefficients) >= len(data):
             continue
         seen.add(found.structure)
-        candidates.append(_Candidate(found, _held_out(data, folds, found)))
+        errors = _held_out(data, folds, found)
+        candidates.append(_Candidate(found, errors, data.mean(errors)))
     if not candidates:
         raise FitError(
             f"{data.subject.name}: no formula follows from its {len(data)} points; "
@@ -179,7 +193,7 @@ def _held_out(data: _Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, 
     errors = np.full(len(data), np.nan)
     for rows in folds:
         train, test = data.take(~rows), data.take(rows)
-        refit = estimate(found.structure, train.columns, train.latency_us, start=found)
+        refit = estimate(found.structure, train.columns, train.latency_us, train.trust, start=found)
         if refit is None:
             refit = found  # the rest cannot tell the parameters apart; the whole can
         predicted = refit.predict(test.columns, len(test))
@@ -195,13 +209,13 @@ def _residual(data: _Data, symbolic_us: Column) -> Residual | None:
     if data.subject.kind is None:
         return None  # host work is counted, not shaped: linear by construction
     if data.subject.single is not None:
-        return fit_curve(symbolic_us, data.latency_us)
-    return fit_field(data.subject.coordinates, data.columns, symbolic_us, data.latency_us)
+        return fit_curve(symbolic_us, data.latency_us, data.trust)
+    return fit_field(data.subject.coordinates, data.columns, symbolic_us, data.latency_us, data.trust)
 
 
 def _parameters(found: Estimate, data: _Data) -> tuple[Parameter, ...]:
     names = [c.parameter for term in found.structure for c in term]
-    bounds = intervals(found, data.columns, data.latency_us)
+    bounds = intervals(found, data.columns, data.latency_us, data.trust)
     parameters: list[Parameter] = []
     for name, coefficient, (low, high) in zip(names, found.coefficients, bounds, strict=True):
         kind = PARAMETERS[name]

@@ -47,6 +47,7 @@ def to_json(formula: Formula) -> dict[str, Any]:
             "symbolic_mape": formula.held.symbolic_mape,
             "worst_point": formula.held.worst_point,
             "worst_error": formula.held.worst_error,
+            "noise": formula.held.noise,
             "points": formula.held.points,
         },
     }
@@ -101,6 +102,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
             _number(held["symbolic_mape"]),
             Observation.read(_text(held["worst_point"]), 1.0).point,
             _number(held["worst_error"]),
+            _number(held["noise"]),
             int(_number(held["points"])),
         ),
     )

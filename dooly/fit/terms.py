@@ -74,10 +74,14 @@ Structure = tuple[Term, ...]
 
 _LAUNCH: Term = (Contribution("launch", sympy.Integer(1)),)
 _TILES = (16, 32, 64, 128)
+_ENOUGH_FOR_TILES = 16
 
 
-def structures(subject: Subject) -> Iterator[Structure]:
+def structures(subject: Subject, points: int) -> Iterator[Structure]:
     """The candidates for an operation; which one holds is decided by held-out error, and between equals by this order.
+
+    Args:
+        points: how many points there are; few cannot tell tiles from noise.
 
     Small operations and collectives are bounded by what they move: their few FLOPs would only rename the bandwidth.
     """
@@ -99,7 +103,7 @@ def structures(subject: Subject) -> Iterator[Structure]:
                 yield extra
     if bases:
         yield ((*_LAUNCH, *_work(flops, subject.bytes)),)
-    if subject.kind is Kind.GEMM and subject.single is not None:
+    if subject.kind is Kind.GEMM and subject.single is not None and points >= _ENOUGH_FOR_TILES:
         for tile in _TILES:
             padded = _padded(subject.flops, subject.single, tile)
             yield (_LAUNCH, _work(padded, subject.bytes))

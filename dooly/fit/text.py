@@ -24,7 +24,7 @@ def line(formula: Formula) -> str:
     return (
         f"{formula.name}: t_us = {equation(formula)} | {'; '.join(str(p) for p in formula.parameters)} | {domain} | "
         f"held-out {held.mape:.1%}{without}, worst {held.worst_error:+.1%} at {_brief(held.worst_point)}, "
-        f"{held.points} points"
+        f"{held.points} points that scatter by {held.noise:.1%}"
     )
 
 

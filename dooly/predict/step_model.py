@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from dooly.batch import Batch, BatchColumns, StepCost
 from dooly.fit.formula import Formula
 from dooly.fit.observation import experts_reached
 from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.host import HostModel
 from dooly.predict.table import SizeTable
@@ -40,8 +42,8 @@ class StepModel:
     The host issues an operation and waits for it (the CPU platform, synchronous scheduling), so the parts add up:
     ``total = before + (sum of operations + dispatch) + after``.
 
-    Work whose latency one request symbol decides is tabulated over that symbol as it is asked for; attention is
-    computed.
+    Work whose latency one request symbol decides is tabulated over that symbol as it is asked for, work that several
+    decide is remembered; attention is computed.
     """
 
     def __init__(self, work: Sequence[Work], host: HostModel) -> None:
@@ -54,9 +56,11 @@ class StepModel:
         ]
         windows: dict[int | None, list[Work]] = {}
         for each in self.work:
-            if each.axis is None:
+            if each.operation.kind is Kind.ATTENTION:
                 windows.setdefault(each.subject.window, []).append(each)
-        self._computed = list(windows.items())
+        self._attention = list(windows.items())
+        self._sized = [each for each in self.work if each.axis is None and each.operation.kind is not Kind.ATTENTION]
+        self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
         dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
         self._dispatch_us = _grid(dispatch)
 
@@ -84,8 +88,11 @@ class StepModel:
             latency, beyond = table.at(sizes[axis])
             device += latency
             outside = outside or beyond
-        for window, group in self._computed:
-            values = {**batch.attention(window), "L": batch.logits}
+        latency, beyond = self._sized_one(tokens, requests, batch.logits)
+        device += latency
+        outside = outside or beyond
+        for window, group in self._attention:
+            values = batch.attention(window)
             for each in group:
                 latency, beyond = each.total_us_one(values)
                 device += latency
@@ -93,6 +100,11 @@ class StepModel:
         before, after, beyond = self.host.one(tokens, requests)
         before, after = _grid(before), _grid(after)
         return StepCost(before, device, after, before + device + after, outside or beyond)
+
+    def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
+        """Work that several sizes decide together."""
+        totals = [each.total_us_one({"T": tokens, "R": requests, "L": logits}) for each in self._sized]
+        return sum(latency for latency, _ in totals), any(beyond for _, beyond in totals)
 
     def step_times(self, batches: Sequence[Batch] | BatchColumns) -> StepTimes:
         """Costs of many steps at once; at least one."""
@@ -105,13 +117,14 @@ class StepModel:
             latency, beyond = table.many(sizes[axis])
             device += latency
             outside |= beyond
-        for window, group in self._computed:
-            values = {**columns.attention(window), "L": columns.logits.astype(np.float64)}
+        floats = {name: column.astype(np.float64) for name, column in sizes.items()}
+        groups = [(floats, self._sized)] + [(columns.attention(window), group) for window, group in self._attention]
+        for values, group in groups:
             for each in group:
                 latency, beyond = each.total_us(values)
                 device += latency
                 outside |= beyond
-        before, after, beyond = self.host.many(tokens.astype(np.float64), requests.astype(np.float64))
+        before, after, beyond = self.host.many(floats["T"], floats["R"])
         before, after = on_grid(before), on_grid(after)
         return StepTimes(before, device, after, before + device + after, outside | beyond)
 

@@ -176,12 +176,21 @@ def _layer_specs(config: Any) -> dict[str, Any]:
     """What each attention-like layer of the model caches, by layer name."""
     import torch
     from vllm.config import get_layers_from_vllm_config, set_current_vllm_config
+    from vllm.model_executor.layers import rotary_embedding
     from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
     from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.utils.torch_utils import set_default_torch_dtype
 
-    with set_current_vllm_config(config), set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):
-        initialize_model(vllm_config=config)
+    # vLLM shares rotary modules among models of a process: none without data may be left for a real engine to find.
+    shared: Any = rotary_embedding._ROPE_DICT  # pyright: ignore[reportPrivateUsage]
+    held = dict(shared)
+    shared.clear()
+    try:
+        with set_current_vllm_config(config), set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):
+            initialize_model(vllm_config=config)
+    finally:
+        shared.clear()
+        shared.update(held)
     specs: dict[str, Any] = {}
     layers: Any = get_layers_from_vllm_config(config, AttentionLayerBase)  # pyright: ignore[reportArgumentType]
     for name, layer in layers.items():

@@ -9,7 +9,6 @@ import os
 import platform
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +21,7 @@ from dooly.engine import CpuEngine, EngineSettings, model_folder, start_cpu_engi
 from dooly.errors import SimulationError
 from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord
 from dooly.simulate.simulator import Progress, check_lengths
+from dooly.simulate.stopwatch import Stopwatch
 from dooly.simulate.trace import Trace
 
 __all__ = ["record_runs"]
@@ -133,38 +133,6 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-class _Stopwatch:
-    """Seconds spent in wrapped methods since the last `reset`, by name."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
-        self.last: dict[str, Any] = {}
-        self._restore: list[tuple[Any, str, Any]] = []
-
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        """Time `owner.method` under `name` and keep what it returned last."""
-        original: Callable[..., Any] = getattr(owner, method)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = original(*args, **kwargs)
-            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - start
-            self.last[name] = result
-            return result
-
-        setattr(owner, method, timed)
-        self._restore.append((owner, method, original))
-
-    def reset(self) -> None:
-        self.spent.clear()
-        self.last.clear()
-
-    def unwrap(self) -> None:
-        for owner, method, _ in self._restore:
-            delattr(owner, method)  # the wrapper hides the method of the class
-        self._restore.clear()
-
-
 class _Recorder:
     """One pass over a trace in real time."""
 
@@ -179,7 +147,7 @@ class _Recorder:
         self.tokens = [0] * count
         self.cached = [0] * count
         self.done = 0
-        self.watch = _Stopwatch()
+        self.watch = Stopwatch()
 
     def run(self) -> None:
         core, runner = self.engine.core, self.engine.runner

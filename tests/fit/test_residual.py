@@ -12,7 +12,7 @@ times = st.lists(st.floats(1.0, 1e5), min_size=3, max_size=30, unique=True)
 @given(times, st.lists(st.floats(0.1, 10.0), min_size=30, max_size=30))
 def test_curve_is_bounded_monotone_and_fades(symbolic: list[float], factors: list[float]) -> None:
     at = np.array(sorted(symbolic))
-    curve = fit_curve(at, at * np.array(factors[: len(at)]))
+    curve = fit_curve(at, at * np.array(factors[: len(at)]), np.ones(len(at)))
     if curve is None:
         return
     probe = np.geomspace(at[0] / 100, at[-1] * 100, 500)
@@ -25,21 +25,21 @@ def test_curve_is_bounded_monotone_and_fades(symbolic: list[float], factors: lis
 
 def test_curve_goes_through_points_that_rise() -> None:
     at = np.array([1.0, 2.0, 4.0, 8.0])
-    curve = fit_curve(at, at * [1.1, 1.2, 0.9, 1.0])
+    curve = fit_curve(at, at * [1.1, 1.2, 0.9, 1.0], np.ones(4))
     assert curve is not None
     np.testing.assert_allclose(curve.scale(at, {}), [1.1, 1.2, 0.9, 1.0])
 
 
 def test_curve_pools_points_that_fall() -> None:
     at = np.array([1.0, 1.1, 8.0])
-    curve = fit_curve(at, np.array([1.3, 1.0, 8.0]))
+    curve = fit_curve(at, np.array([1.3, 1.0, 8.0]), np.ones(3))
     assert curve is not None
     corrected = at * curve.scale(at, {})
     assert corrected[0] == pytest.approx(corrected[1]) == pytest.approx(np.sqrt(1.3))
 
 
 def test_curve_needs_three_different_times() -> None:
-    assert fit_curve(np.array([1.0, 1.0, 2.0]), np.array([1.0, 1.1, 2.0])) is None
+    assert fit_curve(np.array([1.0, 1.0, 2.0]), np.array([1.0, 1.1, 2.0]), np.ones(3)) is None
 
 
 def grid() -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ def test_field_follows_a_smooth_bump_and_fades() -> None:
     columns = grid()
     symbolic = columns["R"] + columns["T"]
     ratio = 0.4 * np.exp(-((np.log2(columns["R"]) - 2) ** 2 + (np.log2(columns["T"]) - 3) ** 2) / 4)
-    field = fit_field((symbol("R"), symbol("T")), columns, symbolic, symbolic * np.exp(ratio))
+    field = fit_field((symbol("R"), symbol("T")), columns, symbolic, symbolic * np.exp(ratio), np.ones(36))
     assert field is not None
     between = {"R": np.array([5.0]), "T": np.array([6.0])}
     truth = 0.4 * np.exp(-((np.log2(5) - 2) ** 2 + (np.log2(6) - 3) ** 2) / 4)
@@ -72,7 +72,7 @@ def test_field_refuses_noise() -> None:
     columns = grid()
     symbolic = columns["R"] + columns["T"]
     noise = np.random.default_rng(0).normal(0, 0.05, len(symbolic))
-    field = fit_field((symbol("R"), symbol("T")), columns, symbolic, symbolic * np.exp(noise))
+    field = fit_field((symbol("R"), symbol("T")), columns, symbolic, symbolic * np.exp(noise), np.ones(36))
     if field is not None:
         assert np.abs(np.log(field.scale(symbolic, columns))).max() < 0.05
 

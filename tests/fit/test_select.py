@@ -167,6 +167,17 @@ def test_repeated_points_count_once() -> None:
     assert formula.held.mape < 0.01
 
 
+def test_points_that_scatter_are_not_believed() -> None:
+    rows = laws.over_tokens(gemm_law)
+    spoilt = [Observation(o.sizes, None, o.latency_us * 3, spread=2.0) if i % 3 == 1 else o for i, o in enumerate(rows)]
+    formula = fit(GEMM, spoilt)
+    for row in rows:
+        assert formula.predict_one({"T": float(row.sizes[0][1])})[0] == pytest.approx(row.latency_us, rel=0.05)
+    assert formula.held.noise == 0.0
+    with pytest.raises(FitError, match="spread"):
+        Observation.read('{"T":4}', 1.0, -0.5)
+
+
 def test_the_host_is_linear_in_requests_and_tokens() -> None:
     steps = [(r, t) for r in (1, 4, 16) for t in (1, 64, 512) if t >= r]
     rows = [Observation((("R", r), ("T", t)), None, 900 + 8.0 * r + 0.05 * t) for r, t in steps]

@@ -60,7 +60,9 @@ def formulas(draw: st.DrawFn) -> Formula:
         tuple(parameters),
         draw(residuals()),
         (Range(draw(quantities), low, high),),
-        Held(draw(positive), draw(positive), '{"T":3}', draw(st.floats(-1, 1)), draw(st.integers(1, 99))),
+        Held(
+            draw(positive), draw(positive), '{"T":3}', draw(st.floats(-1, 1)), draw(positive), draw(st.integers(1, 99))
+        ),
     )
 
 

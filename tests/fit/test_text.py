@@ -19,8 +19,8 @@ def test_one_line_says_it_all() -> None:
 
 
 def test_latex_has_numbers_of_the_operation_and_names_of_the_parameters() -> None:
-    op = laws.linear(64, 64)
-    text = latex(fit(op, laws.over_tokens(lambda v: 1.0 + v["T"])))
+    op = laws.norm(4096)
+    text = latex(fit(op, laws.over_tokens(lambda v: 2.0 + laws.moved(op, v) / 1e6)))
     assert text.startswith(r"t_{\mathrm{us}} = ")
     assert r"\mathrm{launch}" in text
 

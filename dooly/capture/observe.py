@@ -1,0 +1,119 @@
+"""What is noted, and put right, while a model's own code is traced."""
+
+# pyright: reportPrivateUsage=false
+# PyTorch and vLLM have no public way to do this.
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from dooly.capture.configint import ConfigInt
+from dooly.errors import CaptureError
+
+__all__ = ["ModelCode", "annotated"]
+
+
+class ModelCode(TorchFunctionMode):
+    """While the model's own code runs.
+
+    ``x.data`` is a detached view.  No size may have lost its symbol.  An operation whose schema takes a plain ``int``
+    would fix a symbolic argument: it gets the number, and its node keeps the symbol under ``meta["sizes"]``.
+    """
+
+    def __init__(self, graph: torch.fx.Graph) -> None:
+        super().__init__()
+        self._graph = graph
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is _GET_DATA:
+            return args[0].detach()
+        for value in _flat((*args, *(kwargs or {}).values())):
+            if isinstance(value, ConfigInt) and value.expr.free_symbols:
+                raise CaptureError(f"{func.__name__} got the number {int(value)} for {value.expr}")
+        if not isinstance(func, torch._ops.OpOverloadPacket | torch._ops.OpOverload):
+            return func(*args, **(kwargs or {}))
+        values, sizes = _numbers(_overload(func), args, kwargs or {})
+        result = func(**values) if sizes else func(*args, **(kwargs or {}))
+        if sizes:
+            next(reversed(self._graph.nodes)).meta["sizes"] = sizes
+        return result
+
+
+def _overload(func: Any) -> torch._ops.OpOverload:
+    return func if isinstance(func, torch._ops.OpOverload) else getattr(func, func.overloads()[0])
+
+
+def _numbers(func: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments by name with symbolic values of plain ``int`` parameters as numbers, and those symbolic values."""
+    schema = func._schema.arguments
+    values = {**{argument.name: value for argument, value in zip(schema, args)}, **kwargs}
+    plain = {argument.name for argument in schema if isinstance(argument.real_type, torch.IntType)}
+    sizes = {name: value for name, value in values.items() if name in plain and isinstance(value, torch.SymInt)}
+    return {**values, **{name: value.node.hint for name, value in sizes.items()}}, sizes
+
+
+_GET_DATA = cast(Any, torch.Tensor.data).__get__
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+@contextmanager
+def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
+    """Give each node created in the block the module path and the source line that it comes from.
+
+    A module that several layers share has several paths; the one below the module that calls it counts.
+    """
+    names: dict[int, list[str]] = {}
+    for name, module in step.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name.removeprefix("model").removeprefix("."))
+    stack: list[str] = [""]
+    create = graph.create_node
+
+    def create_node(*args: Any, **kwargs: Any) -> torch.fx.Node:
+        node = create(*args, **kwargs)
+        node.meta["module_path"], node.meta["source"] = stack[-1], _source()
+        return node
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        known = names.get(id(module), stack[-1:])
+        stack.append(next((name for name in known if name.startswith(f"{stack[-1]}.")), known[0]))
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    before = torch.nn.modules.module.register_module_forward_pre_hook(enter)
+    after = torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
+    graph.create_node = create_node
+    try:
+        yield
+    finally:
+        del graph.create_node
+        before.remove()
+        after.remove()
+
+
+def _source() -> str:
+    """``file:line`` of the innermost frame in the engine's model code, relative to the package."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        at = path.rfind("/vllm/")
+        if at >= 0:
+            place = path[at + 1 :]
+            if place.startswith(("vllm/model_executor/", "vllm/v1/")) and not place.endswith("custom_op.py"):
+                return f"{place}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

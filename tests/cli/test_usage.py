@@ -1,0 +1,133 @@
+"""Help, usage errors and bad input: one line each, exit status 2, never a traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dooly import __version__
+from dooly.cli import main
+from dooly.database import Database
+
+COMMANDS = (
+    "coverage",
+    "plan",
+    "profile",
+    "fit",
+    "formulas",
+    "predict",
+    "simulate",
+    "validate",
+    "db info",
+    "db environments",
+)
+
+
+def told(capsys, *arguments: str) -> str:
+    """The one line that a refused command prints."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[-1].startswith("dooly: error: ")
+    assert "Traceback" not in captured.err
+    return lines[-1].removeprefix("dooly: error: ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_of_this_command(command: str, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"Example: dooly {command}" in printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_answer_a_program(command: str, capsys):
+    main([*command.split(), "--help"])
+    assert "--json" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dooly {__version__}\n"
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from dooly.cli import main; main(['--help']); "
+        "sys.stderr.write(repr({'torch', 'vllm', 'sympy', 'polars', 'sqlalchemy', 'networkx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "set()"
+
+
+def test_no_command_prints_the_help(capsys):
+    main([])
+    captured = capsys.readouterr()
+    assert "coverage" in captured.out + captured.err
+
+
+def test_wrong_usage_is_one_line(capsys):
+    assert "--speed" in told(capsys, "predict", "tiny-llama", "--speed")
+    assert "frobnicate" in told(capsys, "frobnicate")
+    assert "batch" in told(capsys, "predict", "tiny-llama")
+    assert "'--budget': Input should be a valid number" in told(capsys, "profile", "tiny-llama", "--budget", "soon")
+
+
+def test_a_budget_of_zero(capsys):
+    assert told(capsys, "profile", "tiny-llama", "--budget", "0") == "--budget is 0 s, expected more than 0"
+
+
+@pytest.mark.parametrize("batch", ["", "1", "1:2:3", "a:b", "1:2x", "128:0,,1:2", "-1:0"])
+def test_a_batch_that_is_none(batch: str, capsys):
+    assert "expected NEW:CACHED" in told(capsys, "predict", "tiny-llama", f"--batch={batch}")
+
+
+def test_a_batch_without_new_tokens(capsys):
+    assert "expected new >= 1" in told(capsys, "predict", "tiny-llama", "--batch", "0:5")
+
+
+def test_a_missing_database(tmp_path, capsys):
+    place = tmp_path / "none.sqlite"
+    for command in (["fit"], ["formulas"], ["db", "info"]):
+        assert told(capsys, *command, "--db", str(place)) == f"{place}: no such database; `dooly profile` creates one"
+    assert not place.exists()
+
+
+def test_a_foreign_database(tmp_path, capsys):
+    place = tmp_path / "notes.txt"
+    place.write_text("not a database, but long enough to be taken for one\n" * 40)
+    assert "not an SQLite database" in told(capsys, "fit", "--db", str(place))
+
+
+def test_the_database_may_be_named_by_the_environment(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DOOLY_DB", str(tmp_path / "elsewhere.sqlite"))
+    assert "elsewhere.sqlite" in told(capsys, "fit")
+
+
+def test_engine_settings_that_contradict_each_other(capsys):
+    message = told(capsys, "simulate", "tiny-llama", "--max-num-seqs", "64", "--max-num-batched-tokens", "8")
+    assert "raise one or lower the other" in message
+
+
+def test_bad_traces(tmp_path, capsys):
+    empty, wrong = tmp_path / "empty.csv", tmp_path / "wrong.csv"
+    empty.write_text("")
+    wrong.write_text("arrival_s,prompt_tokens,output_tokens\n0.0,12,zero\n")
+    assert "the file is empty" in told(capsys, "simulate", "tiny-llama", str(empty))
+    assert "wrong.csv:2: 'zero' is not a whole number" in told(capsys, "simulate", "tiny-llama", str(wrong))
+    assert "No such file" in told(capsys, "simulate", "tiny-llama", str(tmp_path / "none.csv"))
+
+
+def test_an_unknown_model(tmp_path, capsys):
+    place = str(tmp_path / "new.sqlite")
+    Database(place).close()
+    for command in (["plan", "lama-3"], ["predict", "lama-3", "--batch", "1:2"], ["simulate", "lama-3"]):
+        assert "lama-3: neither a bundled model nor a file" in told(capsys, *command, "--db", place)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m dooly.cli --help | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert done.stdout.startswith("Usage: dooly")
+    assert "Traceback" not in done.stderr

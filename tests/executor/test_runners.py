@@ -1,0 +1,218 @@
+"""Every runner does the work that the operation describes: results against plain torch, at tiny sizes."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from dooly.database import Point
+from dooly.executor import Precision, machine
+from dooly.executor.runners import make_runner
+from dooly.executor.session import Unsupported, open_session
+from dooly.executor.tensors import copies_for, need_memory, random_tensor
+from dooly.executor.timing import measure
+from dooly.ir import Kind, attributes
+
+pytestmark = pytest.mark.engine
+
+TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}
+
+
+@pytest.fixture(scope="module")
+def session():
+    with open_session(machine()) as opened:
+        yield opened
+
+
+def close(found, wanted, dtype: str) -> None:
+    import torch
+
+    torch.testing.assert_close(found.float(), wanted.float(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("label", ["linear2 256", "linear3 128"])
+def test_linear_is_the_product_with_the_weight(session, step, dtype: str, label: str):
+    operation = step(dtype)[label]
+    trial = make_runner(operation, session).trial(Point.of(T=5))
+    n, k = (int(dim) for dim in operation.operands[1].shape)
+    weight = random_tensor((n, k), dtype).float() / math.sqrt(k)
+    bias = random_tensor((n,), dtype).float() / math.sqrt(k) if len(operation.operands) > 2 else 0.0
+    close(trial.call(), trial.inputs[0].float() @ weight.T + bias, dtype)
+
+
+def test_linear_rotates_through_different_weights(session, step):
+    trial = make_runner(step("f32")["linear2 256"], session).trial(Point.of(T=2))
+    first, second = trial.call(), trial.call()
+    assert not first.equal(second)
+
+
+def rows(tensor, starts):
+    return [tensor[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def reference_attention(batch, old, new, heads: int, kv_heads: int, size: int, window: int | None):
+    """Softmax attention per request.  old, new: (q, k, v) of the cached and of the new tokens, requests one by one."""
+    import torch
+
+    cached = [0]
+    fresh = [0]
+    for q, c in batch:
+        cached.append(cached[-1] + c)
+        fresh.append(fresh[-1] + q)
+    outputs = []
+    for index, (q, c) in enumerate(batch):
+        query = rows(new[0], fresh)[index].float().view(q, heads, size)
+        key, value = (
+            torch.cat([rows(old[i], cached)[index], rows(new[i], fresh)[index]]).float().view(q + c, kv_heads, size)
+            for i in (1, 2)
+        )
+        key, value = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (key, value))
+        scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(size)
+        at = torch.arange(c, c + q)[:, None]
+        seen = torch.arange(c + q)[None, :]
+        hidden = (seen > at) if window is None else (seen > at) | (seen <= at - window)
+        weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, value).reshape(q, heads * size))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [(20, 0)],
+        [(1, 33), (1, 40), (1, 60)],
+        [(9, 40)],
+        [(1, 1), (1, 35), (7, 40), (20, 70)],
+    ],
+    ids=["prefill", "decode", "chunk-with-history", "mixed-and-skewed"],
+)
+@pytest.mark.parametrize("window", ["none", "24"])
+def test_attention_of_any_batch(session, step, batch, window: str):
+    """The cache is filled first, by prefilling what counts as cached; then the batch itself runs on top of it.
+
+    The lengths are such that both fill as many blocks, and so the same ones, and that both are in the order of points.
+    """
+    runner = make_runner(step("f32", window)["attention3 128"], session)
+    trial = runner.trial(Point.of_requests(batch))
+    old = (None, random_tensor((0, 64), "f32"), random_tensor((0, 64), "f32"))
+    if any(cached for _, cached in batch):
+        filling = runner.trial(Point.of_requests([(cached, 0) for _, cached in batch]))
+        filling.call()
+        old = filling.inputs
+    wanted = reference_attention(batch, old, trial.inputs, 4, 2, 32, None if window == "none" else int(window))
+    close(trial.call(), wanted, "f32")
+
+
+def test_requests_have_distinct_physical_blocks(session, step):
+    runner = make_runner(step("bf16")["attention3 128"], session)
+    table = runner.block_table([(1, 100), (40, 0), (3, 64)], first_block=5)
+    blocks = [block for row in table for block in row]
+    assert [len(row) for row in table] == [4, 2, 3]
+    assert sorted(blocks) == list(range(5, 14))
+    assert blocks != sorted(blocks)
+
+
+def test_attention_records_the_time_of_metadata_aside(session, step):
+    trial = make_runner(step("bf16")["attention3 128"], session).trial(Point.of_requests([(1, 10)] * 3))
+    samples = measure(trial.call, Precision(max_samples=3), trial.aside)
+    assert dict(samples.aside)["metadata"] > 0.0
+
+
+def test_attention_of_another_backend_is_refused(session, step):
+    operation = step("bf16")["attention3 128"]
+    facts = dict(operation.attrs) | {"backend": "FLASH_ATTN"}
+    with pytest.raises(Unsupported, match="selects CPU_ATTN here, the operation names FLASH_ATTN"):
+        make_runner(replace(operation, attrs=attributes(**facts)), session)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize(("tokens", "activated"), [(1, 2), (6, 8), (6, 3)])
+def test_moe_routes_and_computes(session, moe, dtype: str, tokens: int, activated: int):
+    import torch
+    from torch.nn.functional import silu
+
+    trial = make_runner(moe(dtype), session).trial(Point.of(T=tokens, A=activated))
+    hidden, logits = trial.inputs
+    weights, chosen = logits.float().softmax(-1).topk(2)
+    assert len(chosen.unique()) == activated
+    weights = weights / weights.sum(-1, keepdim=True)
+    w13 = random_tensor((8, 192, 64), dtype, 0).float() / 8.0
+    w2 = random_tensor((8, 64, 96), dtype, 1).float() / math.sqrt(96)
+    wanted = torch.zeros(tokens, 64)
+    for token in range(tokens):
+        for weight, expert in zip(weights[token], chosen[token], strict=True):
+            gate, up = (w13[expert] @ hidden[token].float()).chunk(2)
+            wanted[token] += weight * (w2[expert] @ (silu(gate) * up))
+    before = hidden.clone()
+    close(trial.call(), wanted, dtype)
+    assert hidden.equal(before)
+
+
+def test_region_runs_its_operations_in_sequence(session, step):
+    import torch
+
+    operations = step("f32")
+    trial = make_runner(operations["embedding+rms_norm"], session).trial(Point.of(T=6))
+    table, ids, weight = trial.inputs
+    looked_up, normed = trial.call()
+    assert int(ids.max()) < 512
+    close(looked_up, table[ids], "f32")
+    close(normed, torch.nn.functional.rms_norm(table[ids], (128,), weight, 1e-5), "f32")
+
+    trial = make_runner(operations["silu_and_mul"], session).trial(Point.of(T=3))
+    gate, up = trial.inputs[0].chunk(2, dim=1)
+    close(trial.call()[0], torch.nn.functional.silu(gate) * up, "f32")
+
+    trial = make_runner(operations["add+mul+index_select"], session).trial(Point.of(T=9, L=4))
+    a, b, picked = trial.inputs
+    assert picked.tolist() == sorted(picked.tolist())
+    close(trial.call()[0], ((a + b) * 0.5)[picked], "f32")
+
+    trial = make_runner(operations["cast+argmax"], session).trial(Point.of(T=4))
+    assert trial.call()[0].equal(trial.inputs[0].argmax(-1))
+
+
+def test_rotary_region_rotates_query_and_key_in_place(session, step):
+    import torch
+
+    trial = make_runner(step("f32")["split+rotary_embedding"], session).trial(Point.of(T=3))
+    packed, positions, table = trial.inputs
+    before = packed.clone()
+    by_result = {tuple(value.shape): value for value in trial.call()}
+    cos, sin = table[positions][:, None, :].chunk(2, dim=-1)
+    query = before[:, :128].view(3, 4, 32)
+    low, high = query.chunk(2, dim=-1)
+    wanted = torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+    # The call was made once to check shapes, so what lies there now has been rotated twice.
+    low, high = wanted.chunk(2, dim=-1)
+    wanted = torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+    close(by_result[3, 128], wanted.view(3, 128), "f32")
+
+
+def test_every_operation_of_a_layer_has_a_runner(session, step):
+    for operation in step("bf16").values():
+        point = (
+            Point.of_requests([(4, 0)])
+            if operation.kind is Kind.ATTENTION
+            else Point.of(**dict.fromkeys(operation.axes, 4))
+        )
+        samples = measure(make_runner(operation, session).trial(point).call, Precision(max_samples=3, cap_s=0.01))
+        assert len(samples.values_us) == 3
+        assert min(samples.values_us) > 0.0
+
+
+def test_an_unknown_small_operation_is_unsupported(session, step):
+    operation = step("f32")["silu_and_mul"]
+    strange = replace(operation.body.ops[0], target="_C.something_new")
+    with pytest.raises(Unsupported, match=r"_C\.something_new"):
+        make_runner(replace(operation, body=replace(operation.body, ops=(strange,))), session)
+
+
+def test_weights_exceed_the_cache_and_memory_is_checked_first(session):
+    here = session.machine
+    megabyte = 1 << 20
+    assert copies_for(megabyte, here) * megabyte > min(here.cache_bytes, 63 * megabyte)
+    assert copies_for(1 << 40, here) == 2
+    with pytest.raises(MemoryError, match="more than half"):
+        need_memory(here.memory_bytes, here)

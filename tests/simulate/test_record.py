@@ -1,0 +1,79 @@
+"""Recorded runs of the real engine: complete, consistent, and comparable with a simulation of the same trace."""
+
+from pathlib import Path
+
+import pytest
+
+from dooly.batch import StepCost
+from dooly.engine import EngineSettings
+from dooly.errors import SimulationError
+from dooly.simulate import Run, Trace, compare, load_run, read_trace, record_runs, save_run, simulate
+
+SHIPPED = Path(__file__).parents[2] / "dooly" / "traces" / "azure-conv-synthetic.csv"
+SETTINGS = EngineSettings(max_num_seqs=8, max_num_batched_tokens=128, max_model_len=128)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return read_trace(SHIPPED).first(16).clip(128).at_rate(40)
+
+
+@pytest.fixture(scope="module")
+def runs(models: dict[str, Path], trace: Trace) -> list[Run]:
+    return record_runs(models["mixtral"], trace, SETTINGS, repeats=2)
+
+
+@pytest.mark.engine
+def test_every_request_and_step_is_recorded(runs: list[Run], trace: Trace) -> None:
+    assert len(runs) == 2
+    for run in runs:
+        assert run.source == "measured"
+        assert run.clipped == trace.clipped
+        assert {"cpu", "threads", "torch", "vllm", "date"} <= dict(run.facts).keys()
+        for record, expected in zip(run.requests, trace.requests, strict=True):
+            assert (record.prompt_tokens, record.output_tokens) == (expected.prompt_tokens, expected.output_tokens)
+            assert record.arrival_s < record.first_token_s <= record.finish_s
+        # Each prompt token is computed once, and so is each output token but the last of each request.
+        expected_tokens = sum(r.prompt_tokens + r.output_tokens - 1 for r in trace.requests)
+        assert sum(step.batch.tokens for step in run.steps) == expected_tokens
+        for step in run.steps:
+            assert step.detail is not None
+            assert step.device_us == pytest.approx(step.detail.forward_us + step.detail.logits_us)
+            assert step.total_us == pytest.approx(step.host_before_us + step.device_us + step.host_after_us)
+            assert min(step.host_before_us, step.device_us, step.host_after_us) > 0
+            assert step.host_after_us >= step.detail.sample_us + step.detail.update_us
+
+
+@pytest.mark.engine
+def test_steps_do_not_overlap(runs: list[Run]) -> None:
+    for run in runs:
+        ends = [step.start_s + step.total_us / 1e6 for step in run.steps]
+        assert all(end <= step.start_s for end, step in zip(ends, run.steps[1:], strict=False))
+
+
+@pytest.mark.engine
+def test_recording_can_be_stored(runs: list[Run], tmp_path: Path) -> None:
+    save_run(runs[0], tmp_path / "run.json")
+    assert load_run(tmp_path / "run.json") == runs[0]
+
+
+@pytest.mark.engine
+def test_a_recording_compares_with_a_simulation(runs: list[Run], models: dict[str, Path], trace: Trace) -> None:
+    simulated = simulate(models["mixtral"], trace, lambda batch: 5e-3, SETTINGS)
+    predicted = [[StepCost(500, 4000, 500, 5000) for _ in run.steps] for run in runs]
+    result = compare(runs, predicted, simulated)
+    assert {(e.kind, e.part) for e in result.steps} >= {("decode", "total"), ("decode", "device")}
+    assert sum(e.count for e in result.steps if e.part == "total") == sum(len(run.steps) for run in runs)
+    assert [e.metric for e in result.requests] == ["ttft", "tpot", "e2e"]
+    assert all(e.noise_percent is not None for e in result.requests)
+
+
+def test_what_cannot_be_recorded(tmp_path: Path, trace: Trace) -> None:
+    with pytest.raises(SimulationError, match="0 repeats"):
+        record_runs(tmp_path, trace, SETTINGS, repeats=0)
+    with pytest.raises(SimulationError, match="asynchronous scheduling cannot be recorded"):
+        record_runs(tmp_path, trace, EngineSettings(async_scheduling=True))
+    with pytest.raises(SimulationError, match="max_model_len is 64"):
+        record_runs(tmp_path, trace, EngineSettings(max_model_len=64))
+    with pytest.raises(SimulationError, match=r"no config\.json"):
+        record_runs(tmp_path, trace, SETTINGS)
