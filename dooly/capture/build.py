@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +179,7 @@ def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
     The engine computes ``rotary_dim`` in floating point as a fraction of the head size, so that is restored here.
     """
     tables: dict[str, tuple[Expr, ...]] = {}
-    modules: Iterable[tuple[str, Any]] = model.named_modules()
+    modules: Any = model.named_modules()
     for name, module in modules:
         table, head = getattr(module, "cos_sin_cache", None), getattr(module, "head_size", None)
         if not isinstance(table, torch.Tensor) or not isinstance(head, ConfigInt):

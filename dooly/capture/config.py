@@ -56,6 +56,7 @@ _REQUIRED = (
     "num_attention_heads",
     "vocab_size",
     "max_position_embeddings",
+    "model_type",
 )
 _OPTIONAL_NULL = frozenset(("head_dim", "sliding_window", "q_lora_rank", "num_key_value_heads"))
 _VOCAB_PADDING = 64

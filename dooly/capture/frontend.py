@@ -9,11 +9,12 @@ from typing import Any
 
 import sympy
 import torch
+from transformers import AutoConfig
 
 from dooly.capture.build import Built, build, explained
 from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
-from dooly.capture.layers import LayerPlan, layer_kinds, plan_layers, shorten
+from dooly.capture.layers import DERIVED, LayerPlan, layer_kinds, plan_layers, shorten
 from dooly.capture.owners import DTYPES, opaque_kind, owners
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
@@ -30,6 +31,8 @@ def capture_config(name: str, config: Mapping[str, Any], *, tp: int, platform: s
     Raises:
         CaptureError: the engine refuses the configuration, or its code does something that a graph cannot say.
     """
+    with explained(name, "the engine refuses this configuration"):
+        config = {**_derived(config), **config}
     plan = plan_layers(layer_kinds(config))
     with build(shorten(config, plan.depth), tp=tp, backend=backend, place=name) as built:
         with explained(name, "the engine's code for this model cannot be traced"):
@@ -62,6 +65,13 @@ def capture_config(name: str, config: Mapping[str, Any], *, tp: int, platform: s
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
+
+
+def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model's configuration class knows about its layers."""
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    known = AutoConfig.for_model(config["model_type"], **fields)
+    return {key: getattr(known, key) for key in DERIVED if getattr(known, key, None) is not None}
 
 
 def _owners(built: Built, ops: list[Op]) -> Any:

@@ -15,7 +15,7 @@ import sympy
 
 from dooly.ir.expr import Expr, symbol
 
-__all__ = ["LayerPlan", "layer_kinds", "plan_layers", "shorten"]
+__all__ = ["DERIVED", "LayerPlan", "layer_kinds", "plan_layers", "shorten"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,9 @@ def _periodic(kind: str) -> Rule:
 
     return rule
 
+
+DERIVED = ("layer_types", "layers_block_type", "no_rope_layers")
+"""Fields with an entry a layer that configuration classes fill in when a config.json leaves them out."""
 
 _RULES: tuple[Rule, ...] = (
     _listed("layer_types"),

@@ -1,6 +1,7 @@
 """What commands have in common: models lowered to operations, and formulas looked up for this machine."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from dooly.cli.output import say
 from dooly.cli.store import open_database
@@ -11,7 +12,7 @@ from dooly.fit.store import from_json
 from dooly.ir import Operation, Program
 from dooly.predict import HOST_PARTS, StepModel
 
-__all__ = ["formulas_here", "lower", "step_model"]
+__all__ = ["formulas_here", "lower", "model_path", "step_model"]
 
 
 def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Program:
@@ -22,6 +23,21 @@ def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Pro
     say(f"capturing {', '.join(models)}")
     graphs = tuple(dict.fromkeys(capture(model, tp=tp, backend=backend) for model in models))
     return run(Program(graphs), PIPELINE)
+
+
+def model_path(model: str) -> Path:
+    """Where the config.json of a model lies: a bundled name, a folder, or the file itself.
+
+    Raises:
+        CaptureError: nothing is there, or it is not the configuration of a supported model.
+    """
+    import dooly
+    from dooly.capture import list_models, resolve_model
+
+    resolve_model(model)
+    if Path(model).exists() or model not in list_models():
+        return Path(model)
+    return Path(dooly.__path__[0]) / "models" / model
 
 
 def step_model(model: str, location: str, backend: str | None = None, block_size: int = 32) -> StepModel:

@@ -48,19 +48,19 @@ def simulate(
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
-    from dooly.capture import locate_model
-    from dooly.cli.knowledge import step_model
+    from dooly.cli.knowledge import model_path, step_model
     from dooly.cli.output import print_json, progress_bar, say
     from dooly.simulate import save_run, summarize
     from dooly.simulate import simulate as serve
 
     settings = engine_settings(max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
     arrivals = load_trace(trace, requests, rate, max_model_len)
+    path = model_path(model)
     steps = step_model(model, db, backend, block_size)
     with progress_bar("requests") as progress:
         task = progress.add_task("simulating", total=len(arrivals))
         run = serve(
-            locate_model(model),
+            path,
             arrivals,
             steps.step_time,
             settings,

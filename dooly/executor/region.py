@@ -40,7 +40,10 @@ class RegionRunner:
         fixed = [arg for arg in self._body.args if _is_fixed(arg)]
         self.weight_bytes = sum(int(arg.type.bytes) for arg in fixed)
         need_memory(self.weight_bytes, session.machine)
-        self._weights = {arg.name: self._tensor(arg, {}) for arg in fixed}
+        angles = {op.operands[3] for op in self._body.ops if op.target == "rotary_embedding"}
+        self._weights = {
+            arg.name: _cosines(arg) if arg.name in angles else self._tensor(arg, {}) for arg in fixed
+        }
         for op in self._body.ops:  # an operation that cannot run is found before any point is claimed
             callable_for(op, {}, session, check_only=True)
 
@@ -103,6 +106,15 @@ class RegionRunner:
                 values = values.sort().values
             return values.to(dtype_of(arg.type.dtype))
         return random_tensor(shape, arg.type.dtype)
+
+
+def _cosines(arg: Value) -> Any:
+    """A table [positions, 2 * half] of true cosines and sines: rotating in place again and again keeps the length."""
+    import torch
+
+    positions, width = shape_of(arg.type, {})
+    angles = random_tensor((positions, width // 2), "f32")
+    return torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype_of(arg.type.dtype))
 
 
 @dataclass(frozen=True)

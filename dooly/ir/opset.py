@@ -166,6 +166,7 @@ OPSET: Mapping[str, Spec] = {
     "moe": Spec(Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",)),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter"), Spec(Kind.COLLECTIVE, _none)),
     "embedding": _memory(0, 0),
+    "vocab_parallel_embedding": _memory(0, 1),
     "index_select": _memory(0, 0),
     "rms_norm": _memory(4),
     "add_rms_norm": _memory(5),

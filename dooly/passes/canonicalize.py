@@ -292,9 +292,10 @@ _COMMUTATIVE = frozenset({"add", "mul", "bitwise_and", "bitwise_or", "logical_an
 
 
 def plain_name(op: Op, context: Context) -> Rewrite:
-    """In-place and out-of-place forms of an ATen operation in the op set have one name."""
-    name = op.target.removeprefix("aten.").rstrip("_")
-    if op.target.startswith("aten.") and name in OPSET and name not in _RESHAPES:
+    """An operation of the op set has one name, whatever dialect or in-place form it came in."""
+    dialect, _, name = op.target.rpartition(".")
+    name = name.rstrip("_")
+    if dialect in ("aten", "_C") and name in OPSET and name not in _RESHAPES:
         return replace(op, target=name, attrs=tuple((key, value) for key, value in op.attrs if value is not None))
     return None
 
@@ -303,7 +304,10 @@ def collective(op: Op, context: Context) -> Rewrite:
     """Collectives by their plain name, with the group and its number of ranks."""
     name = op.target.removeprefix("vllm.")
     if op.target.startswith("vllm.") and name in ("all_reduce", "all_gather", "reduce_scatter"):
-        return replace(op, target=name)
+        attrs = dict(op.attrs)
+        if "dim" in attrs:
+            attrs |= dict(attributes(dim=_axis(op, "dim", len(op.results[0].type.shape))))
+        return replace(op, target=name, attrs=attributes(**attrs))
     return None
 
 

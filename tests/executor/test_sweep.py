@@ -1,0 +1,151 @@
+from dataclasses import replace
+
+import pytest
+
+from dooly.database import Measurement, Point, Samples, Status
+from dooly.errors import ProfileError
+from dooly.executor import Ranges
+from dooly.executor.moe import activated_bounds, routing
+from dooly.executor.sweep import coarse_points, next_point, rows_limit
+from dooly.ir import Use
+
+
+def taken(operation, points, latency_us) -> list[Measurement]:
+    return [
+        Measurement(operation.signature, "e", point, Status.OK, None, Samples((latency_us(point.axes),)))
+        for point in points
+    ]
+
+
+def test_a_wider_range_keeps_the_inner_points(step):
+    operation = step("f32")["linear2 256"]
+    narrow, wide = coarse_points(operation, Ranges(max_tokens=256)), coarse_points(operation, Ranges(max_tokens=2048))
+    assert {point.axes["T"] for point in narrow} == {1, 4, 16, 64, 256}
+    assert set(narrow) < set(wide)
+    assert [point.axes["T"] for point in narrow[:3]] == [1, 256, 16]
+
+
+def test_rows_of_logits_go_no_further_than_requests(step):
+    operation = step("f32")["linear2 512"]
+    assert [use.bind for use in operation.uses] == [(("T", "L"),)]
+    ranges = Ranges(max_tokens=512, max_requests=8)
+    assert rows_limit(operation, ranges) == 8
+    assert max(point.axes["T"] for point in coarse_points(operation, ranges)) == 8
+    shared = replace(operation, uses=(*operation.uses, Use("m", "p", 1)))
+    assert rows_limit(shared, ranges) == 512
+
+
+def test_attention_grid_has_every_class_of_batch_within_the_ranges(step):
+    ranges = Ranges(max_tokens=512, max_requests=16, max_context=2048)
+    points = coarse_points(step("f32")["attention3 128"], ranges)
+    classes = set()
+    for point in points:
+        news = {new for new, _, _ in point.requests}
+        assert point.axes["T"] <= 512
+        assert point.axes["R"] <= 16
+        assert point.axes["C"] <= 2048
+        if news == {1}:
+            classes.add("skewed" if len(point.requests) > 1 else "decode")
+        elif 1 in news:
+            classes.add("mixed")
+        else:
+            classes.add("chunk" if any(cached for _, cached, _ in point.requests) else "prefill")
+    assert classes == {"decode", "skewed", "mixed", "chunk", "prefill"}
+    assert len(points) == len(set(points))
+
+
+@pytest.mark.parametrize(
+    "ranges", [Ranges(1, 1, 1), Ranges(1, 1, 2), Ranges(16, 16, 16), Ranges(4, 2, 3), Ranges(512, 16, 100)]
+)
+def test_small_ranges_still_give_valid_grids(step, moe, ranges: Ranges):
+    for operation in [*step("f32").values(), moe("f32")]:
+        points = coarse_points(operation, ranges)
+        assert points
+        for point in points:
+            axes = point.axes
+            assert axes["T"] <= ranges.max_tokens
+            assert axes.get("C", 1) <= ranges.max_context
+            assert axes.get("L", 1) <= ranges.max_requests
+
+
+def test_moe_grid_stays_within_what_can_be_activated(moe):
+    for point in coarse_points(moe("f32"), Ranges()):
+        low, high = activated_bounds(point.axes["T"], 8, 2)
+        assert low <= point.axes["A"] <= high
+
+
+@pytest.mark.parametrize(("tokens", "experts", "top_k", "activated"), [(1, 8, 2, 2), (5, 8, 2, 7), (64, 128, 8, 100)])
+def test_routing_hits_exactly_so_many_experts_evenly(tokens: int, experts: int, top_k: int, activated: int):
+    routed = routing(tokens, experts, top_k, activated, shift=3)
+    assert all(len(set(row)) == top_k for row in routed)
+    counts = [sum(row.count(expert) for row in routed) for expert in range(experts)]
+    assert sum(count > 0 for count in counts) == min(activated, tokens * top_k)
+    busy = [count for count in counts if count]
+    assert max(busy) - min(busy) <= 1
+
+
+def test_impossible_routing_is_refused():
+    with pytest.raises(ValueError, match="activate 2 to 8 experts, not 9"):
+        routing(100, 8, 2, 9)
+
+
+def test_a_straight_curve_needs_no_further_point(step):
+    operation = step("f32")["linear2 256"]
+    ranges = Ranges(max_tokens=256)
+    straight = taken(operation, coarse_points(operation, ranges), lambda axes: 3.0 * axes["T"])
+    assert next_point(operation, straight, ranges) is None
+
+
+def test_a_bent_curve_is_refined_at_its_bend_until_the_allowance_ends(step):
+    operation = step("f32")["linear2 256"]
+    ranges = Ranges(max_tokens=4096)
+    points = list(coarse_points(operation, ranges))
+
+    def bent(axes):
+        return 10.0 + max(5.0, float(axes["T"]) - 200.0)
+
+    first = next_point(operation, taken(operation, points, bent), ranges)
+    assert first is not None
+    assert 64 < first.axes["T"] < 1024
+    for _ in range(20):
+        point = next_point(operation, taken(operation, points, bent), ranges)
+        if point is None:
+            break
+        assert point not in points
+        points.append(point)
+    assert 1 <= len(points) - len(coarse_points(operation, ranges)) <= 5
+
+
+def test_the_callers_error_steers_and_stops(step):
+    operation = step("f32")["linear2 256"]
+    ranges = Ranges(max_tokens=4096)
+    measured = taken(operation, coarse_points(operation, ranges), lambda axes: 3.0 * axes["T"])
+    wrong_at_the_top = {m.point: (0.5 if m.point.axes["T"] == 4096 else 0.0) for m in measured}
+    point = next_point(operation, measured, ranges, lambda _o, _m: wrong_at_the_top)
+    assert point == Point.of(T=2048)
+    assert next_point(operation, measured, ranges, lambda _o, _m: dict.fromkeys(wrong_at_the_top, 0.01)) is None
+
+
+def test_refinement_of_attention_is_new_and_deterministic(step):
+    operation = step("f32")["attention3 128"]
+    ranges = Ranges()
+    measured = taken(operation, coarse_points(operation, ranges), lambda axes: 1.0 + axes["P"])
+    first, second = next_point(operation, measured, ranges), next_point(operation, measured, ranges)
+    assert first == second
+    assert first is not None
+    assert first not in {m.point for m in measured}
+    assert first.axes["T"] <= ranges.max_tokens
+    assert first.axes["C"] <= ranges.max_context
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_tokens": 0}, "max-tokens is 0, expected at least 1"),
+        ({"max_context": -1}, "max-context is -1"),
+        ({"max_tokens": 4, "max_requests": 8}, "a step holds only max-tokens = 4"),
+    ],
+)
+def test_senseless_ranges(arguments, message: str):
+    with pytest.raises(ProfileError, match=message):
+        Ranges(**arguments)
