@@ -65,7 +65,7 @@ def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
         vllm_config = _engine_config(folder, tp, backend, place)
         facts = Facts()
-        values = _symbolize(vllm_config.model_config, config, facts)
+        values = _symbolize(vllm_config, config, facts)
         with set_current_vllm_config(vllm_config), world_of(tp) as groups:
             if groups:
                 values["TP"] = tp
@@ -85,7 +85,12 @@ def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str
 
 
 def _engine_config(folder: str, tp: int, backend: str | None, place: str) -> Any:
-    parallel: dict[str, Any] = {"tensor_parallel_size": tp, "distributed_executor_backend": "mp"} if tp > 1 else {}
+    settings: dict[str, Any] = {
+        "attention_backend": backend,
+        "compilation_config": {"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
+    }
+    if tp > 1:
+        settings |= {"tensor_parallel_size": tp, "distributed_executor_backend": "mp"}
     with explained(place, "the engine refuses this configuration"):
         return EngineArgs(
             model=folder,
@@ -94,9 +99,7 @@ def _engine_config(folder: str, tp: int, backend: str | None, place: str) -> Any
             trust_remote_code=False,
             dtype=stated_dtype(Path(folder)),
             enforce_eager=True,
-            attention_backend=backend,
-            compilation_config={"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
-            **parallel,
+            **settings,
         ).create_engine_config()
 
 
@@ -117,14 +120,17 @@ def explained(place: str, what: str) -> Generator[None]:
         raise CaptureError(f"{place}: {what}: {text[:300]}") from error
 
 
-def _symbolize(model_config: Any, config: Mapping[str, Any], facts: Facts) -> dict[str, int]:
+def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts) -> dict[str, int]:
     """Replace fields of the engine's configuration object; the layer count stays a number, it only steers a loop."""
+    model_config, cache_config = vllm_config.model_config, vllm_config.cache_config
     values: dict[str, int] = {}
     for name, letter in FIELDS.items():
         value = config.get(name)
         if isinstance(value, int) and name != "num_hidden_layers":
             values[letter] = value
             setattr(model_config.hf_config, name, ConfigInt(value, symbol(letter), facts))
+    if cache_config.sliding_window is not None and cache_config.sliding_window == values.get("W"):
+        object.__setattr__(cache_config, "sliding_window", model_config.hf_config.sliding_window)
     return values
 
 
@@ -156,7 +162,8 @@ def _take_opaque_path(model: torch.nn.Module) -> None:
 
     On a CPU the engine packs weights after loading and then calls ``cpu_linear``; there are no weights here.
     """
-    for module in model.modules():
+    modules: Any = model.modules()
+    for module in modules:
         if isinstance(module, LinearBase | VocabParallelEmbedding):
             module.cpu_linear = torch.nn.functional.linear
         elif isinstance(module, MoERunner):

@@ -41,13 +41,18 @@ FIELDS: Mapping[str, str] = {
 """Integer fields of a config.json and the symbol that each becomes."""
 
 ARCHITECTURES: tuple[str, ...] = (
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "GptOssForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "MixtralForCausalLM",
+    "Phi3ForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
 )
-"""Architectures that capture supports."""
+"""Architectures whose graphs are checked to be the same text at different configurations."""
 
 _REQUIRED = (
     "hidden_size",

@@ -83,13 +83,19 @@ class Database:
         self._writer = self._engine.execution_options(writes=True)
         self._environment_ids: dict[str, int] = {}
         self._operation_ids: dict[str, int] = {}
-        with self._reading() as connection:
-            version = schema_version(connection, self.place)
-        if version < SCHEMA_VERSION:
+        if self._schema_version() < SCHEMA_VERSION:
             with translated(self.place):
                 use_write_ahead_log(self._engine)
-            with self._writing() as connection:
-                upgrade(connection, self.place)
+            try:
+                with self._writing() as connection:
+                    upgrade(connection, self.place)
+            except DatabaseError:  # a server lets two processes create the tables at once; one of them is too late
+                if self._schema_version() != SCHEMA_VERSION:
+                    raise
+
+    def _schema_version(self) -> int:
+        with self._reading() as connection:
+            return schema_version(connection, self.place)
 
     @contextmanager
     def _reading(self) -> Generator[Connection]:

@@ -1,4 +1,4 @@
-"""Attention, through the engine's own backend selection, KV cache, metadata builder and layer, cache update included."""
+"""Attention, through the engine's own backend selection, KV cache, metadata builder and layer; cache update too."""
 
 import itertools
 import math

@@ -96,8 +96,6 @@ def run_plan(
     """
     if budget_s <= 0:
         raise ProfileError(f"the budget is {budget_s:g} s, expected more than 0")
-    if plan.done:
-        return Outcome()
     return _Run(plan, database, budget_s, precision or Precision(), error, retry_failed, progress).go()
 
 

@@ -64,11 +64,14 @@ class Range:
 class Held:
     """Error on points that were left out of the fit (k-fold), as fractions: 0.02 is 2 %.
 
+    Points count by how much they are trusted: less where their samples scatter, or where more work took less time.
+
     Attributes:
         mape: mean absolute error of the whole formula.
         symbolic_mape: of the symbolic part alone.
-        worst_point, worst_error: point text and signed error (predicted / measured - 1) of the worst one.
+        worst_point, worst_error: point text and signed error (predicted / measured - 1) of the worst trusted one.
         noise: median spread of the measured samples (interquartile range over median): no formula can do much better.
+        disturbed: points that are trusted less than half.
         points: distinct points fitted.
     """
 
@@ -77,6 +80,7 @@ class Held:
     worst_point: str
     worst_error: float
     noise: float
+    disturbed: int
     points: int
 
 

@@ -24,6 +24,7 @@ Column = NDArray[np.float64]
 _FOLDS = 6
 # More parameters, or a residual, must lower the held-out log ratio by this share and this much.
 _MARGIN, _ENOUGH = 0.03, 0.0005
+_IMPLAUSIBLE = 1.5  # longer than more work by this factor
 _SCATTER = 0.15  # spread of samples (interquartile range over median) at which a point counts half
 
 
@@ -93,13 +94,15 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
         else:
             residual = None
     relative = np.exp(errors) - 1.0
-    worst = int(np.nanargmax(np.abs(relative)))
+    believed = np.where(data.trust >= min(0.5, float(data.trust.max())), np.abs(relative), np.nan)
+    worst = int(np.nanargmax(believed if np.any(~np.isnan(believed)) else np.abs(relative)))
     held = Held(
-        mape=float(np.nanmean(np.abs(relative))),
-        symbolic_mape=float(np.nanmean(np.abs(np.exp(best.errors) - 1.0))),
+        mape=data.mean(relative),
+        symbolic_mape=data.mean(np.exp(best.errors) - 1.0),
         worst_point=data.observations[worst].point,
         worst_error=float(relative[worst]),
         noise=float(np.median([observation.spread for observation in data.observations])),
+        disturbed=int(np.sum(data.trust < 0.5)),
         points=len(data),
     )
     return Formula(
@@ -141,13 +144,24 @@ def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
             f"measure more of it with `dooly profile` (operation {subject.signature})"
         )
     columns = subject.columns(distinct)
+    latency = np.array([o.latency_us for o in distinct])
     keys = [columns[name] for name in reversed(subject.symbols)]
     order = [int(i) for i in np.lexsort(keys)]
     ordered = tuple(distinct[i] for i in order)
-    latency = np.array([o.latency_us for o in ordered])
     spread = np.array([o.spread for o in ordered])
-    trust = 1.0 / (1.0 + (spread / _SCATTER) ** 2)
-    return _Data(subject, ordered, {n: c[order] for n, c in columns.items()}, latency, trust)
+    trust = _plausibility(columns, latency)[order] / (1.0 + (spread / _SCATTER) ** 2)
+    return _Data(subject, ordered, {n: c[order] for n, c in columns.items()}, latency[order], trust)
+
+
+def _plausibility(columns: dict[str, Column], latency_us: Column) -> Column:
+    """In (0, 1]: less than 1 where a point took over half as long again as one that is larger in every respect.
+
+    Less work does not take longer: the machine was disturbed while the smaller point was measured.
+    """
+    table = np.stack(list(columns.values()), axis=1)
+    larger = np.all(table[None, :, :] >= table[:, None, :], axis=2)  # [i, j]: j is as large as i or larger
+    bound = np.min(np.where(larger, latency_us[None, :], np.inf), axis=1)
+    return np.minimum(1.0, _IMPLAUSIBLE * bound / latency_us) ** 2
 
 
 def _folds(data: _Data) -> list[NDArray[np.bool_]]:

@@ -48,6 +48,7 @@ def to_json(formula: Formula) -> dict[str, Any]:
             "worst_point": formula.held.worst_point,
             "worst_error": formula.held.worst_error,
             "noise": formula.held.noise,
+            "disturbed": formula.held.disturbed,
             "points": formula.held.points,
         },
     }
@@ -103,6 +104,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
             Observation.read(_text(held["worst_point"]), 1.0).point,
             _number(held["worst_error"]),
             _number(held["noise"]),
+            int(_number(held["disturbed"])),
             int(_number(held["points"])),
         ),
     )

@@ -21,10 +21,11 @@ def line(formula: Formula) -> str:
     domain = ", ".join(str(r) for r in formula.domain)
     held = formula.held
     without = "" if formula.residual is None else f" ({held.symbolic_mape:.1%} without residual)"
+    disturbed = f", {held.disturbed} of them disturbed" if held.disturbed else ""
     return (
         f"{formula.name}: t_us = {equation(formula)} | {'; '.join(str(p) for p in formula.parameters)} | {domain} | "
         f"held-out {held.mape:.1%}{without}, worst {held.worst_error:+.1%} at {_brief(held.worst_point)}, "
-        f"{held.points} points that scatter by {held.noise:.1%}"
+        f"{held.points} points that scatter by {held.noise:.1%}{disturbed}"
     )
 
 

@@ -204,6 +204,11 @@ def test_collectives_are_skipped_and_never_faked(database, pretend, somewhere):
     assert plan.estimate_s == 0.0
     assert not plan.rows[0].todo
     assert plan.done
+    outcome = go(plan, database)
+    assert (outcome.taken, outcome.skipped) == (0, len(plan.rows[0].missing))
+    again = make_plan([collective()], database, somewhere, RANGES)
+    assert (again.rows[0].missing, again.rows[0].covered) == ((), 0)
+    assert pretend.built == []
 
 
 def test_an_interrupt_gives_the_point_in_hand_back(database, pretend, somewhere, step):

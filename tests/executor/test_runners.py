@@ -1,5 +1,6 @@
 """Every runner does the work that the operation describes: results against plain torch, at tiny sizes."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -48,7 +49,7 @@ def test_linear_rotates_through_different_weights(session, step):
 
 
 def rows(tensor, starts):
-    return [tensor[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    return [tensor[a:b] for a, b in itertools.pairwise(starts)]
 
 
 def reference_attention(batch, old, new, heads: int, kv_heads: int, size: int, window: int | None):

@@ -178,6 +178,16 @@ def test_points_that_scatter_are_not_believed() -> None:
         Observation.read('{"T":4}', 1.0, -0.5)
 
 
+def test_less_work_cannot_take_longer() -> None:
+    rows = laws.over_tokens(laws.noisy(gemm_law, 0.01, seed=8))
+    rows[5] = Observation(rows[5].sizes, None, 40 * rows[5].latency_us)
+    rows[9] = Observation(rows[9].sizes, None, 25 * rows[9].latency_us)
+    formula = fit(GEMM, rows)
+    assert formula.held.disturbed == 2
+    assert formula.held.mape < 0.05
+    assert formula.predict_one({"T": float(rows[5].sizes[0][1])})[0] == pytest.approx(rows[5].latency_us / 40, rel=0.1)
+
+
 def test_the_host_is_linear_in_requests_and_tokens() -> None:
     steps = [(r, t) for r in (1, 4, 16) for t in (1, 64, 512) if t >= r]
     rows = [Observation((("R", r), ("T", t)), None, 900 + 8.0 * r + 0.05 * t) for r, t in steps]

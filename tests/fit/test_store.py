@@ -61,7 +61,13 @@ def formulas(draw: st.DrawFn) -> Formula:
         draw(residuals()),
         (Range(draw(quantities), low, high),),
         Held(
-            draw(positive), draw(positive), '{"T":3}', draw(st.floats(-1, 1)), draw(positive), draw(st.integers(1, 99))
+            draw(positive),
+            draw(positive),
+            '{"T":3}',
+            draw(st.floats(-1, 1)),
+            draw(positive),
+            draw(st.integers(0, 9)),
+            draw(st.integers(1, 99)),
         ),
     )
 

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from dooly.database import Database
+from dooly.executor import HOST_OPERATIONS, host_environment, machine
+from dooly.executor.host import measure_host, missing_host_points, wanted_points
+
+pytestmark = pytest.mark.engine
+
+
+def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
+    here = machine()
+    database = Database(tmp_path / "latency.db")
+    assert missing_host_points(database, here)
+    said = []
+    taken = measure_host(database, here, said.append)
+    assert taken == 2 * len(wanted_points()) + 2
+    assert len(said) == 3
+    for signature in HOST_OPERATIONS:
+        points = database.points(signature, host_environment(here))
+        assert points
+        assert all(len(measurement.samples.values_us) >= 5 for measurement in points)
+        if signature != "host_dispatch":
+            assert all(measurement.median_us > 0.0 for measurement in points)
+    shallow, deep = (m.point.axes["N"] for m in database.points("host_dispatch", host_environment(here)))
+    assert deep > shallow > 10
+    assert not missing_host_points(database, here)
+    assert measure_host(database, here) == 0
+    database.close()
