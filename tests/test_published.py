@@ -1,4 +1,4 @@
-"""The IR of the bundled models against published figures: parameters, FLOPs of a forward pass, origins, equal families."""
+"""The IR of the bundled models against published figures: parameters, FLOPs, origins, equal families."""
 
 import pytest
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sympy
 import torch
@@ -162,10 +162,9 @@ def _take_opaque_path(model: torch.nn.Module) -> None:
 
     On a CPU the engine packs weights after loading and then calls ``cpu_linear``; there are no weights here.
     """
-    modules: Any = model.modules()
-    for module in modules:
+    for module in model.modules():
         if isinstance(module, LinearBase | VocabParallelEmbedding):
-            module.cpu_linear = torch.nn.functional.linear
+            cast(Any, module).cpu_linear = torch.nn.functional.linear
         elif isinstance(module, MoERunner):
             shared = module.shared_experts is not None
             module._forward_entry = torch.ops.vllm.moe_forward_shared if shared else torch.ops.vllm.moe_forward

@@ -202,7 +202,9 @@ class Converter:
             return self._reader.size(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return None if value == sys.maxsize else sympy.Integer(value)
-        return value if value is None or isinstance(value, bool | float | str) else str(value)
+        if value is None or isinstance(value, bool | float | str):
+            return value
+        return str(getattr(value, "value", value))  # the engine wraps layer names
 
     def _source(self, target: str, node: Node, name: str, nodes: tuple[int, ...]) -> None:
         words = [word for word in name.split(".") if not word.isdigit()]

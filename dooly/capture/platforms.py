@@ -105,12 +105,11 @@ def _run_here(function: Callable[[], object]) -> object:
 
 
 def _prepare_environment() -> None:
-    """What vLLM and the hub client read when imported: no network, no statistics, plain layer names in the graph."""
+    """What vLLM and the hub client read when imported: no network, no statistics, no second process."""
     for name, value in {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_USE_LAYERNAME": "0",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }.items():
         os.environ.setdefault(name, value)

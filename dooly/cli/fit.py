@@ -74,7 +74,7 @@ def _fit(database: "Database", stored: "StoredOperation", environment: "Environm
     from dooly.predict import HOST_PARTS
 
     points = database.points(stored.signature, environment)
-    observations = [Observation.read(point.point.json, point.median_us, point.spread) for point in points]
+    observations = [Observation.of_samples(point.point.json, point.samples.values_us) for point in points]
     if stored.signature in HOST_PARTS:
         return fit_host(stored.signature, observations)
     (operation,) = parse_program(stored.text).operations

@@ -6,23 +6,46 @@ from pathlib import Path
 from dooly.cli.output import say
 from dooly.cli.store import open_database
 from dooly.database import Database, Environment
+from dooly.errors import DoolyError
 from dooly.executor import Machine, environment_for, host_environment, machine
 from dooly.fit import Formula
 from dooly.fit.store import from_json
-from dooly.ir import Operation, Program
+from dooly.ir import Graph, Operation, Program, parse_program
 from dooly.predict import HOST_PARTS, StepModel
 
 __all__ = ["formulas_here", "lower", "model_path", "step_model"]
 
 
 def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Program:
-    """Capture models as the CPU platform runs them and run all passes: graphs and one table of operations."""
+    """All passes over the models as the CPU platform runs them: graphs and one table of operations.
+
+    Args:
+        models: bundled names, config.json files or their folders, which are captured; or .ir files, which are read.
+        tp, backend: of models that are captured.
+
+    Raises:
+        CaptureError, ParseError, PassError: a model is not usable.
+    """
     from dooly.capture import capture
     from dooly.passes import PIPELINE, run
 
-    say(f"capturing {', '.join(models)}")
-    graphs = tuple(dict.fromkeys(capture(model, tp=tp, backend=backend) for model in models))
-    return run(Program(graphs), PIPELINE)
+    graphs: list[Graph] = []
+    for model in dict.fromkeys(models):
+        if model.endswith(".ir"):
+            graphs += _read(Path(model)).graphs
+        else:
+            say(f"capturing {model}")
+            graphs.append(capture(model, tp=tp, backend=backend))
+    return run(Program(tuple(graphs)), PIPELINE)
+
+
+def _read(path: Path) -> Program:
+    try:
+        return parse_program(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DoolyError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except DoolyError as error:
+        raise DoolyError(f"{path}: {error}") from None
 
 
 def model_path(model: str) -> Path:

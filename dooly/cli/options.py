@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Backend", "Db", "Model", "Models", "TensorParallel"]
+__all__ = ["AsJson", "Backend", "CapturedModel", "Db", "Model", "Models", "TensorParallel"]
 
-_MODEL = "bundled model (`python -m dooly.passes --list`), config.json, or its folder"
+_MODEL = "bundled model (`python -m dooly.passes --list`), config.json or its folder"
 
 Model = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODEL, show_default=False)]
+CapturedModel = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_MODEL}, or .ir file", show_default=False)]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{_MODEL}, or .ir file", show_default=False)]
 Db = Annotated[str, typer.Option("--db", envvar="DOOLY_DB", help="latency database: a file, or a PostgreSQL URL")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")]
 TensorParallel = Annotated[int, typer.Option("--tp", help="tensor-parallel size")]

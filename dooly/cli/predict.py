@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model
+from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db
 from dooly.errors import PredictError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _REQUEST = re.compile(r"(\d{1,9}):(\d{1,9})(?:x(\d{1,6}))?", re.ASCII)
 
 
 def predict(
-    model: Model,
+    model: CapturedModel,
     batch: Annotated[
         str, typer.Option(help="requests of the step as NEW:CACHED tokens, xN for N alike, separated by commas")
     ],

@@ -88,7 +88,7 @@ def finish(connection: Connection, claim: Claim, status: Status, samples: Sample
             samples_us=json.dumps([round(value, 4) for value in samples.values_us]),
             warmups_us=json.dumps([round(value, 4) for value in samples.warmups_us]),
             loops=samples.loops,
-            aside_us=json.dumps(dict(samples.aside)),
+            aside=json.dumps(dict(samples.aside)),
             clock_mhz=samples.clock_mhz,
             temperature_c=samples.temperature_c,
             finished_s=time.time(),

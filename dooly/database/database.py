@@ -308,7 +308,7 @@ def _measurement(row: Row[tuple[object, ...]], signature: str, environment: str)
             values_us=tuple(json.loads(row.samples_us)),
             warmups_us=tuple(json.loads(row.warmups_us)),
             loops=row.loops,
-            aside=tuple(json.loads(row.aside_us).items()),
+            aside=tuple(json.loads(row.aside).items()),
             clock_mhz=row.clock_mhz,
             temperature_c=row.temperature_c,
         )

@@ -112,7 +112,7 @@ class Samples:
         values_us: one time per sample, already divided by `loops`.
         warmups_us: times of the warm-up calls, kept apart.
         loops: calls per sample.
-        aside: further timings taken beside the samples, by name, us (e.g. building attention metadata).
+        aside: what was noted beside the samples, by name; names of times end in `_us`.
         clock_mhz, temperature_c: where the platform gives them.
     """
 

@@ -73,7 +73,7 @@ points = Table(
     Column("samples_us", Text),
     Column("warmups_us", Text),
     Column("loops", Integer),
-    Column("aside_us", Text),
+    Column("aside", Text),
     Column("clock_mhz", Float),
     Column("temperature_c", Float),
     Column("owner", Text, nullable=False),

@@ -96,7 +96,7 @@ class AttentionRunner:
             forward.attn_metadata, forward.slot_mapping = next(turns)
             return layer(q, k, v)
 
-        return Trial(call, inputs=(q, k, v), aside=(("metadata", build_us),))
+        return Trial(call, inputs=(q, k, v), aside=(("metadata_us", build_us),))
 
     @property
     def cache(self) -> Any:

@@ -14,7 +14,7 @@ from dooly.executor.runner import Runner
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Session, Unsupported, open_session
 from dooly.executor.sweep import ErrorModel, next_point
-from dooly.executor.timing import Precision, confidence, measure
+from dooly.executor.timing import OTHERS, Precision, confidence, measure
 from dooly.ir import Operation
 from dooly.ir.printer import format_operation
 
@@ -268,9 +268,11 @@ def stability(measured: Measurement) -> str:
     samples = len(measured.samples.values_us)
     if width <= 0.03:
         return f"stable within {100 * width:.1f} % ({samples} samples)"
+    busy = dict(measured.samples.aside).get(OTHERS, 0.0)
+    blame = f", while others kept {busy:.1f} processors busy" if busy >= 0.2 else ""
     if width <= 0.15:
-        return f"known within {100 * width:.0f} % ({samples} samples)"
-    return f"UNSTABLE, half of the samples spread over {100 * measured.spread:.0f} % ({samples} samples)"
+        return f"known within {100 * width:.0f} % ({samples} samples{blame})"
+    return f"UNSTABLE, half of the samples spread over {100 * measured.spread:.0f} % ({samples} samples{blame})"
 
 
 def _first_line(error: BaseException) -> str:

@@ -113,12 +113,9 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
             alone_us = _alone(machine, [op for program in programs.values() for op in program])
             for depth, folder in folders.items():
                 note(f"host time: engine with {depth} layers")
-                steps = record(
-                    folder,
-                    _settings(machine),
-                    warm_up=[((_TOKENS, 2),), ((_CONTEXT, 8),) * _DECODE],
-                    timed=_decodes() + _prefills() * _REPEATS,
-                )
+                decode = ((_CONTEXT, _STEPS),) * _DECODE
+                timed = _decodes() + _prefills() * _REPEATS if depth == _DEPTHS[0] else (decode,)
+                steps = record(folder, _settings(machine), warm_up=[((_TOKENS, 2),), decode[:2]], timed=timed)
                 if depth == _DEPTHS[0]:
                     _store_steps(book, steps)
                 _store_dispatch(book, steps, programs[depth], alone_us)

@@ -16,7 +16,7 @@ class Trial:
     Fields:
         call: does the work once, set-up excluded, and returns its result.
         inputs: the tensors that it reads besides its weights.
-        aside: timings taken while setting up, us, e.g. of building attention metadata (host work, not of the kernel).
+        aside: what was noted while setting up, e.g. how long attention metadata took (host work, not of the kernel).
     """
 
     call: Callable[[], Any]

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from pathlib import Path
 
 from dooly.database import Samples
 
-__all__ = ["Precision", "confidence", "measure"]
+__all__ = ["OTHERS", "Precision", "confidence", "measure"]
+
+OTHERS = "busy_elsewhere"
+"""Name under which the samples say how many processors other processes kept busy meanwhile."""
 
 _Z = 1.96
 
@@ -62,6 +66,7 @@ def measure(call: Callable[[], object], precision: Precision, aside: tuple[tuple
     """
     warmups: list[float] = []
     started = time.perf_counter()
+    others = _others_cpu_s()
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -78,7 +83,8 @@ def measure(call: Callable[[], object], precision: Precision, aside: tuple[tuple
     finally:
         if collecting:
             gc.enable()
-    return Samples(tuple(values), tuple(warmups), loops, aside, _clock_mhz())
+    busy = (_others_cpu_s() - others) / (time.perf_counter() - started)
+    return Samples(tuple(values), tuple(warmups), loops, (*aside, (OTHERS, round(max(0.0, busy), 2))), _clock_mhz())
 
 
 def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool:
@@ -95,6 +101,18 @@ def _timed(call: Callable[[], object], loops: int) -> float:
     for _ in range(loops):
         call()
     return (time.perf_counter_ns() - start) / 1e3 / loops
+
+
+def _others_cpu_s() -> float:
+    """Processor seconds that other processes, and other guests of the same host, have used since the start."""
+    try:
+        words = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words)
+    mine = os.times()
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - mine.user - mine.system
 
 
 def _clock_mhz() -> float | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dooly.batch import Batch
-from dooly.engine import EngineSettings, engine_config, model_folder
+from dooly.engine import EngineSettings, engine_config, model_folder, one_line
 from dooly.errors import SimulationError
 
 __all__ = ["EngineScheduler", "Scheduled", "TokenEvent"]
@@ -58,8 +58,8 @@ class EngineScheduler:
         config = engine_config(model, settings)
         try:
             kv_cache = _kv_cache_config(config)
-        except (ValueError, NotImplementedError) as error:
-            raise SimulationError(f"{model_folder(model)}: no KV cache for these settings: {error}") from error
+        except Exception as error:  # model code may fail in any way on a configuration it was not written for
+            raise SimulationError(f"{model_folder(model)}: no KV cache for it: {one_line(error)}") from error
         from vllm.sampling_params import SamplingParams
         from vllm.utils.hashing import get_hash_fn_by_name
         from vllm.v1.core.kv_cache_utils import (

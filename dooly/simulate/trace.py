@@ -97,10 +97,6 @@ class Trace:
         factor = self.rate / requests_per_s
         return replace(self, requests=tuple(replace(r, arrival_s=r.arrival_s * factor) for r in self.requests))
 
-    def at_once(self) -> Trace:
-        """The same requests, all arriving at time zero."""
-        return replace(self, requests=tuple(replace(r, arrival_s=0.0) for r in self.requests))
-
     def clip(self, max_model_len: int) -> Trace:
         """Shorten what does not fit: output to half of `max_model_len` tokens, then prompt to what is left.
 

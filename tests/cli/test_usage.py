@@ -126,6 +126,13 @@ def test_an_unknown_model(tmp_path, capsys):
         assert "lama-3: neither a bundled model nor a file" in told(capsys, *command, "--db", place)
 
 
+def test_an_ir_file_that_is_none(tmp_path, capsys):
+    place, binary = str(tmp_path / "new.sqlite"), tmp_path / "binary.ir"
+    binary.write_bytes(b"\xff\xfe")
+    assert "not UTF-8 text" in told(capsys, "plan", str(binary), "--db", place)
+    assert "No such file" in told(capsys, "plan", str(tmp_path / "none.ir"), "--db", place)
+
+
 def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m dooly.cli --help | head -n 1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)

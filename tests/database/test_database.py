@@ -37,7 +37,7 @@ def measure(database: Database, *points: Point, values: tuple[float, ...] = (1.0
 def test_a_recorded_point_is_read_back_with_its_raw_samples(database: Database):
     claim = database.claim("sig", CPU, Point.of(T=8))
     assert claim is not None
-    samples = Samples((4.0, 2.0, 3.0), (9.0,), 7, (("metadata", 1.5),), 2400.0, 60.0)
+    samples = Samples((4.0, 2.0, 3.0), (9.0,), 7, (("metadata_us", 1.5),), 2400.0, 60.0)
     database.record_ok(claim, samples)
     (measurement,) = database.points("sig", CPU)
     assert measurement.samples == samples

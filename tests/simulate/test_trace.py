@@ -138,7 +138,6 @@ def test_first_rate_and_clip() -> None:
     assert clipped.clipped == 3
     assert [(r.prompt_tokens, r.output_tokens) for r in clipped.requests] == [(10, 10), (80, 20), (50, 50), (97, 3)]
     assert clipped.clip(100) == clipped
-    assert [r.arrival_s for r in trace.at_once().requests] == [0, 0, 0, 0]
 
 
 @given(st.integers(2, 300), st.integers(1, 500), st.integers(1, 500))
@@ -157,7 +156,7 @@ def test_helpers_refuse_nonsense() -> None:
         with pytest.raises(TraceError, match="expected a positive number"):
             trace.at_rate(rate)
     with pytest.raises(TraceError, match="all requests arrive at once"):
-        trace.at_once().at_rate(1)
+        trace_of((0, 1, 1), (0, 1, 1)).at_rate(1)
     with pytest.raises(TraceError, match="at least 2 tokens"):
         trace.clip(1)
     with pytest.raises(TraceError, match="holds no request"):

@@ -1,0 +1,184 @@
+"""Configurations are found, completed and refused before anything heavy is imported."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dooly.capture import capture, list_models, resolve_model
+from dooly.capture.config import check_tensor_parallel, config_values
+from dooly.errors import CaptureError, DoolyError
+
+Writer = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    """Writes a valid configuration with some fields changed (``...`` removes one) and returns its folder."""
+
+    def writer(**changes: Any) -> Path:
+        _, config = resolve_model("llama-3.1-8b")
+        config = {name: value for name, value in {**config, **changes}.items() if value is not ...}
+        folder = tmp_path / "my-model"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
+
+    return writer
+
+
+def test_the_bundled_models_are_listed_and_valid() -> None:
+    assert {"llama-3.1-8b", "llama-3.1-70b", "qwen3-8b", "mixtral-8x7b", "tiny-llama", "tiny-mixtral"} <= set(
+        list_models()
+    )
+    for name in list_models():
+        resolved, config = resolve_model(name)
+        assert resolved == name
+        assert config_values(config)["D"] * config["num_attention_heads"] == config["hidden_size"]
+
+
+def test_a_model_is_a_bundled_name_a_folder_or_a_file(write: Writer) -> None:
+    folder = write()
+    assert resolve_model(folder) == resolve_model(str(folder / "config.json"))
+    assert resolve_model(folder)[0] == "my-model"
+    other = folder / "renamed.json"
+    other.write_text((folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    assert resolve_model(other)[0] == "renamed"
+
+
+def test_defaults_are_filled_in(write: Writer) -> None:
+    _, config = resolve_model(write(head_dim=..., num_key_value_heads=...))
+    assert config["head_dim"] == 128
+    assert config["num_key_value_heads"] == 32
+
+
+def test_a_head_size_need_not_divide_the_hidden_size(write: Writer) -> None:
+    assert resolve_model(write(hidden_size=4000, head_dim=128))[1]["head_dim"] == 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 4100, "head_dim": ...}, "hidden_size 4100 is not divisible by num_attention_heads 32"),
+        ({"num_key_value_heads": 5}, "num_attention_heads 32 is not a multiple of num_key_value_heads 5"),
+        ({"intermediate_size": 0}, "intermediate_size is 0, expected a positive integer"),
+        ({"intermediate_size": -1}, "intermediate_size is -1, expected a positive integer"),
+        ({"vocab_size": 32000.5}, "vocab_size is 32000.5, expected a positive integer"),
+        ({"vocab_size": "32000"}, "vocab_size is '32000', expected a positive integer"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is True, expected a positive integer"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is None, expected a positive integer"),
+        ({"hidden_size": ...}, "hidden_size is missing"),
+        ({"model_type": ...}, "model_type is missing"),
+        ({"architectures": ["LlamaForCausalML"]}, "did you mean LlamaForCausalLM"),
+        ({"architectures": ["BertModel"]}, "unknown architecture 'BertModel'; supported: "),
+        ({"architectures": []}, "architectures is [], expected a list of one name"),
+        ({"architectures": ...}, "architectures is None, expected a list of one name"),
+        ({"num_local_experts": 4, "num_experts_per_tok": 8}, "num_experts_per_tok 8 is more than the 4 experts"),
+        ({"num_local_experts": 4, "num_experts": 8}, "num_local_experts is 4, but another field says E = 8"),
+    ],
+)
+def test_invalid_fields(write: Writer, changes: dict[str, Any], message: str) -> None:
+    folder = write(**changes)
+    with pytest.raises(CaptureError) as caught:
+        resolve_model(folder)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(folder / "config.json"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{\n  "hidden_size": 1,\n}', "line 3, column 1: not valid JSON"),
+        ("", "line 1, column 1: not valid JSON"),
+        ("[1]", "expected a JSON object, found list"),
+        ("[" * 100_000, "cannot be read as JSON text"),
+        (b"\xff\xfe{}", "cannot be read as JSON text"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CaptureError) as caught:
+        resolve_model(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("llama-3.1-8", "did you mean llama-3.1-8b"),
+        ("nothing-like-it", "neither a bundled model nor a file; bundled: "),
+        ("no/such/folder", "no such file or folder"),
+        ("missing.json", "no such file or folder"),
+        ("x" * 5000, "not a path"),
+        ("a\0b", "not a path"),
+    ],
+)
+def test_a_model_that_is_not_there(model: str, message: str) -> None:
+    with pytest.raises(CaptureError) as caught:
+        resolve_model(model)
+    assert message in str(caught.value)
+
+
+def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="no config.json in this folder"):
+        resolve_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tp", "message"),
+    [
+        (0, "tensor parallel size 0 is not a positive integer"),
+        (-4, "tensor parallel size -4 is not a positive integer"),
+        (3, "tensor parallel size 3 does not divide num_attention_heads 32"),
+        (64, "tensor parallel size 64 does not divide num_attention_heads 32"),
+    ],
+)
+def test_ranks_that_do_not_fit(tp: int, message: str) -> None:
+    _, config = resolve_model("llama-3.1-8b")
+    with pytest.raises(CaptureError) as caught:
+        check_tensor_parallel(config, tp, "llama-3.1-8b")
+    assert message in str(caught.value)
+
+
+def test_kv_heads_may_be_fewer_than_ranks_but_must_fit(write: Writer) -> None:
+    _, config = resolve_model("llama-3.1-8b")
+    check_tensor_parallel(config, 16, "model")
+    _, config = resolve_model(write(num_attention_heads=36, num_key_value_heads=6, head_dim=128))
+    with pytest.raises(CaptureError, match="neither divides num_key_value_heads 6 nor is a multiple of it"):
+        check_tensor_parallel(config, 4, "model")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"platform": "tpu"}, "unknown platform 'tpu'; known: cpu, h100, h200"),
+        ({"backend": "XFORMERS"}, "unknown attention backend 'XFORMERS'; known: CPU_ATTN, "),
+        ({"backend": "FLASH_ATTN"}, "attention backend FLASH_ATTN is not on platform cpu; there: CPU_ATTN"),
+        ({"platform": "h100", "backend": "cpu_attn"}, "attention backend CPU_ATTN is not on platform h100; there: "),
+        ({"tp": 5}, "tensor parallel size 5 does not divide"),
+    ],
+)
+def test_bad_arguments_of_capture(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(DoolyError) as caught:
+        capture("llama-3.1-8b", **arguments)
+    assert message in str(caught.value)
+
+
+def test_bad_input_is_refused_without_importing_torch() -> None:
+    script = (
+        "import sys\n"
+        "from dooly.capture import capture\n"
+        "try:\n    capture('no-such-model')\n"
+        "except ValueError as error:\n    print(error)\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'vllm', 'transformers')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no-such-model" in done.stdout

@@ -1,0 +1,53 @@
+"""The captured prefix shows every kind of layer in every position, and its counts add up to the model."""
+
+import sympy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dooly.capture.layers import layer_kinds, plan_layers, shorten
+from dooly.ir import evaluate, symbol
+
+Nl = symbol("Nl")
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
+def test_the_prefix_covers_every_pair_and_counts_every_layer(kinds: list[str]) -> None:
+    plan = plan_layers(tuple(kinds))
+    pairs = list(zip([None, *kinds], kinds))
+    counts = [evaluate(count, {"Nl": len(kinds)}) for count in plan.counts]
+    assert set(pairs[: plan.depth]) == set(pairs)
+    assert set(pairs[: plan.depth - 1]) != set(pairs)
+    assert sum(counts) == len(kinds)
+    assert min(counts) >= 1
+    for pair in set(pairs):
+        assert sum(count for count, shown in zip(counts, pairs) if shown == pair) == pairs.count(pair)
+
+
+def test_equal_layers_need_two() -> None:
+    assert plan_layers(("x",) * 80).counts == (sympy.Integer(1), Nl - 1)
+    assert plan_layers(("x",) * 2).counts == (sympy.Integer(1), Nl - 1)
+    assert plan_layers(("x",)).counts == (Nl,)
+
+
+def test_alternating_layers_need_three() -> None:
+    assert plan_layers(tuple("ab" * 21)).counts == (1, Nl - 21, 20)
+
+
+def test_models_without_layer_fields_are_homogeneous() -> None:
+    assert len(set(layer_kinds({"num_hidden_layers": 7, "sliding_window": 128}))) == 1
+
+
+def test_each_way_of_mixing_layers() -> None:
+    dense_first = {"num_hidden_layers": 5, "first_k_dense_replace": 2}
+    assert [kind[0] for kind in layer_kinds(dense_first)] == [False, False, True, True, True]
+    sparse_step = {"num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [3]}
+    assert [kind[0] for kind in layer_kinds(sparse_step)] == [False, True, False, False]
+    pattern = {"num_hidden_layers": 6, "sliding_window_pattern": 3}
+    assert [kind[0] for kind in layer_kinds(pattern)] == [False, False, True, False, False, True]
+    periodic = {"num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 1, "expert_layer_period": 2}
+    assert layer_kinds(periodic) == ((False, True), (True, False), (False, True), (False, False))
+
+
+def test_a_shortened_configuration_cuts_the_lists_of_layers() -> None:
+    config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "mlp_only_layers": [], "name": [1, 2, 3]}
+    assert shorten(config, 2) == {**config, "num_hidden_layers": 2, "layer_types": ["a", "b"]}
