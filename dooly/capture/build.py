@@ -193,6 +193,9 @@ def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
         positions, rotary = module.max_position_embeddings, int(module.rotary_dim)
         width = normal(head.expr * sympy.Rational(rotary, int(head)))
         module.rotary_dim = ConfigInt(rotary, width, head.facts)
-        if tuple(table.shape) == (int(positions), rotary):
-            tables[f"{name}.cos_sin_cache"] = (expression(positions), width)
+        rows, columns = table.shape
+        tables[f"{name}.cos_sin_cache"] = (
+            expression(positions if rows == positions else rows),  # a stretched table has a length of its own
+            width if columns == rotary else sympy.Integer(columns),
+        )
     return tables

@@ -111,7 +111,7 @@ def _locate(model: str | Path) -> Path:
         raise CaptureError(f"{path}: no such file or folder")
     names = list_models()
     raise CaptureError(
-        f"{model}: neither a bundled model nor a file{_meant(str(model), names)}; bundled: {', '.join(names)}"
+        f"{str(model)!r}: neither a bundled model nor a file{_meant(str(model), names)}; bundled: {', '.join(names)}"
     )
 
 

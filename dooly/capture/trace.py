@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from vllm.config import set_current_vllm_config
 from vllm.forward_context import set_forward_context
+from vllm.ir import enable_torch_wrap
 
 from dooly.capture.atoms import Atoms, compute
 from dooly.capture.build import Built
@@ -80,6 +81,7 @@ def trace(built: Built) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(set_current_vllm_config(built.vllm_config))
         stack.enter_context(set_forward_context(None, built.vllm_config))
+        stack.enter_context(enable_torch_wrap())  # an engine that ran in this process may have unwrapped its operations
         stack.enter_context(torch.no_grad())
         # functions that the engine compiles run as plain ones; remembering results costs more than it saves in one pass
         stack.enter_context(_dynamo_config.patch(error_on_nested_fx_trace=False, fake_tensor_cache_enabled=False))

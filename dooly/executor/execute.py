@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from dooly.database import Claim, Database, Measurement, Point, Status
 from dooly.errors import DoolyError, ProfileError
 from dooly.executor.cost import CostModel
-from dooly.executor.host import measure_host
+from dooly.executor.host import HOST_COST_S, measure_host
 from dooly.executor.plan import Plan, Row
 from dooly.executor.runner import Runner
 from dooly.executor.runners import make_runner
@@ -52,7 +52,7 @@ class Outcome:
         taken, failed, skipped: points by result.
         elsewhere: points that another process took meanwhile.
         host_points: points of host time taken.
-        left: operations that still lack points, because the budget ended.
+        left: operations that still lack points, because the budget ended; `host time` if it was too short for that.
         elapsed_s: wall seconds, start of the engine included.
     """
 
@@ -135,9 +135,12 @@ class _Run:
                 text = format_operation(replace(operation, uses=(), status=""), name=operation.name)
                 self.database.add_operation(operation.signature, operation.target, text)
             self._say("start", "", f"{self.plan.points_missing} points, about {self.plan.estimate_s:.0f} s")
-            if self.plan.host_missing:
-                note = lambda text: self._say("host", "", text)  # noqa: E731  # one line, used here only
-                self.outcome.host_points = measure_host(self.database, self.plan.machine, note)
+            if self.plan.host_missing and self.budget_s < HOST_COST_S:
+                self.left.add("host time")
+            elif self.plan.host_missing:
+                self.outcome.host_points = measure_host(
+                    self.database, self.plan.machine, lambda text: self._say("host", "", text)
+                )
             with self.stack:
                 self._measure_all()
         finally:

@@ -162,7 +162,8 @@ def _row(
     )
     known = {measurement.point for measurement in measured} | given_up
     missing = tuple(point for point in coarse_points(operation, ranges) if point not in known)
-    refine = not missing and len(measured) > 2 and next_point(operation, measured, ranges, error) is not None
+    candidate = next_point(operation, measured, ranges, error) if not missing and len(measured) > 2 else None
+    refine = candidate is not None and candidate not in given_up
     estimate = 0.0
     if skip is None and (missing or refine):
         estimate = costs.build_s(operation)

@@ -10,7 +10,7 @@ from typing import Any
 from dooly.engine import EngineSettings, engine_config, prepare_vllm
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine
-from dooly.executor.tensors import DTYPES, dtype_of
+from dooly.executor.tensors import DTYPES
 
 __all__ = ["Session", "Unsupported", "open_session"]
 
@@ -58,7 +58,6 @@ class Session:
             )
             config = engine_config(folder, settings)
             config.compilation_config.static_forward_context = self.layers
-            config.model_config.dtype = dtype_of(dtype)  # the engine halves a float32 model unless told otherwise
             self._configs[dtype] = config
         return self._configs[dtype]
 

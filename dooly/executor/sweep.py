@@ -18,6 +18,7 @@ ErrorModel: TypeAlias = Callable[[Operation, Sequence[Measurement]], Mapping[Poi
 """Relative held-out error of the caller's formula at measured points; None where it has no formula yet."""
 
 _STEP = 4
+_SHORT = 16
 _CANDIDATES = 96
 _EXTRA = {Kind.ATTENTION: 10, Kind.MOE: 6}
 _EXTRA_DEFAULT = 5
@@ -71,12 +72,15 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
 def geometric(limit: int, start: int = 1) -> list[int]:
     """``start``, then by factors of four, and ``limit`` itself.  A wider range keeps the inner points.
 
-    >>> geometric(512)
-    [1, 4, 16, 64, 256, 512]
+    Short ranges go by factors of two, so that a curve has enough points.
+
+    >>> geometric(512), geometric(8)
+    ([1, 4, 16, 64, 256, 512], [1, 2, 4, 8])
     """
     values = [start]
-    while values[-1] * _STEP < limit:
-        values.append(values[-1] * _STEP)
+    step = _STEP if limit > _SHORT * start else 2
+    while values[-1] * step < limit:
+        values.append(values[-1] * step)
     return [*values, limit] if limit > values[-1] else [value for value in values if value <= limit]
 
 

@@ -83,7 +83,8 @@ def measure(call: Callable[[], object], precision: Precision, aside: tuple[tuple
     finally:
         if collecting:
             gc.enable()
-    busy = (_others_cpu_s() - others) / (time.perf_counter() - started)
+    # The kernel counts in hundredths of a second, so a short point can only be told roughly.
+    busy = min((_others_cpu_s() - others) / (time.perf_counter() - started), os.cpu_count() or 1)
     return Samples(tuple(values), tuple(warmups), loops, (*aside, (OTHERS, round(max(0.0, busy), 2))), _clock_mhz())
 
 

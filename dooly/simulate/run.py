@@ -13,6 +13,7 @@ from typing import Any, Literal
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
 from dooly.errors import DoolyError, SimulationError
+from dooly.files import write_text
 
 __all__ = ["RequestRecord", "Run", "StepDetail", "StepRecord", "load_run", "save_run"]
 
@@ -124,7 +125,7 @@ def save_run(run: Run, path: str | Path) -> None:
     """Write a run as JSON: one line per request and per step, so that two runs can be compared by eye.
 
     Raises:
-        SimulationError: the file cannot be written.
+        DoolyError: the file cannot be written.
     """
     header = {
         "format": FORMAT,
@@ -141,10 +142,7 @@ def save_run(run: Run, path: str | Path) -> None:
     text = (
         json.dumps(header)[:-1] + ',\n"requests": [\n' + ",\n".join(requests) + '\n],\n"steps": [\n' + ",\n".join(steps)
     )
-    try:
-        Path(path).write_text(text + "\n]}\n", encoding="utf-8")
-    except OSError as error:
-        raise SimulationError(f"{path}: the run cannot be written: {error.strerror or error}") from error
+    write_text(path, text + "\n]}\n")
 
 
 def _step_fields(step: StepRecord) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dooly.errors import TraceError
+from dooly.files import write_text
 from dooly.simulate.trace import Trace, TraceRequest
 
 __all__ = ["TraceFit", "fit_trace", "read_fit", "sample_trace", "write_fit"]
@@ -124,12 +125,13 @@ def _strata(rng: np.random.Generator, count: int) -> Floats:
 
 
 def write_fit(fit: TraceFit, path: str | Path) -> None:
-    """Write the tables as JSON, one table a line."""
-    fields = asdict(fit)
-    Path(path).write_text(
-        "{\n" + ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()) + "\n}\n",
-        encoding="utf-8",
-    )
+    """Write the tables as JSON, one table a line.
+
+    Raises:
+        DoolyError: the file cannot be written.
+    """
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(fit).items())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_fit(path: str | Path) -> TraceFit:

@@ -21,6 +21,7 @@ from pathlib import Path
 import polars as pl
 
 from dooly.errors import TraceError
+from dooly.files import write_text
 
 __all__ = ["Trace", "TraceRequest", "read_trace", "write_trace"]
 
@@ -235,10 +236,7 @@ def write_trace(trace: Trace, path: str | Path) -> None:
     """Write `trace` in our format, arrivals to the microsecond.
 
     Raises:
-        TraceError: the file cannot be written.
+        DoolyError: the file cannot be written.
     """
     lines: Iterable[str] = (f"{r.arrival_s:.6f},{r.prompt_tokens},{r.output_tokens}\n" for r in trace.requests)
-    try:
-        Path(path).write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_text(path, "arrival_s,prompt_tokens,output_tokens\n" + "".join(lines))

@@ -5,27 +5,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dooly.capture.atoms import Atoms, compute
-from dooly.ir import FloorDiv, evaluate, normal, symbol
+from dooly.ir import Expr, FloorDiv, evaluate, normal, symbol
 
-TP, Nq, Nkv, D, I, V = map(symbol, ("TP", "Nq", "Nkv", "D", "I", "V"))
+TP, Nq, Nkv, D, Im, V = map(symbol, ("TP", "Nq", "Nkv", "D", "I", "V"))
 PADDED = 64 * FloorDiv(V + 63, 64)
 VALUES = {"TP": 4, "Nq": 32, "Nkv": 8, "D": 128, "I": 14336, "V": 128256}
-FACTS = [(TP, PADDED), (TP, Nq), (TP, Nkv), (Nkv, Nq), (TP, I)]
+FACTS = [(TP, PADDED), (TP, Nq), (TP, Nkv), (Nkv, Nq), (TP, Im)]
 
 
-def back(atoms: Atoms, e: object) -> object:
-    return normal(atoms.rewrite(e).xreplace({symbol(name): meaning for name, meaning in atoms.meanings.items()}))  # pyright: ignore
+def back(atoms: Atoms, e: Expr) -> Expr:
+    return normal(atoms.rewrite(e).xreplace({symbol(name): meaning for name, meaning in atoms.meanings.items()}))
 
 
 @pytest.mark.parametrize(
-    "size", [D * Nq / TP, D * (Nq + 2 * Nkv) / TP, 2 * I / TP, PADDED / TP, PADDED, Nq, V, V - PADDED / TP, TP, D]
+    "size", [D * Nq / TP, D * (Nq + 2 * Nkv) / TP, 2 * Im / TP, PADDED / TP, PADDED, Nq, V, V - PADDED / TP, TP, D]
 )
-def test_a_size_over_the_inputs_is_a_polynomial_that_means_the_same(size: object) -> None:
+def test_a_size_over_the_inputs_is_a_polynomial_that_means_the_same(size: Expr) -> None:
     atoms = Atoms(VALUES, FACTS)
-    rewritten = atoms.rewrite(size)  # pyright: ignore[reportArgumentType]
+    rewritten = atoms.rewrite(size)
     assert not rewritten.has(FloorDiv)
     assert all(not power.exp.is_negative for power in rewritten.atoms(type(1 / TP)))
-    assert back(atoms, size) == normal(size)  # pyright: ignore[reportArgumentType]
+    assert back(atoms, size) == normal(size)
 
 
 def test_without_ranks_the_inputs_are_the_configuration() -> None:

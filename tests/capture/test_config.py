@@ -117,7 +117,7 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str | bytes, mess
         ("no/such/folder", "no such file or folder"),
         ("missing.json", "no such file or folder"),
         ("x" * 5000, "not a path"),
-        ("a\0b", "not a path"),
+        ("a\0b", "neither a bundled model nor a file"),
     ],
 )
 def test_a_model_that_is_not_there(model: str, message: str) -> None:
@@ -127,7 +127,7 @@ def test_a_model_that_is_not_there(model: str, message: str) -> None:
 
 
 def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="no config.json in this folder"):
+    with pytest.raises(CaptureError, match=r"no config\.json in this folder"):
         resolve_model(tmp_path)
 
 

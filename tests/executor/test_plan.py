@@ -274,3 +274,14 @@ def test_measuring_stops_when_the_median_is_known():
     quick = measure(lambda: None, Precision(min_samples=3, max_samples=4))
     assert quick.loops > 50
     assert len(quick.warmups_us) >= 3
+
+
+def test_a_budget_too_short_for_host_time_says_so(tmp_path: Path, pretend, somewhere, step, monkeypatch):
+    monkeypatch.setattr(execute, "measure_host", lambda *_: pytest.fail("must not be begun"))
+    database = Database(tmp_path / "latency.db")
+    plan = make_plan([step("f32")["linear2 256"]], database, somewhere, RANGES)
+    assert plan.host_missing
+    outcome = go(plan, database, budget_s=5.0)
+    assert outcome.left == ["host time"]
+    assert outcome.taken > 0
+    database.close()

@@ -7,7 +7,7 @@ import pytest
 
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
-from dooly.errors import SimulationError
+from dooly.errors import DoolyError, SimulationError
 from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
 
 RUN = Run(
@@ -58,5 +58,5 @@ def test_refused_files(tmp_path: Path) -> None:
 
 
 def test_unwritable(tmp_path: Path) -> None:
-    with pytest.raises(SimulationError, match="cannot be written"):
+    with pytest.raises(DoolyError, match="cannot write"):
         save_run(RUN, tmp_path / "no" / "run.json")

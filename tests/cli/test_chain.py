@@ -1,0 +1,121 @@
+"""From a config.json to simulated latencies and the real engine, through the command line, on a very small model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dooly.cli import main
+
+pytestmark = pytest.mark.engine
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_hidden_layers": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "float32",
+    "tie_word_embeddings": False,
+}
+LIMITS = ("--max-tokens", "64", "--max-requests", "4", "--max-context", "256")
+SETTINGS = ("--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-model-len", "256")
+TRACE = "arrival_s,prompt_tokens,output_tokens\n0.0,40,6\n0.05,90,1\n0.1,8,12\n0.1,300,9\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model, a trace and a database in which the model is measured and fitted."""
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "small").mkdir()
+    (folder / "small" / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "trace.csv").write_text(TRACE)
+    database = str(folder / "latency.sqlite")
+    assert main(["profile", str(folder / "small"), "--budget", "240", "--db", database, *LIMITS]) == 0
+    assert main(["fit", "--db", database]) == 0
+    return folder
+
+
+def run(capsys, folder: Path, *arguments: str):
+    """The JSON document that a command prints."""
+    capsys.readouterr()
+    assert main([*arguments, "--db", str(folder / "latency.sqlite"), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_was_measured_is_covered(folder, capsys):
+    rows = run(capsys, folder, "coverage", str(folder / "small"), *LIMITS)
+    assert {row["status"] for row in rows} == {"covered"}
+    assert sum(row["share_percent"] for row in rows) == pytest.approx(100)
+
+
+def test_a_second_run_measures_nothing_and_says_what_reuse_saved(folder, capsys):
+    answer = run(capsys, folder, "profile", str(folder / "small"), "--budget", "60", *LIMITS)
+    assert answer["outcome"]["taken"] == answer["outcome"]["host_points"] == 0
+    assert answer["saved_s"] > 0
+
+
+def test_another_model_measures_only_what_it_does_not_share(folder, capsys):
+    other = folder / "wider"
+    other.mkdir(exist_ok=True)
+    (other / "config.json").write_text(json.dumps(CONFIG | {"intermediate_size": 320}))
+    answer = run(capsys, folder, "plan", str(other), *LIMITS)
+    missing = {row["kind"] for row in answer["operations"] if row["status"] == "uncovered"}
+    covered = {row["kind"] for row in answer["operations"] if row["status"] == "covered"}
+    assert "gemm" in missing & covered
+    assert "attention" in covered
+    assert not answer["host_missing"]
+
+
+def test_a_step_is_predicted_and_its_parts_add_up(folder, capsys):
+    answer = run(capsys, folder, "predict", str(folder / "small"), "--batch", "40:0,1:50x3")
+    cost = answer["cost"]
+    assert cost["total_us"] == cost["host_before_us"] + cost["device_us"] + cost["host_after_us"]
+    assert cost["total_us"] == pytest.approx(sum(row["total_us"] for row in answer["rows"]))
+    assert not cost["extrapolated"]
+
+
+def test_an_ir_file_predicts_as_the_model_does(folder, capsys):
+    from dooly.passes.__main__ import main as passes
+
+    ir = str(folder / "small.ir")
+    assert passes([str(folder / "small"), "-p", "annotate-shapes", "-o", ir]) == 0
+    batch = ("--batch", "7:9")
+    assert run(capsys, folder, "predict", ir, *batch) == run(capsys, folder, "predict", str(folder / "small"), *batch)
+
+
+def test_a_trace_is_simulated_and_the_run_can_be_kept(folder, capsys):
+    kept = folder / "run.json"
+    arguments = ("simulate", str(folder / "small"), str(folder / "trace.csv"), *SETTINGS)
+    answer = run(capsys, folder, *arguments, "-o", str(kept))
+    assert answer["requests"] == 4
+    assert answer["clipped"] == 1
+    assert answer["ttft"]["p50_ms"] > 0
+    assert len(json.loads(kept.read_text())["requests"]) == 4
+    assert run(capsys, folder, *arguments)["e2e"] == answer["e2e"]
+
+
+def test_prediction_stands_beside_the_real_engine(folder, capsys):
+    answer = run(
+        capsys, folder, "validate", str(folder / "small"), str(folder / "trace.csv"), "--repeats", "2", *SETTINGS
+    )
+    assert answer["runs"] == 2
+    assert {request["metric"] for request in answer["requests"]} == {"ttft", "tpot", "e2e"}
+    assert all(step["count"] > 0 and step["measured_us"] > 0 and step["predicted_us"] > 0 for step in answer["steps"])
+
+
+def test_tables_for_people(folder, capsys):
+    database = ("--db", str(folder / "latency.sqlite"))
+    for arguments, words in (
+        (("plan", str(folder / "small"), *LIMITS), "cost (s)"),
+        (("predict", str(folder / "small"), "--batch", "1:9"), "total (us)"),
+        (("simulate", str(folder / "small"), str(folder / "trace.csv"), *SETTINGS), "p99 (ms)"),
+    ):
+        assert main([*arguments, *database]) == 0
+        assert words in capsys.readouterr().out
