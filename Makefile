@@ -50,6 +50,9 @@ notebooks: $(STAMP) ## run the notebooks and keep their outputs
 	$(BIN)/python -m dooly.passes llama-3.1-8b -p annotate-shapes -o notebooks/llama-3.1-8b.ir
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
+bench: $(STAMP) ## seconds of capture and of each pass, over the four large models
+	$(BIN)/python -m dooly.passes --time-passes llama-3.1-8b llama-3.1-70b qwen3-8b mixtral-8x7b > /dev/null
+
 clean: ## remove .venv, caches and build outputs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "traces": EVERYWHERE,
     "capture": COMPILER | {"engine", "models"},
     "database": COMPILER,
-    "executor": COMPILER | {"batch", "engine", "capture", "database"},
+    "executor": COMPILER | {"batch", "engine", "capture", "database", "fit"},
     "fit": COMPILER | {"batch", "database"},
     "predict": COMPILER | {"batch", "database", "fit"},
     "simulate": COMPILER | {"batch", "engine", "predict", "traces"},

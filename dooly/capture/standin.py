@@ -87,11 +87,11 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
         """Answers for the device; everything else is the engine's own CUDA platform."""
 
         @classmethod
-        def get_device_capability(cls, *_: int) -> Any:
+        def get_device_capability(cls, *_: int, **__: int) -> Any:
             return capability(*spec.capability)
 
         @classmethod
-        def get_device_name(cls, *_: int) -> str:
+        def get_device_name(cls, *_: int, **__: int) -> str:
             return spec.device_name
 
         @classmethod
@@ -99,11 +99,11 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
             return f"GPU-{device_id}"
 
         @classmethod
-        def get_device_total_memory(cls, *_: int) -> int:
+        def get_device_total_memory(cls, *_: int, **__: int) -> int:
             return spec.memory_bytes
 
         @classmethod
-        def num_compute_units(cls, *_: int) -> int:
+        def num_compute_units(cls, *_: int, **__: int) -> int:
             return spec.processors
 
         @classmethod
@@ -119,7 +119,7 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
             pass
 
         @classmethod
-        def set_device(cls, *_: Any) -> None:
+        def set_device(cls, *_: Any, **__: Any) -> None:
             pass
 
     return StandIn

@@ -123,6 +123,18 @@ class Samples:
     clock_mhz: float | None = None
     temperature_c: float | None = None
 
+    @property
+    def undisturbed_us(self) -> tuple[float, ...]:
+        """Samples within a factor of 1.5 of the first decile, sorted.
+
+        Other processes only ever add time, on a busy machine to most samples; on a quiet one these are all of them.
+        """
+        ordered = sorted(self.values_us)
+        return tuple(value for value in ordered if value <= _REACH * ordered[len(ordered) // 10])
+
+
+_REACH = 1.5
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -147,6 +159,17 @@ class Measurement:
         if self.status is not Status.OK:
             raise ValueError(f"{self.point} of {self.operation} is {self.status}, it has no latency")
         return statistics.median(self.samples.values_us)
+
+    @property
+    def latency_us(self) -> float:
+        """Median of the undisturbed samples: what the operation takes when nothing else runs.
+
+        Raises:
+            ValueError: the point was not measured.
+        """
+        if self.status is not Status.OK:
+            raise ValueError(f"{self.point} of {self.operation} is {self.status}, it has no latency")
+        return statistics.median(self.samples.undisturbed_us)
 
     @property
     def spread(self) -> float:

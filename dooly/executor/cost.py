@@ -33,7 +33,7 @@ class CostModel:
 
     def learn(self, operation: Operation, measured: Sequence[Measurement]) -> None:
         """Correct later estimates for operations of this kind by measured points of this one."""
-        ratios = [m.median_us / self._roofline_us(operation, m.point) for m in measured]
+        ratios = [m.latency_us / self._roofline_us(operation, m.point) for m in measured]
         self._corrections.setdefault(operation.kind, []).extend(ratios)
 
     def latency_us(self, operation: Operation, point: Point) -> float:

@@ -1,5 +1,6 @@
 """Carry out a plan: measure what is missing within a budget, one committed point at a time."""
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
@@ -210,7 +211,7 @@ class _Run:
         self.costs.learn(operation, [measured])
         self.outcome.taken += 1
         self.dealt_with += 1
-        self._say("ok", operation.name, f"{point}: {measured.median_us:.1f} us, {stability(measured)}")
+        self._say("ok", operation.name, f"{point}: {measured.latency_us:.1f} us, {stability(measured)}")
         return True
 
     @contextmanager
@@ -266,16 +267,15 @@ class _Run:
 
 
 def stability(measured: Measurement) -> str:
-    """How far the median can be trusted, in words."""
-    width = confidence(list(measured.samples.values_us))
-    samples = len(measured.samples.values_us)
-    if width <= 0.03:
-        return f"stable within {100 * width:.1f} % ({samples} samples)"
-    busy = dict(measured.samples.aside).get(OTHERS, 0.0)
-    blame = f", while others kept {busy:.1f} processors busy" if busy >= 0.2 else ""
-    if width <= 0.15:
-        return f"known within {100 * width:.0f} % ({samples} samples{blame})"
-    return f"UNSTABLE, half of the samples spread over {100 * measured.spread:.0f} % ({samples} samples{blame})"
+    """How far the latency can be trusted, in words."""
+    samples = measured.samples
+    quiet, total = samples.undisturbed_us, len(samples.values_us)
+    width = confidence(quiet)
+    words = f"within {100 * width:.1f} %" if math.isfinite(width) else "from few samples"
+    if len(quiet) >= 0.8 * total:
+        return f"{'stable' if width <= 0.03 else 'known'} {words} ({total} samples)"
+    busy = dict(samples.aside).get(OTHERS, 0.0)
+    return f"DISTURBED, {words} from {len(quiet)} of {total} samples while others kept {busy:.1f} processors busy"
 
 
 def _first_line(error: BaseException) -> str:

@@ -138,10 +138,10 @@ class _Claims:
             if claim is not None:
                 self.held[signature, point] = claim
 
-    def store(self, signature: str, point: Point, values_us: tuple[float, ...]) -> None:
+    def store(self, signature: str, point: Point, samples: Samples) -> None:
         """Commit what was measured; nothing if another process holds this point or the engine ran no such step."""
-        if values_us and (signature, point) in self.held:
-            self.stored += self._database.record_ok(self.held.pop((signature, point)), Samples(values_us))
+        if samples.values_us and (signature, point) in self.held:
+            self.stored += self._database.record_ok(self.held.pop((signature, point)), samples)
 
     def release(self) -> None:
         for claim in self.held.values():
@@ -174,14 +174,15 @@ def _operations(folder: Path) -> tuple[Operation, ...]:
 
 
 def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, float]:
-    """Median latency of each operation at the decode batch of the recorded steps, us by signature."""
-    medians: dict[str, float] = {}
+    """Latency of each operation at the decode batch of the recorded steps, us by signature."""
+    latencies: dict[str, float] = {}
     with open_session(machine) as session:
         for operation in operations:
-            if operation.signature not in medians:
+            if operation.signature not in latencies:
                 trial = make_runner(operation, session).trial(_decode_point(operation))
-                medians[operation.signature] = statistics.median(measure(trial.call, Precision()).values_us)
-    return medians
+                samples = measure(trial.call, Precision()).undisturbed_us
+                latencies[operation.signature] = statistics.median(samples)
+    return latencies
 
 
 def _decode_point(operation: Operation) -> Point:
@@ -197,8 +198,10 @@ def _store_steps(book: _Claims, steps: Sequence[Step]) -> None:
     for point in wanted_points():
         shape = point.axes["R"], point.axes["T"]
         alike = [step for step in steps if (step.requests, step.tokens) == shape]
-        book.store("host_before", point, tuple(step.before_us for step in alike))
-        book.store("host_after", point, tuple(step.wall_us - step.before_us - step.model_us for step in alike))
+        before = tuple(step.before_us for step in alike)
+        after = tuple(step.wall_us - step.before_us - step.model_us for step in alike)
+        book.store("host_before", point, Samples(before))
+        book.store("host_after", point, Samples(after))
 
 
 def _dispatch_point(operations: Sequence[Operation]) -> Point:
@@ -208,7 +211,13 @@ def _dispatch_point(operations: Sequence[Operation]) -> Point:
 def _store_dispatch(
     book: _Claims, steps: Sequence[Step], operations: Sequence[Operation], alone_us: Mapping[str, float]
 ) -> None:
-    """Model time of full decode steps less that of the operations by themselves."""
-    together_us = sum(operation.count * alone_us[operation.signature] for operation in operations)
-    decodes = (step for step in steps if (step.requests, step.tokens) == (_DECODE, _DECODE))
-    book.store("host_dispatch", _dispatch_point(operations), tuple(step.model_us - together_us for step in decodes))
+    """What full decode steps take less what their operations take by themselves.
+
+    Below zero is noise of the two timings; it is stored as the least positive time that makes sense.
+    """
+    alone = sum(operation.count * alone_us[operation.signature] for operation in operations)
+    decodes = tuple(step.model_us for step in steps if (step.requests, step.tokens) == (_DECODE, _DECODE))
+    if decodes:
+        together = statistics.median(Samples(decodes).undisturbed_us)
+        aside = (("alone_us", alone), ("together_us", together))
+        book.store("host_dispatch", _dispatch_point(operations), Samples((max(1.0, together - alone),), aside=aside))

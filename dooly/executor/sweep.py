@@ -210,7 +210,7 @@ def _left_out_error(sizes: Sequence[int], measured: Sequence[Measurement], index
         return 0.0
     (x0, x1, x2), (y0, y1, y2) = (
         [math.log(sizes[i]) for i in range(index - 1, index + 2)],
-        [math.log(measured[i].median_us) for i in range(index - 1, index + 2)],
+        [math.log(measured[i].latency_us) for i in range(index - 1, index + 2)],
     )
     return abs(math.expm1(y0 + (y2 - y0) * (x1 - x0) / (x2 - x0) - y1))
 

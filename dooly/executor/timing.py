@@ -4,7 +4,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Precision:
         return max(calls_us, min(calls_us * 3.0, self.cap_s * 1e6)) / 1e6
 
 
-def confidence(values: list[float]) -> float:
+def confidence(values: Sequence[float]) -> float:
     """Half width of the 95 % interval of the median over the median, from order statistics; infinite below 5 values."""
     if len(values) < 5:
         return math.inf
@@ -93,7 +93,10 @@ def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool
         return False
     if elapsed_s > precision.cap_s or len(values) >= precision.max_samples:
         return True
-    return len(values) >= precision.min_samples and confidence(values) <= precision.tolerance
+    if len(values) < precision.min_samples:
+        return False
+    quiet = Samples(tuple(values)).undisturbed_us
+    return len(quiet) >= precision.min_samples and confidence(quiet) <= precision.tolerance
 
 
 def _timed(call: Callable[[], object], loops: int) -> float:

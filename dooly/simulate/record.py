@@ -151,7 +151,7 @@ class _Recorder:
         self, engine: CpuEngine, trace: Trace, prompts: list[list[int]], progress: Progress | None = None
     ) -> None:
         self.engine, self.trace, self.prompts, self.progress = engine, trace, prompts, progress
-        self.taken: list[tuple[float, float, Any, dict[str, float]]] = []
+        self.taken: list[tuple[float, float, float, Any, dict[str, float]]] = []
         count = len(trace)
         self.first_token_s: list[float | None] = [None] * count
         self.finish_s = [0.0] * count
@@ -164,10 +164,10 @@ class _Recorder:
         core, runner = self.engine.core, self.engine.runner
         self.watch.watch(core.scheduler, "schedule", "schedule")
         self.watch.watch(core.scheduler, "update_from_output", "update")
-        self.watch.watch(core.model_executor, "execute_model", "execute")
         self.watch.watch(core.model_executor, "sample_tokens", "sample")
         self.watch.watch(runner, "_model_forward", "forward")
         self.watch.watch(runner.model, "compute_logits", "logits")
+        self.watch.watch(runner.sampler, "greedy_sample", "argmax")
         try:
             self._serve()
         finally:
@@ -205,7 +205,8 @@ class _Recorder:
                     self.progress(self.done, len(self.trace))
         scheduled = self.watch.last["schedule"]
         if scheduled.num_scheduled_tokens:
-            self.taken.append((start - origin, end - start, scheduled, dict(self.watch.spent)))
+            before_s = self.watch.began["forward"] - start
+            self.taken.append((start - origin, before_s, end - start, scheduled, dict(self.watch.spent)))
 
     def steps(self) -> tuple[StepRecord, ...]:
         """The steps that computed something; worked out after the pass, so as not to delay the next step."""
@@ -213,7 +214,7 @@ class _Recorder:
 
     def records(self) -> tuple[RequestRecord, ...]:
         """What became of each request, in order of the trace."""
-        preemptions = Counter(request_id for taken in self.taken for request_id in taken[2].preempted_req_ids or ())
+        preemptions = Counter(request_id for taken in self.taken for request_id in taken[3].preempted_req_ids or ())
         records: list[RequestRecord] = []
         for index, request in enumerate(self.trace.requests):
             first_token_s = self.first_token_s[index]
@@ -244,23 +245,26 @@ def _wait_until(due: float) -> None:
         pass
 
 
-def _step_record(start_s: float, total_s: float, scheduled: Any, spent_s: dict[str, float]) -> StepRecord:
-    us = {name: spent_s[name] * 1e6 for name in ("schedule", "execute", "forward", "logits", "sample", "update")}
-    device_us = us["forward"] + us["logits"]
-    host_before_us = us["schedule"] + us["execute"] - device_us
+def _step_record(
+    start_s: float, before_s: float, total_s: float, scheduled: Any, spent_s: dict[str, float]
+) -> StepRecord:
+    us = {name: seconds * 1e6 for name, seconds in spent_s.items()}
+    before_us, total_us = before_s * 1e6, total_s * 1e6
+    device_us = us["forward"] + us["logits"] + us["argmax"]
     return StepRecord(
         start_s=start_s,
         batch=_batch(scheduled),
-        host_before_us=host_before_us,
+        host_before_us=before_us,
         device_us=device_us,
-        host_after_us=total_s * 1e6 - host_before_us - device_us,
-        total_us=total_s * 1e6,
+        host_after_us=total_us - before_us - device_us,
+        total_us=total_us,
         detail=StepDetail(
             schedule_us=us["schedule"],
-            prepare_us=us["execute"] - device_us,
+            prepare_us=before_us - us["schedule"],
             forward_us=us["forward"],
             logits_us=us["logits"],
-            sample_us=us["sample"],
+            argmax_us=us["argmax"],
+            sample_us=us["sample"] - us["argmax"],
             update_us=us["update"],
         ),
     )

@@ -62,12 +62,23 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepDetail:
-    """Where the time of a measured step went, us: what its parts are called in the engine."""
+    """Where the time of a measured step went, us; a rest of a few us is in none of these.
+
+    Attributes:
+        schedule_us: composing the batch.
+        prepare_us: from there until the model is called: inputs, attention metadata.
+        forward_us: the model.
+        logits_us: its last projection.
+        argmax_us: the choice of the greedy token.
+        sample_us: the rest of sampling: bookkeeping of tokens.
+        update_us: giving the tokens to the scheduler.
+    """
 
     schedule_us: float
     prepare_us: float
     forward_us: float
     logits_us: float
+    argmax_us: float
     sample_us: float
     update_us: float
 
@@ -79,9 +90,9 @@ class StepRecord:
     Attributes:
         start_s: since the start of the run.
         batch: what it worked on.
-        host_before_us: scheduling and input preparation.
-        device_us: the model, logits included.
-        host_after_us: sampling, bookkeeping and update.
+        host_before_us: scheduling and input preparation, until the model is called.
+        device_us: the model's operations: forward pass, logits, argmax.
+        host_after_us: everything else: bookkeeping of sampled tokens, update.
         total_us: from start to the moment its tokens were out.
         detail: finer parts, for a measured step.
     """

@@ -65,18 +65,14 @@ def test_parameters_have_the_shapes_of_the_engine_and_only_constants_lack_symbol
 def plain_shapes(model: str, tp: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Shapes of the parameters and buffers of the model built by the engine from plain numbers, two layers deep."""
     from dooly.capture.build import build
-    from dooly.capture.config import FIELDS
     from dooly.capture.layers import shorten
 
     name, config = resolve_model(model)
-    fields = dict(FIELDS)
-    try:
-        FIELDS.clear()  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dooly.capture.build.FIELDS", {})
         with build(shorten(config, 2), tp=tp, backend=None, place=name) as built:
             for path, tensor in (*built.model.named_parameters(), *built.model.named_buffers()):
                 yield path, tuple(int(dim) for dim in tensor.shape)
-    finally:
-        FIELDS.update(fields)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_counts_say_how_often_the_whole_model_does_it() -> None:

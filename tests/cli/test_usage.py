@@ -123,7 +123,7 @@ def test_an_unknown_model(tmp_path, capsys):
     place = str(tmp_path / "new.sqlite")
     Database(place).close()
     for command in (["plan", "lama-3"], ["predict", "lama-3", "--batch", "1:2"], ["simulate", "lama-3"]):
-        assert "lama-3: neither a bundled model nor a file" in told(capsys, *command, "--db", place)
+        assert "neither a bundled model nor a file" in told(capsys, *command, "--db", place)
 
 
 def test_an_ir_file_that_is_none(tmp_path, capsys):

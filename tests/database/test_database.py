@@ -46,6 +46,14 @@ def test_a_recorded_point_is_read_back_with_its_raw_samples(database: Database):
     assert measurement.cost_s >= 0.0
 
 
+def test_disturbed_samples_do_not_move_the_latency(database: Database):
+    measure(database, Point.of(T=8), values=(10.0, 10.2, 9.9, 10.1, 12000.0, 12001.0, 11999.0, 12002.0))
+    (measurement,) = database.points("sig", CPU)
+    assert measurement.latency_us == pytest.approx(10.05)
+    assert measurement.median_us > 1000.0
+    assert len(measurement.samples.values_us) == 8
+
+
 def test_a_measured_point_cannot_be_claimed_again(database: Database):
     measure(database, Point.of(T=8))
     assert database.claim("sig", CPU, Point.of(T=8)) is None

@@ -20,9 +20,9 @@ def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
     for signature in HOST_OPERATIONS:
         points = database.points(signature, host_environment(here))
         assert points
-        assert all(len(measurement.samples.values_us) >= 5 for measurement in points)
+        assert all(measurement.latency_us > 0.0 for measurement in points)
         if signature != "host_dispatch":
-            assert all(measurement.median_us > 0.0 for measurement in points)
+            assert all(len(measurement.samples.values_us) >= 5 for measurement in points)
     shallow, deep = (m.point.axes["N"] for m in database.points("host_dispatch", host_environment(here)))
     assert deep > shallow > 10
     assert not missing_host_points(database, here)

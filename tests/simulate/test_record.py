@@ -38,7 +38,9 @@ def test_every_request_and_step_is_recorded(runs: list[Run], trace: Trace) -> No
         assert sum(step.batch.tokens for step in run.steps) == expected_tokens
         for step in run.steps:
             assert step.detail is not None
-            assert step.device_us == pytest.approx(step.detail.forward_us + step.detail.logits_us)
+            detail = step.detail
+            assert step.device_us == pytest.approx(detail.forward_us + detail.logits_us + detail.argmax_us)
+            assert step.host_before_us == pytest.approx(detail.schedule_us + detail.prepare_us)
             assert step.total_us == pytest.approx(step.host_before_us + step.device_us + step.host_after_us)
             assert min(step.host_before_us, step.device_us, step.host_after_us) > 0
             assert step.host_after_us >= step.detail.sample_us + step.detail.update_us

@@ -18,7 +18,7 @@ RUN = Run(
     clipped=2,
     requests=(RequestRecord(0.0, 0.1, 0.3, 7, 3, 0, 1),),
     steps=(
-        StepRecord(0.0, Batch.of((7, 0)), 10.5, 100.25, 3.0, 113.75, StepDetail(1, 9.5, 90, 10.25, 2, 1)),
+        StepRecord(0.0, Batch.of((7, 0)), 10.5, 100.25, 3.0, 113.75, StepDetail(1, 9.5, 90, 10, 0.25, 2, 1)),
         StepRecord(0.1, Batch.of((1, 7)), 1, 2, 3, 6),
     ),
     wall_s=0.4,
