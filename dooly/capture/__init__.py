@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 from dooly.capture.config import check_tensor_parallel, list_models, resolve_model
 from dooly.capture.platforms import PLATFORMS, activate, check_backend
 from dooly.ir import Graph
 
-__all__ = ["PLATFORMS", "capture", "list_models", "resolve_model"]
+__all__ = ["PLATFORMS", "capture", "check", "list_models", "load_engine", "resolve_model"]
 
 
 def capture(model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: str | None = None) -> Graph:
@@ -27,10 +29,33 @@ def capture(model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: s
     Raises:
         CaptureError: bad input, reported before anything heavy is imported, or a model that cannot be captured.
     """
-    name, config = resolve_model(model)
-    backend = check_backend(platform, backend)
-    check_tensor_parallel(config, tp, name)
-    activate(platform)
+    name, config, backend = check(model, tp=tp, platform=platform, backend=backend)
+    load_engine(platform)
     from dooly.capture.frontend import capture_config
 
     return capture_config(name, config, tp=tp, platform=platform, backend=backend)
+
+
+def check(
+    model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: str | None = None
+) -> tuple[str, dict[str, Any], str | None]:
+    """Name, configuration and backend of a capture, checked without importing anything heavy; arguments as there.
+
+    Raises:
+        CaptureError: bad input.
+    """
+    name, config = resolve_model(model)
+    backend = check_backend(platform, backend)
+    check_tensor_parallel(config, tp, name)
+    return name, config, backend
+
+
+def load_engine(platform: str = "cpu") -> None:
+    """Import torch and vLLM as they are on ``platform``, which ``capture`` otherwise does when first called.
+
+    Raises:
+        CaptureError: unknown platform, vLLM is not installed, or it is set up for another platform in this process.
+    """
+    check_backend(platform, None)
+    activate(platform)
+    importlib.import_module("dooly.capture.frontend")

@@ -8,6 +8,7 @@ import operator
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import sympy
@@ -48,7 +49,7 @@ class Converter:
         self._reader, self._weights, self._parameters, self._ranks = reader, weights, parameters, ranks
         self._places: dict[Node, Place | list[Place]] = {}
         self._taken: Counter[str] = Counter()
-        self._writes: dict[str, int] = {}
+        self._clobbering: dict[str, int] = {}
 
     def convert(self, graph: torch.fx.Graph, inputs: Sequence[str]) -> None:
         """Convert a whole graph whose first placeholders are the tensors ``inputs``."""
@@ -94,102 +95,75 @@ class Converter:
             self._operation(node, index)
 
     def _operation(self, node: Node, index: int) -> None:
-        target, overload = _target(node), cast(torch._ops.OpOverload, node.target)
-        operands: list[str] = []
-        attrs: dict[str, object] = {}
-        written: list[tuple[Place, Node, str | None]] = []
-        viewed: Place | None = None
-        for argument, value in _arguments(node, overload):
-            alias = argument.alias_info
+        call = _Call(node, index, _target(node))
+        for argument, value in _arguments(node):
             tensors = [item for item in _flat(value) if isinstance(item, Node) and item in self._places]
             if not tensors:
-                self._attribute(attrs, node, argument, value)
-                continue
+                self._attribute(call, argument, value)
             for tensor in tensors:
-                place = self._place(tensor)
-                writes = alias is not None and alias.is_write
-                if writes:
-                    written.append((place, tensor, _alias_name(alias)))
-                elif alias is not None:
-                    viewed = place
-                if place.value is not None or not (writes or alias is not None):
-                    operands.append(place.read(f"{target} at {node.meta.get('module_path')}"))
-        if viewed is not None and viewed.value is None and not written:
-            self._places[node] = Place(None, viewed)
+                self._operand(call, argument, tensor)
+        if call.viewed is not None and call.viewed.value is None and not call.writes:
+            self._places[node] = Place(None, call.viewed)
             self._free("allocation", index)
             return
-        if target in _COLLECTIVES:
-            attrs = {"group": str(attrs["group_name"]).partition(":")[0], "ranks": self._ranks, "dim": attrs.get("dim")}
-            attrs = {name: value for name, value in attrs.items() if value is not None}
-        self._emit(node, index, target, operands, attrs, written, viewed)
+        if call.target in _COLLECTIVES:
+            along = {"dim": call.attrs["dim"]} if "dim" in call.attrs else {}
+            call.attrs = {"group": str(call.attrs["group_name"]).partition(":")[0], "ranks": self._ranks, **along}
+        self._emit(call)
 
-    def _emit(
-        self,
-        node: Node,
-        index: int,
-        target: str,
-        operands: list[str],
-        attrs: dict[str, object],
-        written: list[tuple[Place, Node, str | None]],
-        viewed: Place | None,
-    ) -> None:
-        produced = [item for item in _flat(node.meta.get("val")) if isinstance(item, torch.Tensor)]
-        aliases = [_alias_name(result.alias_info) for result in cast(Any, node.target)._schema.returns]
-        returned = [alias if len(aliases) == len(produced) else None for alias in aliases] if aliases else []
-        extra = [entry for entry in written if entry[2] not in returned or entry[2] is None]
-        tensors = [*produced, *(entry[1].meta["val"] for entry in extra)]
-        base = self._name(target.rpartition(".")[2])
+    def _operand(self, call: _Call, argument: Any, tensor: Node) -> None:
+        """A tensor argument: read, viewed or written.  Memory that nothing has written yet is only written."""
+        place, alias = self._place(tensor), argument.alias_info
+        if alias is not None and alias.is_write:
+            call.writes.append(_Write(place, tensor, _alias_name(alias)))
+        elif alias is not None:
+            call.viewed = place
+        if alias is None or place.value is not None:
+            call.operands.append(place.read(f"{call.target} at {call.node.meta.get('module_path')}"))
+
+    def _emit(self, call: _Call) -> None:
+        """The operation: results are what it returns, then what it writes beside that."""
+        produced = [item for item in _flat(call.node.meta.get("val")) if isinstance(item, torch.Tensor)]
+        aliases = [_alias_name(result.alias_info) for result in cast(Any, call.node.target)._schema.returns]
+        returned = aliases if len(aliases) == len(produced) else [None] * len(produced)
+        beside = [write for write in call.writes if write.alias is None or write.alias not in returned]
+        tensors = [*produced, *(write.tensor.meta["val"] for write in beside)]
+        base = self._name(call.target.rpartition(".")[2])
         names = [f"{base}.{position}" for position in range(len(tensors))]
         if len(produced) == 1 or len(tensors) == 1:
             names[0] = base
+        if produced and beside:
+            self._clobbering[names[0]] = len(produced)
+        places = [
+            self._result(call, position, name, alias) for position, (name, alias) in enumerate(zip(names, returned))
+        ]
+        for write, name in zip(beside, names[len(produced) :]):
+            write.place.write(name)
+        many = isinstance(call.node.meta.get("val"), list | tuple)
+        self._places[call.node] = places if many or not places else places[0]
         results = tuple(Value(name, self._type(tensor)) for name, tensor in zip(names, tensors))
-        if len(extra) and len(produced):
-            self._writes[base] = len(produced)
-        new = {alias: name for alias, name in zip(returned, names) if alias is not None}
-        for place, _, alias in written:
-            if alias in new:
-                place.write(new[alias])
-        for (place, _, _), name in zip(extra, names[len(produced) :]):
-            place.write(name)
-        self._places[node] = self._results(node, names[: len(produced)], written, returned, viewed)
-        self.ops.append(
-            Op(
-                target,
-                tuple(operands),
-                results,
-                attributes(**attrs),
-                path=node.meta.get("module_path", ""),
-                source=node.meta.get("source", ""),
-                nodes=(index,),
-            )
-        )
+        path, source = (call.node.meta.get(key, "") for key in ("module_path", "source"))
+        operands, attrs = tuple(call.operands), attributes(**call.attrs)
+        self.ops.append(Op(call.target, operands, results, attrs, path=path, source=source, nodes=(call.index,)))
 
-    def _results(
-        self,
-        node: Node,
-        names: list[str],
-        written: list[tuple[Place, Node, str | None]],
-        returned: list[str | None],
-        viewed: Place | None,
-    ) -> Place | list[Place]:
-        """Places of what a node returns: new memory, a view, or memory that it wrote."""
-        many = isinstance(node.meta.get("val"), list | tuple)
-        places: list[Place] = []
-        for position, name in enumerate(names):
-            alias = returned[position] if position < len(returned) else None
-            known = next((place for place, _, other in written if alias is not None and other == alias), None)
-            places.append(known or Place(name, viewed, position if many else None))
-        return places if many else (places[0] if places else [])
+    def _result(self, call: _Call, position: int, name: str, alias: str | None) -> Place:
+        """Where a returned tensor lives: in memory that the operation wrote, in a view, or in memory of its own."""
+        for write in call.writes:
+            if alias is not None and write.alias == alias:
+                write.place.write(name)
+                return write.place
+        many = isinstance(call.node.meta.get("val"), list | tuple)
+        return Place(name, call.viewed, position if many else None)
 
-    def _attribute(self, attrs: dict[str, object], node: Node, argument: Any, value: Any) -> None:
+    def _attribute(self, call: _Call, argument: Any, value: Any) -> None:
         name = argument.name
         if name in _IGNORED or (value is None and "Tensor" in str(argument.type)):
             return
-        symbolic = node.meta.get("sizes", {}).get(name)
+        symbolic = call.node.meta.get("sizes", {}).get(name)
         read = self._constant(value if symbolic is None else symbolic)
         if argument.has_default_value() and read == self._constant(argument.default_value):
             return
-        attrs[name] = read
+        call.attrs[name] = read
 
     def _constant(self, value: Any) -> Any:
         if isinstance(value, Node):
@@ -232,13 +206,31 @@ class Converter:
         """What an operation clobbers beside what it returns stays a result only if something reads it."""
         read = {name for op in self.ops for name in op.operands} | set(self.outputs)
         for position, op in enumerate(self.ops):
-            base = op.name.removesuffix(".0")
-            if base in self._writes:
-                kept = self._writes[base]
-                results = (*op.results[:kept], *(value for value in op.results[kept:] if value.name in read))
-                self.ops[position] = Op(
-                    op.target, op.operands, results, op.attrs, op.count, op.path, op.source, op.nodes, op.body
-                )
+            kept = self._clobbering.get(op.name, len(op.results))
+            results = (*op.results[:kept], *(value for value in op.results[kept:] if value.name in read))
+            self.ops[position] = replace(op, results=results)
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A tensor argument that an operation writes; ``alias`` is its name in the schema."""
+
+    place: Place
+    tensor: Node
+    alias: str | None
+
+
+@dataclass
+class _Call:
+    """A node on its way to becoming an operation."""
+
+    node: Node
+    index: int
+    target: str
+    operands: list[str] = field(default_factory=list[str])
+    attrs: dict[str, object] = field(default_factory=dict[str, object])
+    writes: list[_Write] = field(default_factory=list[_Write])
+    viewed: Place | None = None
 
 
 def _target(node: Node) -> str:
@@ -247,9 +239,9 @@ def _target(node: Node) -> str:
     return f"{overload.namespace}.{overload._schema.name.split('::')[1]}"
 
 
-def _arguments(node: Node, overload: torch._ops.OpOverload) -> list[tuple[Any, Any]]:
+def _arguments(node: Node) -> list[tuple[Any, Any]]:
     """Arguments of the schema with the values passed."""
-    schema = overload._schema.arguments
+    schema = cast(torch._ops.OpOverload, node.target)._schema.arguments
     given = {**{argument.name: value for argument, value in zip(schema, node.args)}, **node.kwargs}
     return [(argument, given[argument.name]) for argument in schema if argument.name in given]
 

@@ -93,6 +93,8 @@ def activate(platform: str) -> None:
         if platforms._current_platform is not None:
             raise CaptureError(f"vLLM runs in this process already; capture for {platform} in another process")
         stand_in_for(spec)
+    elif spec.is_cuda and platform not in (device := platforms.current_platform.get_device_name()).lower():
+        raise CaptureError(f"the GPU here is {device}, not {platform}: a real GPU is not stood in for")
     elif not spec.is_cuda and not platforms.current_platform.is_cpu():
         raise CaptureError("this vLLM is not built for CPUs; install it with: pip install 'dooly[cpu]'")
     _active = platform

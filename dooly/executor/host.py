@@ -33,7 +33,7 @@ HOST_OPERATIONS = ("host_before", "host_after", "host_dispatch")
 HOST_COST_S = 20.0
 """Rough wall seconds of measuring host time, imports not included."""
 
-_DEPTHS = (2, 8)
+_DEPTHS = (2, 5, 8)
 _REQUESTS, _TOKENS = 16, 512
 _DECODE = 4
 _CONTEXT = 32

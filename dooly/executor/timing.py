@@ -26,22 +26,24 @@ class Precision:
         sample_us: a sample is at least this long; short calls are looped.
         tolerance: wanted half width of the 95 % interval of the median, over the median.
         min_samples, max_samples: bounds on the number of samples.
+        floor_s: sample for at least this long, so that one bad moment of a busy machine is not the whole point.
         cap_s: no further sample once a point has taken this long.
         warmups: calls before the first sample, at least.
     """
 
-    sample_us: float = 200.0
+    sample_us: float = 300.0
     tolerance: float = 0.03
-    min_samples: int = 7
-    max_samples: int = 60
-    cap_s: float = 0.4
+    min_samples: int = 9
+    max_samples: int = 200
+    floor_s: float = 0.03
+    cap_s: float = 0.5
     warmups: int = 3
 
     def cost_s(self, call_us: float) -> float:
         """Expected wall seconds of one point whose call takes `call_us`."""
-        sample_us = max(call_us, self.sample_us)
-        calls_us = self.warmups * call_us + self.min_samples * sample_us
-        return max(calls_us, min(calls_us * 3.0, self.cap_s * 1e6)) / 1e6
+        fewest_s = (self.warmups * call_us + 3 * max(call_us, self.sample_us)) / 1e6
+        usual_s = (self.warmups * call_us + 2 * self.min_samples * max(call_us, self.sample_us)) / 1e6
+        return max(fewest_s, min(max(usual_s, self.floor_s), self.cap_s))
 
 
 def confidence(values: Sequence[float]) -> float:
@@ -93,7 +95,7 @@ def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool
         return False
     if elapsed_s > precision.cap_s or len(values) >= precision.max_samples:
         return True
-    if len(values) < precision.min_samples:
+    if len(values) < precision.min_samples or elapsed_s < precision.floor_s:
         return False
     quiet = Samples(tuple(values)).undisturbed_us
     return len(quiet) >= precision.min_samples and confidence(quiet) <= precision.tolerance

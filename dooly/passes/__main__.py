@@ -118,12 +118,16 @@ def _read(path: Path) -> Program:
 
 
 def _capture(model: str, args: argparse.Namespace) -> Graph:
-    from dooly.capture import capture
+    from dooly.capture import capture, check, load_engine
 
+    check(model, tp=args.tp, platform=args.platform, backend=args.backend)
     start = time.perf_counter()
+    load_engine(args.platform)
+    loaded = time.perf_counter()
     graph = capture(model, tp=args.tp, platform=args.platform, backend=args.backend)
     if args.time_passes:
-        print(f"{time.perf_counter() - start:8.3f} s  capture {graph.name}", file=sys.stderr)
+        print(f"{loaded - start:8.3f} s  import of torch and vLLM", file=sys.stderr)
+        print(f"{time.perf_counter() - loaded:8.3f} s  capture {graph.name}", file=sys.stderr)
     return graph
 
 

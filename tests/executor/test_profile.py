@@ -33,7 +33,7 @@ def database(tmp_path: Path):
     opened = Database(tmp_path / "latency.db")
     for signature in HOST_OPERATIONS:
         opened.add_operation(signature, signature, signature)
-        points = [Point.of(N=20), Point.of(N=60)] if signature == "host_dispatch" else wanted_points()
+        points = [Point.of(N=n) for n in (20, 40, 60)] if signature == "host_dispatch" else wanted_points()
         for point in points:
             claim = opened.claim(signature, host_environment(machine()), point)
             assert claim is not None
@@ -46,7 +46,7 @@ def test_a_layer_and_its_experts_are_profiled_once(database, step, moe):
     operations = [*step("f32").values(), moe("f32")]
     here = machine()
     plan = make_plan(operations, database, here, RANGES)
-    outcome = run_plan(plan, database, budget_s=300.0, precision=Precision(max_samples=7, cap_s=0.02))
+    outcome = run_plan(plan, database, budget_s=300.0, precision=Precision(max_samples=9, floor_s=0.0, cap_s=0.02))
     assert (outcome.failed, outcome.skipped, outcome.left) == (0, 0, [])
     for operation in operations:
         measured = database.points(operation.signature, environment_for(operation, here))
@@ -65,7 +65,7 @@ from dooly.ir import parse_program
 operations = parse_program(open(sys.argv[2]).read()).operations
 database = Database(sys.argv[1])
 plan = make_plan(operations, database, machine(), Ranges(max_tokens=16, max_requests=4, max_context=64))
-outcome = run_plan(plan, database, budget_s=300.0, precision=Precision(max_samples=7, cap_s=0.02),
+outcome = run_plan(plan, database, budget_s=300.0, precision=Precision(max_samples=9, floor_s=0.0, cap_s=0.02),
                    progress=lambda event: print(event.what, flush=True))
 print("done", outcome.taken, flush=True)
 """
