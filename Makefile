@@ -10,6 +10,7 @@ LOCKS   := requirements/base.txt requirements/engine.txt requirements/dev.txt
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 export VLLM_LOGGING_LEVEL := ERROR
+export TORCH_CPP_LOG_LEVEL := ERROR
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -25,8 +26,8 @@ setup: $(STAMP) ## build .venv with PyTorch, vLLM for CPU, and dooly itself
 $(STAMP): $(LOCKS) pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps --no-compile $(foreach lock,$(LOCKS),-r $(lock))
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install -qq --no-deps --no-compile $(foreach lock,$(LOCKS),-r $(lock))
+	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 lint: $(STAMP) ## ruff: rules and formatting
@@ -50,8 +51,9 @@ notebooks: $(STAMP) ## run the notebooks and keep their outputs
 	$(BIN)/python -m dooly.passes llama-3.1-8b -p annotate-shapes -o notebooks/llama-3.1-8b.ir
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
-bench: $(STAMP) ## seconds of capture and of each pass, over the four large models
+bench: $(STAMP) ## seconds of capture and of each pass for four models; microseconds of a step prediction
 	$(BIN)/python -m dooly.passes --time-passes llama-3.1-8b llama-3.1-70b qwen3-8b mixtral-8x7b > /dev/null
+	$(BIN)/python benchmarks/step_time.py
 
 clean: ## remove .venv, caches and build outputs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

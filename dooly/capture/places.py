@@ -17,6 +17,8 @@ class Place:
         value: SSA name of what the memory holds now; None while nothing was written to it.
         parent: the place that this one is a view of.
         part: which piece of the parent, where the parent was split into disjoint pieces.
+        stale: whether memory that overlaps was written through another place since.
+        views: the places that are views of this one.
     """
 
     value: str | None

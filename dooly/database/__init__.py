@@ -1,9 +1,10 @@
 """The latency database (SQLite by default, PostgreSQL by URL)."""
 
 from dooly.database.claims import Claim
-from dooly.database.database import Database, Domain, StoredOperation, SummaryRow
+from dooly.database.database import Database
 from dooly.database.environment import Environment
 from dooly.database.point import Measurement, Point, Samples, Status
+from dooly.database.records import Domain, StoredOperation, SummaryRow
 
 __all__ = [
     "Claim",

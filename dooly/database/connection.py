@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from dooly.errors import DatabaseError
 
-__all__ = ["connect", "location_url", "place_of", "translated", "use_write_ahead_log"]
+__all__ = ["connect", "decoding", "location_url", "place_of", "translated", "use_write_ahead_log"]
 
 
 def location_url(location: str | Path) -> URL:
@@ -123,10 +123,23 @@ def translated(place: str) -> Generator[None]:
     """
     try:
         yield
-    except DBAPIError as error:
-        text = " ".join(str(error.orig).split())
+    except (DBAPIError, sqlite3.Error) as error:
+        text = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         lowered = text.lower()
         for found, meaning in _REASONS:
             if found in lowered:
                 raise DatabaseError(f"{place}: {meaning}") from error
         raise DatabaseError(f"{place}: {text}") from error
+
+
+@contextmanager
+def decoding(place: str, what: str) -> Generator[None]:
+    """Stored text that does not mean what it should was damaged or written by something else.
+
+    Raises:
+        DatabaseError: instead of the error of decoding.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DatabaseError(f"{place}: {what} is damaged ({error}); restore the file from a copy") from error

@@ -3,63 +3,21 @@
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from dooly.database.claims import Claim, finish, insert_claim, release, take_over
-from dooly.database.connection import connect, location_url, place_of, translated, use_write_ahead_log
-from dooly.database.environment import Environment, Fact
+from dooly.database.connection import connect, decoding, location_url, place_of, translated, use_write_ahead_log
+from dooly.database.environment import Environment
 from dooly.database.owner import Owner
 from dooly.database.point import Measurement, Point, Samples, Status
+from dooly.database.records import Differences, Domain, StoredOperation, SummaryRow, measurement_of
 from dooly.database.schema import SCHEMA_VERSION, environments, formulas, operations, points, schema_version, upgrade
 from dooly.errors import DatabaseError
 
-__all__ = ["Database", "Differences", "Domain", "StoredOperation", "SummaryRow"]
-
-Differences = dict[str, tuple[Fact | None, Fact | None]]
-"""Facts that differ between two environments, by name."""
-
-
-@dataclass(frozen=True)
-class Domain:
-    """What the measured points of an operation span.
-
-    Fields:
-        ranges: axis -> (smallest, largest) over the measured points.
-        points: how many were measured.
-    """
-
-    ranges: Mapping[str, tuple[int, int]]
-    points: int
-
-    def covers(self, axes: Mapping[str, int]) -> bool:
-        """Whether each axis lies within the measured range."""
-        ranges = self.ranges
-        return all(name in ranges and ranges[name][0] <= n <= ranges[name][1] for name, n in axes.items())
-
-
-@dataclass(frozen=True)
-class StoredOperation:
-    """An operation as stored: its signature, target and canonical text."""
-
-    signature: str
-    target: str
-    text: str
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """Points of one operation in one environment with one status, and what they cost to take."""
-
-    environment: str
-    signature: str
-    target: str
-    status: Status
-    points: int
-    cost_s: float
+__all__ = ["Database"]
 
 
 class Database:
@@ -148,7 +106,8 @@ class Database:
         """All environments that hold points or formulas, in the order in which they were first used."""
         with self._reading() as connection:
             rows = connection.execute(select(environments).order_by(environments.c.id)).all()
-        return [Environment.from_json(row.facts) for row in rows]
+        with decoding(self.place, "a stored environment"):
+            return [Environment.from_json(row.facts) for row in rows]
 
     def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:
         """Other environments and how they differ (asked for, stored), nearest first: for messages, never for data."""
@@ -239,7 +198,8 @@ class Database:
             question = question.where(points.c.status == status)
         with self._reading() as connection:
             rows = connection.execute(question.order_by(points.c.id)).all()
-        return [_measurement(row, signature, environment.key) for row in rows]
+        with decoding(self.place, f"a stored point of {signature}"):
+            return [measurement_of(row, signature, environment.key) for row in rows]
 
     def covered_domain(self, signature: str, environment: Environment) -> Domain:
         """What the measured points span; no ranges if there are none."""
@@ -288,7 +248,8 @@ class Database:
                     formulas.c.operation == self._operation_ids[signature], formulas.c.environment == home
                 )
             ).scalar()
-        return None if text is None else json.loads(text)
+        with decoding(self.place, f"the stored formula of {signature}"):
+            return None if text is None else json.loads(text)
 
 
 @contextmanager
@@ -299,26 +260,3 @@ def suppress_duplicate() -> Generator[None]:
     except DatabaseError as error:
         if not isinstance(error.__cause__, IntegrityError):
             raise
-
-
-def _measurement(row: Row[tuple[object, ...]], signature: str, environment: str) -> Measurement:
-    samples = Samples(())
-    if row.status == Status.OK:
-        samples = Samples(
-            values_us=tuple(json.loads(row.samples_us)),
-            warmups_us=tuple(json.loads(row.warmups_us)),
-            loops=row.loops,
-            aside=tuple(json.loads(row.aside).items()),
-            clock_mhz=row.clock_mhz,
-            temperature_c=row.temperature_c,
-        )
-    return Measurement(
-        operation=signature,
-        environment=environment,
-        point=Point.from_json(row.point),
-        status=Status(row.status),
-        reason=row.reason,
-        samples=samples,
-        started_s=row.started_s,
-        finished_s=row.finished_s,
-    )

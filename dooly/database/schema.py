@@ -118,7 +118,7 @@ def schema_version(connection: Connection, place: str) -> int:
     )
     if columns == {"name", "value"}:
         known = {row.name: row.value for row in connection.execute(select(meta))}
-    if known.get("application") != APPLICATION:
+    if known.get("application") != APPLICATION or not known.get("schema_version", "").isdigit():
         raise DatabaseError(
             f"{place}: a database, but not one of dooly (it holds {', '.join(sorted(present)[:4])}); name another file"
         )

@@ -109,11 +109,21 @@ def _isa() -> str:
 
 
 def _threads() -> int:
-    """As OpenMP counts them: what the user set, else the processors that this process may use."""
+    """As torch counts them: what the user set, else the physical cores of the processors that this process may use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _siblings(cpu: int) -> str:
+    """Hardware threads of the core that a processor belongs to; just itself where the platform does not say."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
 
 
 def _last_level_cache() -> int:

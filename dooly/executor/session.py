@@ -102,6 +102,8 @@ def open_session(machine: Machine) -> Generator[Session]:
     from vllm.forward_context import create_forward_context, override_forward_context
 
     if torch.get_num_threads() != machine.threads:
+        torch.set_num_threads(machine.threads)
+    if torch.get_num_threads() != machine.threads:  # an engine that ran here before has frozen the number
         raise ProfileError(
             f"torch uses {torch.get_num_threads()} threads but this machine is recorded with {machine.threads}; "
             "set OMP_NUM_THREADS before starting"

@@ -35,7 +35,7 @@ class Precision:
     tolerance: float = 0.03
     min_samples: int = 9
     max_samples: int = 200
-    floor_s: float = 0.03
+    floor_s: float = 0.05
     cap_s: float = 0.5
     warmups: int = 3
 

@@ -39,7 +39,10 @@ class FloorDiv(sympy.Function):
 
     nargs = (2,)
     is_integer = True
-    is_nonnegative = True
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        above, below = self.args
+        return True if above.is_nonnegative and below.is_positive else None
 
     @classmethod
     def eval(cls, a: Expr, b: Expr) -> Expr | None:  # pyright: ignore[reportIncompatibleMethodOverride] (sympy)
@@ -138,6 +141,9 @@ def _evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float | Fract
     raise TypeError(f"not a dimension: {sympy.srepr(e)}")
 
 
+_FACTORED_TERMS, _FACTORED_SYMBOLS = 24, 6  # factoring is for reading, and its cost has no useful bound beyond
+
+
 # --- text ---------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +154,8 @@ def format_expr(e: Expr) -> str:
     >>> format_expr(symbol("D") * symbol("Nq") + 2 * symbol("D") * symbol("Nkv"))
     'D*(2*Nkv + Nq)'
     """
-    return _text(sympy.factor(e) if e.is_Add else e)
+    small = e.is_Add and len(e.args) <= _FACTORED_TERMS and len(e.free_symbols) <= _FACTORED_SYMBOLS
+    return _text(sympy.factor(e) if small else e)
 
 
 def _text(e: sympy.Basic) -> str:
@@ -211,7 +218,8 @@ class ExprSyntaxError(ValueError):
 
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.\d*(?:e[+-]?\d+)?|\d+(?:e[+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|//|[-+*/(),]))")
-_MAX_TERMS, _MAX_DEPTH, _MAX_DIGITS = 500, 40, 30
+_SPACE = re.compile(r"\s*")
+_MAX_TERMS, _MAX_FACTORS, _MAX_DEPTH, _MAX_DIGITS, _MAX_EXPONENT = 500, 32, 40, 30, 16
 
 
 def parse_expr(text: str) -> Expr:
@@ -232,18 +240,17 @@ class _Parser:
         self.advance()
 
     def advance(self) -> None:
-        rest = self.text[self.position :]
-        if not rest.strip():
-            self.token, self.kind, self.start = "", "end", len(self.text)
-            return
-        match = _TOKEN.match(rest)
+        match = _TOKEN.match(self.text, self.position)
         if match is None:
-            offset = self.position + len(rest) - len(rest.lstrip())
-            raise ExprSyntaxError(f"unexpected {self.text[offset]!r} in an expression", offset)
+            offset = cast(re.Match[str], _SPACE.match(self.text, self.position)).end()
+            if offset < len(self.text):
+                raise ExprSyntaxError(f"unexpected {self.text[offset]!r} in an expression", offset)
+            self.token, self.kind, self.start = "", "end", offset
+            return
         kind = "number" if match[1] else "name" if match[2] else "operator"
         self.token, self.kind = match[1] or match[2] or match[3], kind
-        self.start = self.position + match.end() - len(self.token)
-        self.position += match.end()
+        self.position = match.end()
+        self.start = self.position - len(self.token)
 
     def take(self, token: str) -> bool:
         if self.kind == "operator" and self.token == token:
@@ -263,7 +270,19 @@ class _Parser:
         result, _ = self.sum()
         if self.kind != "end":
             raise self.error("expected the end of the expression")
-        return normal(result)
+        result = normal(result)
+        self.check_printable(result)
+        return result
+
+    def check_printable(self, e: Expr) -> None:
+        """What can be read can be printed and read again."""
+        numbers = [part for n in e.atoms(sympy.Rational) for part in (abs(int(n.p)), int(n.q))]
+        if any(number >= 10**_MAX_DIGITS for number in numbers):
+            raise ExprSyntaxError("expression too large: a number too long to print", 0)
+        if any(abs(power.exp) > _MAX_EXPONENT for power in e.atoms(sympy.Pow)):
+            raise ExprSyntaxError(f"expression too large: an exponent above {_MAX_EXPONENT}", 0)
+        if e.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
+            raise ExprSyntaxError("expression too large: a number that is not finite", 0)
 
     def sum(self) -> tuple[Expr, int]:
         self.depth += 1
@@ -289,9 +308,9 @@ class _Parser:
             elif right == 0:
                 raise ExprSyntaxError("division by zero", place)
             elif operator == "/":
-                left = left / right
+                left, terms = self.bounded(left / right, terms * more)
             else:
-                left, terms = cast(Expr, FloorDiv(normal(left), normal(right))), 1
+                left, terms = cast(Expr, FloorDiv(normal(left), normal(right))), terms + 1
         return left, terms
 
     def unary(self) -> tuple[Expr, int]:
@@ -304,11 +323,11 @@ class _Parser:
             return -value, terms
         base, terms = self.atom()
         if self.take("**"):
-            if self.kind != "number" or self.token not in ("2", "3", "4"):
-                raise self.error("expected an exponent of 2, 3 or 4")
-            exponent = int(self.token)
+            exponent = int(self.token) if re.fullmatch(r"\d\d?", self.token) else 0
+            if not 2 <= exponent <= _MAX_EXPONENT:
+                raise self.error(f"expected an exponent of 2 to {_MAX_EXPONENT}")
             self.advance()
-            return self.bounded(base**exponent, terms**exponent)
+            return self.bounded(cast(Expr, base**exponent), terms**exponent)
         return base, terms
 
     def atom(self) -> tuple[Expr, int]:
@@ -322,7 +341,7 @@ class _Parser:
             name = self.token
             self.advance()
             if name in ("max", "min") and self.take("("):
-                return self.extremum(sympy.Max if name == "max" else sympy.Min), 1
+                return self.extremum(sympy.Max if name == "max" else sympy.Min)
             return symbol(name), 1
         if self.take("("):
             result = self.sum()
@@ -330,16 +349,18 @@ class _Parser:
             return result
         raise self.error("expected a number, a symbol or '('")
 
-    def extremum(self, function: Callable[..., Expr]) -> Expr:
-        args = [normal(self.sum()[0])]
+    def extremum(self, function: Callable[..., Expr]) -> tuple[Expr, int]:
+        args = [self.sum()]
         while self.take(","):
-            args.append(normal(self.sum()[0]))
+            args.append(self.sum())
         self.expect(")")
         if len(args) > 4:
             raise self.error("expected at most 4 arguments")
-        return function(*args)
+        return self.bounded(function(*(normal(e) for e, _ in args)), sum(terms for _, terms in args))
 
     def bounded(self, value: Expr, terms: int) -> tuple[Expr, int]:
-        if terms > _MAX_TERMS:
+        factors = sympy.Mul.make_args(value)
+        degree = sum(abs(factor.exp) if factor.is_Pow else 1 for factor in factors)
+        if terms > _MAX_TERMS or degree > _MAX_FACTORS:
             raise ExprSyntaxError("expression too large", self.start)
         return value, terms

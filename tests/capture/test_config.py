@@ -182,3 +182,17 @@ def test_bad_input_is_refused_without_importing_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no-such-model" in done.stdout
+
+
+def test_an_absent_engine_names_the_extra_that_brings_it() -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['vllm'] = None\n"
+        "from dooly.capture import capture\n"
+        "try:\n    capture('tiny-llama')\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "vLLM cannot be imported" in done.stdout
+    assert "pip install 'dooly[cpu]'" in done.stdout

@@ -126,6 +126,13 @@ def test_an_unknown_model(tmp_path, capsys):
         assert "neither a bundled model nor a file" in told(capsys, *command, "--db", place)
 
 
+def test_settings_that_no_engine_takes(tmp_path, capsys):
+    place = ("--db", str(tmp_path / "new.sqlite"))
+    assert "size 3 does not divide num_attention_heads 8" in told(capsys, "plan", "tiny-llama", "--tp", "3", *place)
+    assert "NO_SUCH" in told(capsys, "plan", "tiny-llama", "--backend", "NO_SUCH", *place)
+    assert not (tmp_path / "new.sqlite").exists()
+
+
 def test_an_ir_file_that_is_none(tmp_path, capsys):
     place, binary = str(tmp_path / "new.sqlite"), tmp_path / "binary.ir"
     binary.write_bytes(b"\xff\xfe")

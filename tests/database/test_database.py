@@ -277,6 +277,24 @@ def test_a_newer_schema_is_refused(database: Database):
         Database(database.place)
 
 
+@pytest.mark.parametrize("damage", ["[]", "{", '{"T": "x"}', '{"requests": [[1]]}', "7"])
+def test_damaged_rows_are_one_clear_line(database: Database, damage: str):
+    measure(database, Point.of(T=8))
+    with sqlite3.connect(database.place) as other:
+        other.execute("UPDATE points SET point = ?", (damage,))
+    other.close()
+    with pytest.raises(DatabaseError, match="a stored point of sig is damaged"):
+        database.points("sig", CPU)
+
+
+def test_a_mark_without_a_version_is_no_database_of_ours(database: Database):
+    with sqlite3.connect(database.place) as other:
+        other.execute("UPDATE meta SET value = 'x' WHERE name = 'schema_version'")
+    other.close()
+    with pytest.raises(DatabaseError, match="not one of dooly"):
+        Database(database.place)
+
+
 def test_missing_directory_missing_file_and_directory(tmp_path: Path):
     with pytest.raises(DatabaseError, match="does not exist"):
         Database(tmp_path / "nowhere" / "a.db")

@@ -1,0 +1,78 @@
+"""What the database gives back besides points: stored operations, domains, summaries."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Row
+
+from dooly.database.environment import Fact
+from dooly.database.point import Measurement, Point, Samples, Status
+
+__all__ = ["Differences", "Domain", "StoredOperation", "SummaryRow", "measurement_of"]
+
+Differences = dict[str, tuple[Fact | None, Fact | None]]
+"""Facts that differ between two environments, by name."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the measured points of an operation span.
+
+    Fields:
+        ranges: axis -> (smallest, largest) over the measured points.
+        points: how many were measured.
+    """
+
+    ranges: Mapping[str, tuple[int, int]]
+    points: int
+
+    def covers(self, axes: Mapping[str, int]) -> bool:
+        """Whether each axis lies within the measured range."""
+        ranges = self.ranges
+        return all(name in ranges and ranges[name][0] <= n <= ranges[name][1] for name, n in axes.items())
+
+
+@dataclass(frozen=True)
+class StoredOperation:
+    """An operation as stored: its signature, target and canonical text."""
+
+    signature: str
+    target: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """Points of one operation in one environment with one status, and what they cost to take."""
+
+    environment: str
+    signature: str
+    target: str
+    status: Status
+    points: int
+    cost_s: float
+
+
+def measurement_of(row: Row[tuple[object, ...]], signature: str, environment: str) -> Measurement:
+    """A row of the table of points."""
+    samples = Samples(())
+    if row.status == Status.OK:
+        samples = Samples(
+            values_us=tuple(json.loads(row.samples_us)),
+            warmups_us=tuple(json.loads(row.warmups_us)),
+            loops=row.loops,
+            aside=tuple(json.loads(row.aside).items()),
+            clock_mhz=row.clock_mhz,
+            temperature_c=row.temperature_c,
+        )
+    return Measurement(
+        operation=signature,
+        environment=environment,
+        point=Point.from_json(row.point),
+        status=Status(row.status),
+        reason=row.reason,
+        samples=samples,
+        started_s=row.started_s,
+        finished_s=row.finished_s,
+    )
