@@ -68,7 +68,9 @@ class Batch:
             content = json.loads(point) if isinstance(point, str) else point
             listed = cast("list[tuple[int, int, int]]", content["requests"])
             rows = [(int(q), int(c), int(n)) for q, c, n in listed]
-        except (ValueError, TypeError, KeyError) as error:
+            if any(n < 1 for _, _, n in rows) or rows != [tuple(row) for row in listed]:
+                raise ValueError("not whole numbers, or none alike")
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise PredictError(
                 f'batch: expected {{"requests": [[new, cached, alike], ...]}}, found {str(point)[:80]}'
             ) from error

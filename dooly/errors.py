@@ -30,12 +30,15 @@ class ParseError(DoolyError, ValueError):
         message: what was found and what was expected.
         line: 1-based line.
         column: 1-based column.
-        text: the source line; shown with a caret below it.
+        text: the source line; shown with a caret below it, of a long one only what surrounds the place.
     """
 
     def __init__(self, message: str, line: int, column: int, text: str) -> None:
         self.line, self.column = line, column
-        super().__init__(f"line {line}, column {column}: {message}\n  {text}\n  {' ' * (column - 1)}^")
+        before, after = text[: column - 1], text[column - 1 : column + 100]
+        if len(before) > 160:
+            before = f"...{before[-100:]}"
+        super().__init__(f"line {line}, column {column}: {message}\n  {before}{after}\n  {' ' * len(before)}^")
 
 
 class PassError(DoolyError, ValueError):

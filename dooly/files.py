@@ -15,7 +15,7 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         DoolyError: the file cannot be written; what was there before still is.
     """
-    target = Path(path)
+    target = Path(path).resolve()  # through a link, so that the link stays
     try:
         if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
             target.write_text(text, encoding="utf-8")

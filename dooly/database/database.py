@@ -153,7 +153,7 @@ class Database:
         except DatabaseError as error:
             if not isinstance(error.__cause__, IntegrityError):
                 raise
-            with self._writing() as connection:
+            with decoding(self.place, f"the claim of a point of {signature}"), self._writing() as connection:
                 taken = take_over(connection, operation, home, point, owner, retry_failed=retry_failed)
             if taken is None:
                 return None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from dooly.database import Measurement, Point
 from dooly.executor.machine import Machine
+from dooly.executor.tensors import copies_for
 from dooly.ir import Kind, Operation, evaluate
 
 __all__ = ["CostModel"]
@@ -21,6 +22,7 @@ _GB_PER_S = 10.0
 _LAUNCH_US = 15.0
 _BUILD_S = {Kind.GEMM: 0.3, Kind.MOE: 0.8, Kind.ATTENTION: 0.3}
 _BUILD_DEFAULT_S = 0.02
+_BUILD_GB_PER_S = 1.0
 
 
 class CostModel:
@@ -28,7 +30,7 @@ class CostModel:
 
     def __init__(self, machine: Machine) -> None:
         self._rates = _GFLOPS_PER_THREAD.get(machine.isa, _GFLOPS_ELSEWHERE)
-        self._threads = machine.threads
+        self._machine = machine
         self._corrections: dict[Kind, list[float]] = {}
 
     def learn(self, operation: Operation, measured: Sequence[Measurement]) -> None:
@@ -42,12 +44,15 @@ class CostModel:
         return self._roofline_us(operation, point) * (statistics.median(ratios) if ratios else 1.0)
 
     def build_s(self, operation: Operation) -> float:
-        """Seconds to set an operation up, weights made and packed."""
-        return _BUILD_S.get(operation.kind, _BUILD_DEFAULT_S)
+        """Seconds to set an operation up, copies of its weights made and packed."""
+        weights = [type_ for type_ in operation.operands if not any(dim.free_symbols for dim in type_.shape)]
+        n_bytes = sum(int(type_.bytes) for type_ in weights)
+        copies_s = copies_for(n_bytes, self._machine) * n_bytes / (_BUILD_GB_PER_S * 1e9)
+        return _BUILD_S.get(operation.kind, _BUILD_DEFAULT_S) + copies_s
 
     def _roofline_us(self, operation: Operation, point: Point) -> float:
         axes = point.axes
         flops, n_bytes = (float(evaluate(expression, axes)) for expression in (operation.flops, operation.bytes))
         dtype = operation.operands[0].dtype if operation.operands else "f32"
-        rate = self._rates[0 if dtype in ("f32", "f64") else 1] * self._threads
+        rate = self._rates[0 if dtype in ("f32", "f64") else 1] * self._machine.threads
         return _LAUNCH_US + max(flops / rate, n_bytes / _GB_PER_S) / 1e3

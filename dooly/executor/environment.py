@@ -40,6 +40,7 @@ def host_environment(machine: Machine) -> Environment:
         platform=machine.platform,
         host=machine.host,
         device=machine.device,
+        threads=machine.threads,
         python=machine.python,
         torch=machine.torch,
         engine=machine.engine,

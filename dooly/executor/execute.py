@@ -1,5 +1,6 @@
 """Carry out a plan: measure what is missing within a budget, one committed point at a time."""
 
+import gc
 import math
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -121,7 +122,6 @@ class _Run:
         self.stack = ExitStack()
         self.session: Session | None = None
         self.runners: dict[str, Runner] = {}
-        self.runner_bytes = 0.0
         self.broken: set[str] = set()
         self.left: set[str] = set()
         self.dealt_with = 0
@@ -195,6 +195,7 @@ class _Run:
                 samples = measure(trial.call, self.precision, trial.aside)
             except Unsupported as error:
                 self._give_up(row, claim, Status.SKIPPED, str(error))
+                self._skip(row, self._untouched(row), str(error))
                 return False
             except MemoryError as error:
                 self._give_up(row, claim, Status.FAILED, f"out of memory: {error}")
@@ -242,6 +243,12 @@ class _Run:
         self.dealt_with += 1
         self._say(str(status), name, f"{claim.point}: {reason}")
 
+    def _untouched(self, row: Row) -> list[Point]:
+        """Points of the grid that nobody has dealt with yet."""
+        stored = self.database.points(row.operation.signature, row.environment, status=None)
+        known = {measurement.point for measurement in stored}
+        return [point for point in row.missing if point not in known]
+
     def _skip(self, row: Row, points: Iterable[Point], reason: str) -> None:
         for point in points:
             with self._claimed(row, point) as claim:
@@ -254,12 +261,16 @@ class _Run:
             self.session = self.stack.enter_context(open_session(self.plan.machine))
         runner = self.runners.get(operation.signature)
         if runner is None:
+            older = tuple(self.session.layers)
             runner = make_runner(operation, self.session)
-            if self.runner_bytes + runner.weight_bytes > self.plan.machine.memory_bytes / _MEMORY_SHARE:
+            # Summed anew each time: the KV cache of an attention runner grows with its points.
+            kept_bytes = sum(kept.weight_bytes for kept in self.runners.values())
+            if kept_bytes + runner.weight_bytes > self.plan.machine.memory_bytes / _MEMORY_SHARE:
                 self.runners.clear()
-                self.runner_bytes = 0.0
+                for name in older:  # the engine's registry would keep their weights alive
+                    del self.session.layers[name]
+                gc.collect()
             self.runners[operation.signature] = runner
-            self.runner_bytes += runner.weight_bytes
         return runner
 
     def _say(self, what: str, operation: str, detail: str) -> None:

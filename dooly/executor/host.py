@@ -17,11 +17,12 @@ from pathlib import Path
 
 from dooly.database import Claim, Database, Environment, Point, Samples
 from dooly.engine import EngineSettings
+from dooly.errors import ProfileError
 from dooly.executor.environment import host_environment
 from dooly.executor.host_engine import Step, Workload, record
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
-from dooly.executor.session import open_session
+from dooly.executor.session import Unsupported, open_session
 from dooly.executor.timing import Precision, measure
 from dooly.ir import Kind, Operation, Program
 
@@ -93,6 +94,7 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
     Raises:
         SimulationError: the engine does not start.
         CaptureError: the tiny model cannot be captured.
+        ProfileError: an operation of the tiny model cannot be run by itself here.
     """
     if not missing_host_points(database, machine):
         return 0
@@ -179,7 +181,12 @@ def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, float
     with open_session(machine) as session:
         for operation in operations:
             if operation.signature not in latencies:
-                trial = make_runner(operation, session).trial(_decode_point(operation))
+                try:
+                    trial = make_runner(operation, session).trial(_decode_point(operation))
+                except Unsupported as error:
+                    raise ProfileError(
+                        f"host time: {operation.name} of the tiny model cannot run here: {error}"
+                    ) from error
                 samples = measure(trial.call, Precision()).undisturbed_us
                 latencies[operation.signature] = statistics.median(samples)
     return latencies

@@ -42,7 +42,7 @@ class RegionRunner:
         need_memory(self.weight_bytes, session.machine)
         angles = {op.operands[3] for op in self._body.ops if op.target == "rotary_embedding"}
         self._weights = {arg.name: _cosines(arg) if arg.name in angles else self._tensor(arg, {}) for arg in fixed}
-        for op in self._body.ops:  # an operation that cannot run is found before any point is claimed
+        for op in self._body.ops:  # an operation that cannot run is found here, not in the middle of a point
             callable_for(op, {}, session, check_only=True)
 
     def trial(self, point: Point) -> Trial:

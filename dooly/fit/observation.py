@@ -56,9 +56,11 @@ class Observation:
             if "requests" in content:
                 return cls((), Batch.from_point(content), latency_us, spread)
             sizes = tuple(sorted((str(name), int(value)) for name, value in content.items()))
+            if dict(sizes) != content:
+                raise ValueError("not whole numbers")
         except PredictError as error:
             raise FitError(str(error)) from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise FitError(
                 f'point: expected {{"axis": number, ...}} or {{"requests": ...}}, found {point[:80]}'
             ) from error

@@ -141,9 +141,6 @@ def _evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float | Fract
     raise TypeError(f"not a dimension: {sympy.srepr(e)}")
 
 
-_FACTORED_TERMS, _FACTORED_SYMBOLS = 24, 6  # factoring is for reading, and its cost has no useful bound beyond
-
-
 # --- text ---------------------------------------------------------------------------------------------------------
 
 
@@ -154,8 +151,12 @@ def format_expr(e: Expr) -> str:
     >>> format_expr(symbol("D") * symbol("Nq") + 2 * symbol("D") * symbol("Nkv"))
     'D*(2*Nkv + Nq)'
     """
-    small = e.is_Add and len(e.args) <= _FACTORED_TERMS and len(e.free_symbols) <= _FACTORED_SYMBOLS
-    return _text(sympy.factor(e) if small else e)
+    return _text(sympy.factor(e) if e.is_Add and _is_quick_to_factor(e) else e)
+
+
+def _is_quick_to_factor(e: Expr) -> bool:
+    """Factoring is for reading; its cost has no useful bound for polynomials that are larger than any dimension."""
+    return len(e.args) <= 24 and len(e.free_symbols) <= 6 and all(abs(p.exp) <= 3 for p in e.atoms(sympy.Pow))
 
 
 def _text(e: sympy.Basic) -> str:
@@ -327,7 +328,7 @@ class _Parser:
             if not 2 <= exponent <= _MAX_EXPONENT:
                 raise self.error(f"expected an exponent of 2 to {_MAX_EXPONENT}")
             self.advance()
-            return self.bounded(cast(Expr, base**exponent), terms**exponent)
+            return self.bounded(base**exponent, terms**exponent)
         return base, terms
 
     def atom(self) -> tuple[Expr, int]:
@@ -360,7 +361,7 @@ class _Parser:
 
     def bounded(self, value: Expr, terms: int) -> tuple[Expr, int]:
         factors = sympy.Mul.make_args(value)
-        degree = sum(abs(factor.exp) if factor.is_Pow else 1 for factor in factors)
+        degree = sum(abs(factor.as_base_exp()[1]) for factor in factors)
         if terms > _MAX_TERMS or degree > _MAX_FACTORS:
             raise ExprSyntaxError("expression too large", self.start)
         return value, terms

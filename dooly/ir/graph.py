@@ -167,6 +167,10 @@ class Graph:
         """Every dimension and count, with the operation that it belongs to, bodies included."""
         yield from _expressions(self.ops)
 
+    def attribute_expressions(self) -> Iterator[tuple[Op, Expr]]:
+        """Every integer or expression in an attribute, with its operation, bodies included."""
+        yield from _attribute_expressions(self.ops)
+
 
 def _expressions(ops: Iterable[Op]) -> Iterator[tuple[Op, Expr]]:
     for op in ops:
@@ -175,3 +179,19 @@ def _expressions(ops: Iterable[Op]) -> Iterator[tuple[Op, Expr]]:
             yield from ((op, dim) for dim in value.type.shape)
         if op.body is not None:
             yield from _expressions(op.body.ops)
+
+
+def _attribute_expressions(ops: Iterable[Op]) -> Iterator[tuple[Op, Expr]]:
+    for op in ops:
+        for _, value in op.attrs:
+            yield from ((op, e) for e in _leaves(value))
+        if op.body is not None:
+            yield from _attribute_expressions(op.body.ops)
+
+
+def _leaves(value: Attribute) -> Iterator[Expr]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, Expr):
+        yield value

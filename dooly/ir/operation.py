@@ -28,6 +28,10 @@ class Use:
     count: int
     bind: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"a use at {self.path or 'unknown module'} counts {self.count}, expected at least 1")
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -90,31 +94,41 @@ class Operation:
         """Bytes that must cross memory: a region reads each argument and writes each new output once."""
         if self.body is None:
             return spec_of(self.target).total_bytes(Call(self.operands, self.results, dict(self.attrs)))
-        read: dict[str, Expr] = {}
+        read: dict[str, dict[str, Expr]] = {arg.name: {} for arg in self.body.args}
         for spec, call, sources in _calls(self.body):
-            for slot, argument in sources.items():
-                amount = spec.read_bytes(call, slot)
-                read[argument] = amount if argument not in read else sympy.Max(read[argument], amount)
+            for slot, (argument, part) in sources.items():
+                amount, parts = spec.read_bytes(call, slot), read[argument]
+                parts[part] = amount if part not in parts else sympy.Max(parts[part], amount)
+        total: Expr = sympy.Integer(0)
+        for arg in self.body.args:
+            parts = read[arg.name]
+            amount = sum(parts.values(), sympy.Integer(0))
+            total += amount if len(parts) < 2 else sympy.Min(arg.type.bytes, amount)
         viewed = _viewed(self.body)
         new = (r.bytes for r, name in zip(self.results, self.body.outputs, strict=True) if name not in viewed)
-        return normal(sum(read.values(), sympy.Integer(0)) + sum(new, sympy.Integer(0)))
+        return normal(total + sum(new, sympy.Integer(0)))
 
     def attr(self, name: str, default: Attribute = None) -> Attribute:
         """An attribute by name."""
         return dict(self.attrs).get(name, default)
 
 
-def _viewed(body: Block) -> dict[str, str]:
-    """Values of a region that are an argument or a view of one, with that argument."""
-    viewed = {arg.name: arg.name for arg in body.args}
+def _viewed(body: Block) -> dict[str, tuple[str, str]]:
+    """Values of a region that are an argument or a view of one, with that argument and the part of it they show.
+
+    A split or a slice shows a part of its own; other views show what their operand shows.
+    """
+    viewed = {arg.name: (arg.name, arg.name) for arg in body.args}
     for op in body.ops:
         if kind_of(op.target) is Kind.VIEW and op.operands[0] in viewed:
-            viewed |= {value.name: viewed[op.operands[0]] for value in op.results}
+            argument, part = viewed[op.operands[0]]
+            own = op.target in ("split", "slice")
+            viewed |= {value.name: (argument, value.name if own else part) for value in op.results}
     return viewed
 
 
-def _calls(body: Block) -> Iterator[tuple[Spec, Call, dict[int, str]]]:
-    """The operations of a region that do work, with the block argument behind each operand slot that reads one."""
+def _calls(body: Block) -> Iterator[tuple[Spec, Call, dict[int, tuple[str, str]]]]:
+    """The operations of a region that do work, with the argument and part behind each operand slot that reads one."""
     types = {value.name: value.type for value in body.args}
     viewed = _viewed(body)
     for op in body.ops:

@@ -10,6 +10,7 @@ from enum import Enum
 
 import sympy
 
+from dooly.errors import VerifyError
 from dooly.ir.expr import Expr, normal, symbol
 from dooly.ir.types import ITEM_BYTES, Attribute, TensorType
 
@@ -42,11 +43,11 @@ class Call:
         """An attribute that is an integer expression.
 
         Raises:
-            ValueError: it is missing or something else.
+            VerifyError: it is missing or something else.
         """
         value = self.attrs.get(name)
         if not isinstance(value, Expr):
-            raise ValueError(f"attribute {name} must be an integer expression, found {value!r}")
+            raise VerifyError(f"attribute {name} must be an integer expression, found {value!r}")
         return value
 
 
@@ -106,7 +107,10 @@ def _attention_flops(call: Call) -> Expr:
 def _attention_bytes(call: Call) -> Expr:
     """Query and output, new keys and values written to the cache, cached rows read once per request."""
     item = ITEM_BYTES[call.results[0].dtype]
-    cache = ITEM_BYTES[str(call.attrs.get("kv_dtype") or call.results[0].dtype)]
+    kv_dtype = str(call.attrs.get("kv_dtype") or call.results[0].dtype)
+    if kv_dtype not in ITEM_BYTES:
+        raise VerifyError(f"attribute kv_dtype must be one of {', '.join(ITEM_BYTES)}, found {kv_dtype!r}")
+    cache = ITEM_BYTES[kv_dtype]
     row = call.integer("kv_heads") * call.integer("head_size")
     tokens = call.results[0].shape[0]
     query = 2 * call.integer("heads") * call.integer("head_size") * tokens * item

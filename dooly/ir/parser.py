@@ -24,7 +24,7 @@ _INTEGER = re.compile(r"-?\d{1,30}(?![\w.])")
 _FLOAT = re.compile(r"-?(?:\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf|nan)")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _LITERALS: dict[str, Attribute] = {"none": None, "true": True, "false": False}
-_MAX_DEPTH = 20
+_MAX_DEPTH, _MAX_NODES = 20, 1_000_000
 
 
 def parse_program(text: str) -> Program:
@@ -39,6 +39,7 @@ def parse_program(text: str) -> Program:
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text, self.position, self.depth = text, 0, 0
+        self.nodes_read = 0
         self.skip()
 
     # --- characters
@@ -199,8 +200,11 @@ class _Parser:
         at = self.position
         first = int(self.need(re.compile(r"\d{1,7}"), "a node index"))
         last = int(self.need(re.compile(r"\d{1,7}"), "a node index")) if self.take("-") else first
-        if last < first or last - first > 1_000_000:
+        if last < first:
             self.fail(f"bad run of nodes {first}-{last}", at)
+        self.nodes_read += last - first + 1
+        if self.nodes_read > _MAX_NODES:
+            self.fail(f"more than {_MAX_NODES} captured nodes", at)
         return range(first, last + 1)
 
     # --- operations of a graph
@@ -300,10 +304,10 @@ class _Parser:
 
     def optional(self, keyword: str, item: Callable[[], T]) -> tuple[T, ...]:
         """A header line, whose list may be empty."""
+        at = self.position
         if not self.take(keyword):
             return ()
-        line_rest = self.text[: self.position].rpartition(keyword)[2]
-        return () if "\n" in line_rest else self.listed(item)
+        return () if "\n" in self.text[at : self.position] else self.listed(item)
 
     def config_value(self) -> tuple[str, int]:
         name = self.need(_WORD, "a configuration symbol")
@@ -351,13 +355,15 @@ class _Parser:
         return operation
 
     def use(self) -> Use:
+        at = self.position
         self.expect("use")
         model = self.string()
         self.expect("x")
         count = self.integer()
         bind = self.listed(self.binding) if self.take("with") else ()
         self.expect("at")
-        return Use(model, self.string(), count, bind)
+        path = self.string()
+        return self.checked(lambda: Use(model, path, count, bind), at)
 
     def binding(self) -> tuple[str, str]:
         axis = self.need(_WORD, "an axis")

@@ -1,10 +1,13 @@
 """Graph-wide rules.  The pass runner checks them on the input and on the result of every pass."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import count, islice
 
 from dooly.errors import VerifyError
 from dooly.ir.expr import Expr, evaluate, format_expr, symbols_of
 from dooly.ir.graph import Block, Graph, Op
+from dooly.ir.operation import Operation
 from dooly.ir.program import Program
 from dooly.ir.types import TensorType, origin_of
 
@@ -12,7 +15,9 @@ __all__ = ["verify", "verify_graph"]
 
 
 def verify(program: Program) -> None:
-    """Check every graph, and that no two operations or graphs share a name.
+    """Check every graph, that no two share a name, and that the operation table accounts for all work of each.
+
+    A model that the table does not know yet (before ``lower``) has nothing to account for.
 
     Raises:
         VerifyError: naming the graph, the place and the rule.
@@ -22,6 +27,7 @@ def verify(program: Program) -> None:
         raise VerifyError(f"two graphs have one name: {', '.join(sorted(names))}")
     for graph in program.graphs:
         verify_graph(graph)
+        _verify_table(graph, program.for_model(graph.name))
 
 
 def verify_graph(graph: Graph) -> None:
@@ -36,6 +42,9 @@ def verify_graph(graph: Graph) -> None:
         raise VerifyError(
             f"{where}: {', '.join(sorted(config & request))} is both a configuration and a request symbol"
         )
+    for kind, names in (("configuration", [name for name, _ in graph.config]), ("request", graph.request)):
+        if len(set(names)) != len(names):
+            raise VerifyError(f"{where}: a {kind} symbol is declared twice: {', '.join(names)}")
     for name, value in graph.config:
         if value < 1:
             raise VerifyError(f"{where}: configuration symbol {name} = {value} is not positive")
@@ -44,6 +53,8 @@ def verify_graph(graph: Graph) -> None:
             holds = evaluate(fact.dividend, graph.config_values) % evaluate(fact.divisor, graph.config_values) == 0
         except KeyError as error:
             raise VerifyError(f"{where}: fact uses undeclared symbol {error.args[0]}") from None
+        except ZeroDivisionError:
+            raise VerifyError(f"{where}: a fact divides by {format_expr(fact.divisor)}, which is zero") from None
         if not holds:
             raise VerifyError(f"{where}: {format_expr(fact.divisor)} does not divide {format_expr(fact.dividend)}")
     defined = _verify_ops(where, graph.ops, {})
@@ -52,6 +63,8 @@ def verify_graph(graph: Graph) -> None:
             raise VerifyError(f"{where}: returns %{name}, which nothing defines")
     for op, e in graph.expressions():
         _verify_expression(where, op, e, config, request, graph.config_values)
+    for op, e in graph.attribute_expressions():
+        _verify_declared(where, op, e, config | request)
     for op in graph.ops:
         _verify_facts(where, op, config, request, graph.config_values)
     _verify_partition(where, graph)
@@ -87,17 +100,23 @@ def _verify_body(where: str, op: Op, body: Block, outer: Mapping[str, TensorType
 def _verify_expression(
     where: str, op: Op, e: Expr, config: frozenset[str], request: frozenset[str], values: Mapping[str, int]
 ) -> None:
-    names = symbols_of(e)
-    unknown = names - config - request
+    _verify_declared(where, op, e, config | request)
+    if not symbols_of(e) & request:
+        try:
+            number = evaluate(e, values)
+        except ZeroDivisionError:
+            raise VerifyError(f"{where}: {format_expr(e)} of %{op.name} divides by zero") from None
+        if not isinstance(number, int) or number < 0:
+            raise VerifyError(f"{where}: {format_expr(e)} of %{op.name} is {number}, not a size")
+
+
+def _verify_declared(where: str, op: Op, e: Expr, declared: frozenset[str]) -> None:
+    unknown = symbols_of(e) - declared
     if unknown:
         raise VerifyError(
             f"{where}: {format_expr(e)} of %{op.name} at {op.path or 'unknown module'} has an unknown origin: "
             f"{', '.join(sorted(unknown))} is declared neither as config nor as request"
         )
-    if not names & request:
-        number = evaluate(e, values)
-        if not isinstance(number, int) or number < 0:
-            raise VerifyError(f"{where}: {format_expr(e)} of %{op.name} is {number}, not a size")
 
 
 def _verify_facts(
@@ -125,11 +144,32 @@ def _verify_partition(where: str, graph: Graph) -> None:
         if node in owner:
             raise VerifyError(f"{where}: captured node {node} is counted twice, in {owner[node]} and in {name}")
         owner[node] = name
-    missing = sorted(set(range(graph.captured)) - set(owner))
-    if missing:
-        raise VerifyError(
-            f"{where}: captured nodes {', '.join(map(str, missing[:10]))} are in no operation and not free"
-        )
-    extra = sorted(set(owner) - set(range(graph.captured)))
+    extra = sorted(node for node in owner if node >= graph.captured)
     if extra:
         raise VerifyError(f"{where}: nodes {', '.join(map(str, extra[:10]))} were never captured")
+    if len(owner) < graph.captured:  # counted, not listed: the number captured is whatever the text says
+        missing = islice((node for node in count() if node not in owner), min(10, graph.captured - len(owner)))
+        raise VerifyError(f"{where}: captured nodes {', '.join(map(str, missing))} are in no operation and not free")
+
+    for op in graph.ops:
+        if op.body is not None and sorted(node for each in op.body.ops for node in each.nodes) != list(op.nodes):
+            raise VerifyError(f"{where}: the body of %{op.name} stands for other captured nodes than %{op.name}")
+
+
+def _verify_table(graph: Graph, operations: Iterable[Operation]) -> None:
+    """Counts in the table, by module path and target, are those of the graph's work: nothing dropped or doubled."""
+    listed: Counter[tuple[str, str]] = Counter()
+    for operation in operations:
+        for use in operation.uses:
+            listed[use.path, operation.target] += use.count
+    if not listed:
+        return
+    needed: Counter[tuple[str, str]] = Counter()
+    for op in graph.work():
+        needed[op.path, op.target] += int(evaluate(op.count, graph.config_values))
+    for path, target in sorted(needed | listed):
+        if needed[path, target] != listed[path, target]:
+            raise VerifyError(
+                f"graph {graph.name!r}: {target} at {path or 'unknown module'} runs {needed[path, target]} times, "
+                f"the operation table counts {listed[path, target]}"
+            )

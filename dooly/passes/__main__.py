@@ -98,7 +98,7 @@ def _load(args: argparse.Namespace) -> Program:
     parts: list[Program] = []
     for model in args.model:
         if model == "-":
-            parts.append(parse_program(sys.stdin.read()))
+            parts.append(_stdin())
         elif model.endswith(".ir"):
             parts.append(_read(Path(model)))
         else:
@@ -106,6 +106,13 @@ def _load(args: argparse.Namespace) -> Program:
     graphs = tuple(dict.fromkeys(graph for part in parts for graph in part.graphs))
     operations = tuple(dict.fromkeys(operation for part in parts for operation in part.operations))
     return Program(graphs, operations)
+
+
+def _stdin() -> Program:
+    try:
+        return parse_program(sys.stdin.read())
+    except UnicodeDecodeError as error:
+        raise DoolyError(f"standard input: not UTF-8 text (byte {error.start})") from None
 
 
 def _read(path: Path) -> Program:

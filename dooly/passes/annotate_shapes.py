@@ -59,10 +59,13 @@ def _graph(graph: Graph) -> Graph:
 
 
 def _check(op: Op, known: Mapping[str, TensorType]) -> None:
-    shapes = infer(op, [known[name] for name in op.operands])
-    if shapes is None:
-        return
-    for value, shape in zip(op.results, shapes, strict=True):
+    try:
+        shapes = infer(op, [known[name] for name in op.operands])
+        derivations = [] if shapes is None else list(zip(op.results, shapes, strict=True))
+    except (IndexError, TypeError, ValueError) as error:
+        where = op.path or "no module"
+        raise PassError(f"%{op.name} at {where} is no well-formed {op.target}: {error}") from error
+    for value, shape in derivations:
         derived = TensorType(value.type.dtype, shape)
         if derived != value.type:
             raise PassError(

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import sympy
 
+from dooly.errors import PassError
 from dooly.ir import Free, Graph, Kind, Op, Program, TensorType, Value, attributes, kind_of
 from dooly.ir.expr import Expr
 from dooly.ir.opset import OPSET
@@ -72,6 +73,7 @@ def _rewrite(graph: Graph) -> Graph:
         result = _apply(op, context)
         if isinstance(result, str):
             alias[op.name] = result
+            uses[result] += uses[op.name] - 1
             free.append(Free("view", op.nodes))
             continue
         kept.append(result)
@@ -85,10 +87,18 @@ def _rewrite(graph: Graph) -> Graph:
 
 
 def _apply(op: Op, context: Context) -> Op | str:
-    """Rules in turn until none fires.  Each makes the op strictly simpler, so this ends."""
+    """Rules in turn until none fires.  Each makes the op strictly simpler, so this ends.
+
+    Raises:
+        PassError: the op lacks an operand, a result or an attribute that every op of its target has.
+    """
     while True:
         for rule in RULES:
-            result = rule(op, context)
+            try:
+                result = rule(op, context)
+            except (IndexError, KeyError, TypeError, ValueError) as error:
+                where = op.path or "no module"
+                raise PassError(f"%{op.name} at {where} is no well-formed {op.target}: {error}") from error
             if isinstance(result, str):
                 return result
             if result is not None and result != op:
@@ -195,7 +205,7 @@ def linear(op: Op, context: Context) -> Rewrite:
     if matrix is None:
         return None
     source = context.defs[op.operands[matrix]]
-    if source.target != "transpose" or len(context.type(op.operands[matrix]).shape) != 2:
+    if source.target != "transpose" or source.attr("order") != (sympy.Integer(1), sympy.Integer(0)):
         return None
     weight = source.operands[0]
     operands = (op.operands[0], weight) if matrix == 1 else (op.operands[1], weight, op.operands[0])
@@ -236,8 +246,11 @@ def argmax(op: Op, context: Context) -> Rewrite:
 
 
 def index_select(op: Op, context: Context) -> Rewrite:
-    """Picking rows by one index tensor is ``index_select``."""
+    """Picking rows, along the first axis, by one index tensor is ``index_select``."""
     if op.target in ("aten.index", "aten.index_select") and len(op.operands) == 2:
+        source, index = map(context.type, op.operands)
+        if op.results[0].type.shape != (*index.shape, *source.shape[1:]):
+            return None
         return replace(op, target="index_select", attrs=())
     return None
 
@@ -282,10 +295,22 @@ def silu_and_mul(op: Op, context: Context) -> Rewrite:
         if silu.target != "silu" or right.target != "slice" or context.uses[gate] != 1:
             continue
         left = context.defs[silu.operands[0]]
-        if left.target == "slice" and left.operands == right.operands and left.attr("dim") == right.attr("dim"):
+        if left.target == "slice" and left.operands == right.operands and _are_halves(left, right, context):
             nodes = (*silu.nodes, *op.nodes)
             return replace(op, target="silu_and_mul", operands=left.operands, attrs=(), nodes=nodes)
     return None
+
+
+def _are_halves(left: Op, right: Op, context: Context) -> bool:
+    """Whether two slices of one value are the first and the second half of its last axis."""
+    whole, half = context.type(left.operands[0]).shape, left.results[0].type.shape
+    last = sympy.Integer(len(whole) - 1)
+    return (
+        left.attr("dim") == right.attr("dim") == last
+        and (left.attr("start"), right.attr("start")) == (sympy.Integer(0), half[-1])
+        and half == right.results[0].type.shape
+        and whole[-1] == 2 * half[-1]
+    )
 
 
 _COMMUTATIVE = frozenset({"add", "mul", "bitwise_and", "bitwise_or", "logical_and", "logical_or", "eq", "ne"})
@@ -295,7 +320,7 @@ def plain_name(op: Op, context: Context) -> Rewrite:
     """An operation of the op set has one name, whatever dialect or in-place form it came in."""
     dialect, _, name = op.target.rpartition(".")
     name = name.rstrip("_")
-    if dialect in ("aten", "_C") and name in OPSET and name not in _RESHAPES:
+    if dialect in ("aten", "_C") and name in OPSET and name not in (*_RESHAPES, "index_select"):
         return replace(op, target=name, attrs=tuple((key, value) for key, value in op.attrs if value is not None))
     return None
 

@@ -23,8 +23,9 @@ class Cover:
     known: frozenset[str] = field(default=frozenset())
 
     def run(self, program: Program, /) -> Program:
-        if not program.operations and any(graph.work() for graph in program.graphs):
-            raise PassError("there are no operations yet; run lower first")
+        for graph in program.graphs:
+            if graph.work() and not program.for_model(graph.name):
+                raise PassError(f"there are no operations of {graph.name!r} yet; run lower first")
         return replace(program, operations=tuple(replace(op, status=self._status(op)) for op in program.operations))
 
     def _status(self, operation: Operation) -> str:

@@ -24,8 +24,9 @@ class Dedup:
     name: ClassVar[str] = "dedup"
 
     def run(self, program: Program, /) -> Program:
-        if not program.operations and any(graph.work() for graph in program.graphs):
-            raise PassError("there are no operations yet; run lower first")
+        for graph in program.graphs:
+            if graph.work() and not program.for_model(graph.name):
+                raise PassError(f"there are no operations of {graph.name!r} yet; run lower first")
         by_signature: dict[str, list[Operation]] = {}
         for operation in sorted(program.operations, key=_order):
             by_signature.setdefault(operation.signature, []).append(operation)

@@ -37,13 +37,17 @@ class Lower:
 
     Views and sources cost nothing and are left out.  An operation whose only request symbol is ``L`` (logit rows) is
     written over ``T``, since a row is a row; its use says ``with T = L``.
-    Needs ``propagate-taint`` and ``fuse-regions``.  Keeps the graphs.  Idempotent.
+    Needs ``propagate-taint`` and ``fuse-regions``.  Keeps the graphs, and the table of
+    models that have no graph here.  Idempotent.
     """
 
     name: ClassVar[str] = "lower"
 
     def run(self, program: Program, /) -> Program:
-        return replace(program, operations=tuple(op for graph in program.graphs for op in _operations(graph)))
+        lowered = {graph.name for graph in program.graphs}
+        others = (replace(op, uses=tuple(u for u in op.uses if u.model not in lowered)) for op in program.operations)
+        fresh = (op for graph in program.graphs for op in _operations(graph))
+        return replace(program, operations=(*(op for op in others if op.uses), *fresh))
 
 
 def _operations(graph: Graph) -> list[Operation]:
@@ -103,7 +107,8 @@ def _block(body: Block, numbers: Mapping[sympy.Symbol, Expr]) -> Block:
         operands = tuple(alias.get(name, name) for name in each.operands)
         op = Op(each.target, operands, tuple(map(bare, each.results)), _attributes(each.attrs, numbers))
         types |= {value.name: value.type for value in op.results}
-        if kind_of(op.target) is Kind.VIEW and len(op.results) == 1 and types[op.name] == types[operands[0]]:
+        same = len(op.results) == 1 and types[op.name] == types[operands[0]]
+        if kind_of(op.target) is Kind.VIEW and op.target != "transpose" and same:
             alias[op.name] = operands[0]
         else:
             ops.append(op)

@@ -33,6 +33,8 @@ def test_text_keeps_the_value(e, numbers):
         ("max(Nkv, H)", "max(H, Nkv)"),
         ("max(1, Nkv)", "Nkv"),
         ("7//2", "3"),
+        ("a*a*a*a*a", "a**5"),
+        ("max(0, (a - b)//D)", "max((a - b)//D, 0)"),
         ("N", "N"),
     ],
 )
@@ -58,6 +60,14 @@ def test_equal_dimensions_are_equal_whatever_the_spelling():
         ("(" * 100 + "a" + ")" * 100, "nested too deeply", 40),
         ("(a+b+c+d)**4*(a+b+c+d)**4", "too large", 25),
         ("9" * 40, "number too long", 0),
+        ("1e999", "not finite", 0),
+        ("*".join(["9" * 20] * 2), "a number too long to print", 0),
+        ("*".join(["a"] * 20), "an exponent above 16", 0),
+        ("*".join(["a"] * 9999), "too large", 65),
+        ("*".join(f"a{i}" for i in range(9999)), "too large", 121),
+        ("(1/(1/(a+b+c+d)**4))**4", "too large", 23),
+        ("((a+b+c+d)**4*e//e)**4", "too large", 22),
+        ("max((a+b+c+d)**4)**4", "too large", 20),
     ],
 )
 def test_text_outside_the_grammar_is_refused(text, message, offset):

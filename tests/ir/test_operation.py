@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
-from dooly.ir import Operation, Use, format_expr, parse_expr, parse_program
+import pytest
+
+from dooly.errors import VerifyError
+from dooly.ir import Operation, TensorType, Use, attributes, format_expr, parse_expr, parse_program, symbol
 from dooly.passes import run, select
 
 REGION = """graph "g" {
@@ -70,3 +73,33 @@ def test_attention_costs_depend_on_the_batch():
     assert attention.axes == ("P", "R", "S", "T")
     assert attention.flops == parse_expr("4*32*128*P")
     assert attention.bytes == parse_expr("2*2*T*32*128 + 4*2*T*8*128 + 2*2*S*8*128")
+
+
+def test_a_region_reads_the_parts_of_an_argument_once_each():
+    text = """graph "g" {
+      config H = 512
+      request T
+      captured 0
+      %x = input() : bf16[T, 3*H]
+      %a, %b, %c = split(%x) {dim = 1} : bf16[T, H], bf16[T, H], bf16[T, H]
+      %s = silu(%a) : bf16[T, H]
+      %r = reshape(%a) : bf16[T, H]
+      %m = mul(%r, %b) : bf16[T, H]
+      %t = add(%s, %m) : bf16[T, H]
+      return %t
+    }"""
+    (region,) = run(parse_program(text), select("propagate-taint,fuse-regions,lower")).operations
+    assert region.bytes == parse_expr("2*T*512*2 + 2*T*512")
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [
+        ({"head_size": 64, "kv_heads": 1}, "attribute heads must be an integer expression, found None"),
+        ({"head_size": 64, "heads": 1, "kv_dtype": "zz", "kv_heads": 1}, "kv_dtype must be one of .*, found 'zz'"),
+    ],
+)
+def test_attention_that_does_not_say_what_its_cost_needs(attrs, message):
+    q = TensorType("bf16", (symbol("T"), symbol("T"), symbol("T")))
+    with pytest.raises(VerifyError, match=message):
+        _ = Operation("attention", (q, q, q), (q,), attributes(**attrs)).bytes

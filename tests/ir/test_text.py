@@ -65,6 +65,7 @@ def test_random_graphs_round_trip(graph):
         ("causal = true, eps", "eps2 = true, eps", "not sorted", 10, 3),
         ("graph", "grph", "expected 'graph' or 'operation'", 1, 1),
         ("nodes 0-2", "nodes 2-0", "bad run of nodes 2-0", 10, 120),
+        ("nodes 0-2, 4", "nodes 0-900000, 0-900000", "more than 1000000 captured nodes", 10, 130),
     ],
 )
 def test_errors_have_line_column_and_caret(old, new, message, line, column):
@@ -79,6 +80,28 @@ def test_errors_have_line_column_and_caret(old, new, message, line, column):
 def test_an_edited_operation_must_be_renamed():
     with pytest.raises(ParseError, match="expected @linear_"):
         parse_program(TABLE.replace("6144", "6145"))
+
+
+def test_of_a_long_line_only_the_place_is_shown():
+    with pytest.raises(ParseError) as caught:
+        parse_program('graph "g" { captured 0 return ' + "%a, " * 10_000 + "!" + " " * 10_000 + "}")
+    _, source, caret = str(caught.value).split("\n")
+    assert len(source) < 250
+    assert source[caret.index("^")] == "!"
+
+
+def test_a_use_counts_at_least_once():
+    with pytest.raises(ParseError, match="counts -3, expected at least 1"):
+        parse_program(TABLE.replace("x 3 ", "x -3 "))
+
+
+VALUES = '{a = -1, b = -0.0, c = inf, d = 1e+16, e = [], f = [[]], g = "\\"#\\n\\u00e9", h = -I/2, i = none}'
+
+
+def test_odd_values_round_trip():
+    text = GRAPH.replace("{causal = true, eps = 1e-05}", VALUES).replace('"layers.1"', r'"a\\b\"\n"')
+    assert VALUES in str(parse_program(text))
+    assert str(parse_program(text)) == text
 
 
 @given(st.text(max_size=80))

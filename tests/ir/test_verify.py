@@ -1,9 +1,12 @@
 """Each rule of the verifier has a graph that breaks it and a message of its own."""
 
+from dataclasses import replace
+
 import pytest
 
 from dooly.errors import VerifyError
-from dooly.ir import parse_program, verify
+from dooly.ir import Use, parse_program, verify
+from dooly.passes import run, select
 
 GOOD = """graph "g" {
   config H = 64, Nl = 2, TP = 2
@@ -15,7 +18,7 @@ GOOD = """graph "g" {
   %y = rms_norm(%x, %w) : bf16[T, H] x (Nl - 1) nodes 0 at "norm"
   %z = region(%y) : bf16[T, H] nodes 1 = {
     args %0 : bf16[T, H]
-    %1 = silu(%0) : bf16[T, H]
+    %1 = silu(%0) : bf16[T, H] nodes 1
     return %1
   }
   return %z
@@ -48,6 +51,13 @@ def test_a_good_graph_passes():
         ("nodes 1 =", "nodes 0 =", "captured node 0 is counted twice, in %y and in %z"),
         ("nodes 1 =", "=", "captured nodes 1 are in no operation and not free"),
         ("captured 2", "captured 1", "nodes 1 were never captured"),
+        ("captured 2", "captured 999999999999999", "captured nodes 2, 3, .*, 11 are in no operation and not free"),
+        ("bf16[T, H] nodes 1\n", "bf16[T, H]\n", "the body of %z stands for other captured nodes than %z"),
+        ("H = 64", "H = 64, H = 65", "a configuration symbol is declared twice: H, H, Nl, TP"),
+        ("request T", "request T, T", "a request symbol is declared twice"),
+        ("TP | H", "TP - 2 | H", "a fact divides by TP - 2, which is zero"),
+        ("x (Nl - 1)", "x H/(Nl - TP)", "divides by zero"),
+        ("rms_norm(%x, %w)", "rms_norm(%x, %w) {eps = [1, Q]}", "Q of %y at norm has an unknown origin"),
     ],
 )
 def test_a_broken_rule_is_named(old, new, message):
@@ -60,3 +70,24 @@ def test_a_broken_rule_is_named(old, new, message):
 def test_two_graphs_of_one_name():
     with pytest.raises(VerifyError, match="two graphs have one name"):
         verify(parse_program(GOOD + GOOD.replace("Nl = 2", "Nl = 3")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ops: ops[:1], "region at z runs 1 times, the operation table counts 0"),
+        (lambda ops: (*ops, ops[0]), "linear at y runs 3 times, the operation table counts 6"),
+        (lambda ops: (replace(ops[0], uses=(Use("g", "y", 2),)), ops[1]), "runs 3 times, .* counts 2"),
+    ],
+)
+def test_the_table_accounts_for_all_work_of_a_graph(change, message):
+    text = """graph "g" { config H = 4, Nl = 3
+      request T
+      captured 2
+      %x = input() : f32[T, H] %w = weight() : f32[H, H]
+      %y = linear(%x, %w) : f32[T, H] x Nl nodes 0 at "y"
+      %z = silu(%y) : f32[T, H] nodes 1 at "z"
+      return %z }"""
+    lowered = run(parse_program(text), select("propagate-taint,fuse-regions,lower"))
+    with pytest.raises(VerifyError, match=message):
+        verify(replace(lowered, operations=change(lowered.operations)))

@@ -123,3 +123,16 @@ def test_binary_file_is_refused(graph, capsys):
     graph.write_bytes(b"\x89PNG\xff")
     assert main([str(graph)]) == 2
     assert "not UTF-8 text (byte 0)" in capsys.readouterr().err
+
+
+def test_binary_standard_input_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\x89PNG"), encoding="utf-8"))
+    assert main(["-"]) == 2
+    assert "standard input: not UTF-8 text (byte 0)" in capsys.readouterr().err
+
+
+def test_a_product_that_no_rule_knows_is_unsupported_and_no_error(graph, capsys):
+    graph.write_text(GRAPH.replace("bf16[I, H] at", "bf16[H, I] at").replace("%t = aten.t(%w)", "%t = odd.kernel(%w)"))
+    assert main([str(graph)]) == 0
+    operations = parse_program(capsys.readouterr().out).operations
+    assert [(op.target, op.status) for op in operations] == [("aten.mm", "unsupported"), ("odd.kernel", "unsupported")]

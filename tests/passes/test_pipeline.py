@@ -89,3 +89,32 @@ def test_unknown_pass_lists_the_known_ones():
 def test_names_are_unique():
     names = [each.name for each in PIPELINE]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "%y = aten.detach() : f32[T, H]",
+        "%y = aten.mm(%x) : f32[T, H]",
+        "%y = aten.split_with_sizes(%x) {dim = 7, split_sizes = [H, H]} : f32[T, H]",
+        "%y, %z = aten.mm(%x, %w) : f32[T, H], f32[T, H]",
+    ],
+)
+def test_an_operation_without_what_it_needs_is_no_traceback(text):
+    program = parse_program(
+        'graph "g" { config H = 4 request T\n captured 0 '
+        f"%x = input() : f32[T, H] %w = weight() : f32[H, H] {text} return %y }}"
+    )
+    with pytest.raises(PassError, match="is no well-formed aten"):
+        run(program, select("annotate-shapes,canonicalize"))
+
+
+def test_a_table_without_graphs_goes_through_all_passes():
+    program = parse_program(
+        'graph "g" { config H = 4 request T\n captured 0 %x = input() : f32[T, H] %w = weight() : f32[H, H] '
+        "%y = linear(%x, %w) : f32[T, H] return %y }"
+    )
+    table = replace(run(program, PIPELINE), graphs=())
+    assert table.operations
+    assert run(table, PIPELINE) == table
+    assert run(replace(program, operations=table.operations), PIPELINE) == run(program, PIPELINE)
