@@ -264,8 +264,8 @@ def start_cpu_engine(
 ) -> Generator[CpuEngine]:
     """Run the real engine on this CPU while the `with` block lasts.
 
-    Nothing is downloaded: the weights are random, drawn from the shapes in config.json.  vLLM binds its threads and
-    disables `torch.set_num_threads` for the rest of the process.
+    Nothing is downloaded: the weights are random, drawn from the shapes in config.json.  vLLM disables
+    `torch.set_num_threads` for the rest of the process.
 
     Raises:
         SimulationError: no config.json, the engine refuses the configuration, or the CPU engine cannot run it with

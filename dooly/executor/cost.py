@@ -23,6 +23,7 @@ _LAUNCH_US = 15.0
 _BUILD_S = {Kind.GEMM: 0.3, Kind.MOE: 0.8, Kind.ATTENTION: 0.3}
 _BUILD_DEFAULT_S = 0.02
 _BUILD_GB_PER_S = 1.0
+"""Weights made, scaled and packed: several passes over memory."""
 
 
 class CostModel:
@@ -45,10 +46,12 @@ class CostModel:
 
     def build_s(self, operation: Operation) -> float:
         """Seconds to set an operation up, copies of its weights made and packed."""
+        base_s = _BUILD_S.get(operation.kind, _BUILD_DEFAULT_S)
+        if operation.kind not in (Kind.GEMM, Kind.MOE):
+            return base_s
         weights = [type_ for type_ in operation.operands if not any(dim.free_symbols for dim in type_.shape)]
         n_bytes = sum(int(type_.bytes) for type_ in weights)
-        copies_s = copies_for(n_bytes, self._machine) * n_bytes / (_BUILD_GB_PER_S * 1e9)
-        return _BUILD_S.get(operation.kind, _BUILD_DEFAULT_S) + copies_s
+        return base_s + copies_for(n_bytes, self._machine) * n_bytes / (_BUILD_GB_PER_S * 1e9)
 
     def _roofline_us(self, operation: Operation, point: Point) -> float:
         axes = point.axes

@@ -247,6 +247,15 @@ def test_a_claim_of_another_host_lapses_with_its_lease(database: Database):
     assert database.claim("sig", CPU, Point.of(T=8)) is not None
 
 
+def test_a_damaged_claim_is_one_clear_line(database: Database):
+    assert database.claim("sig", CPU, Point.of(T=8)) is not None
+    with sqlite3.connect(database.place) as other:
+        other.execute("UPDATE points SET owner = '{}'")
+    other.close()
+    with pytest.raises(DatabaseError, match="the claim of a point of sig is damaged"):
+        database.claim("sig", CPU, Point.of(T=8))
+
+
 # -- what can be wrong with a file ---------------------------------------------------------------------------------
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from dooly.database import Database, Point, Samples, Status
 from dooly.errors import DatabaseError, ProfileError
-from dooly.executor import Precision, Ranges, environment_for, execute, host_environment, make_plan, run_plan
+from dooly.executor import Precision, Ranges, environment_for, execute, host, host_environment, make_plan, run_plan
+from dooly.executor.cost import CostModel
 from dooly.executor.host import HOST_OPERATIONS, wanted_points
 from dooly.executor.runner import Trial
 from dooly.executor.session import Unsupported
@@ -39,16 +40,17 @@ def database(tmp_path: Path, somewhere):
 @pytest.fixture
 def pretend(monkeypatch):
     """Runners that return at once; `fail` maps a point to what it raises."""
-    state = SimpleNamespace(fail={}, built=[], called=[])
+    state = SimpleNamespace(fail={}, built=[], called=[], layers={})
 
     @contextmanager
     def no_session(machine):
-        yield SimpleNamespace(machine=machine)
+        yield SimpleNamespace(machine=machine, layers=state.layers)
 
     class Pretender:
         weight_bytes = 1 << 20
 
         def __init__(self, operation, session):
+            session.layers[operation.name] = self
             state.built.append(operation.name)
             if operation.name in state.fail:
                 raise state.fail[operation.name]
@@ -123,6 +125,10 @@ def test_another_environment_is_not_reused(database, pretend, somewhere, step):
     assert make_plan([operation], database, other_blocks, RANGES).rows[0].missing == ()
 
 
+def test_host_time_depends_on_the_threads(somewhere):
+    assert host_environment(somewhere) != host_environment(replace(somewhere, threads=8))
+
+
 def test_only_attention_depends_on_the_block_size(somewhere, step):
     operations = step("f32")
     for label, operation in operations.items():
@@ -193,9 +199,34 @@ def test_what_the_engine_cannot_run_is_skipped_with_its_reason(database, pretend
     operation = step("f32")["attention3 128"]
     pretend.fail[operation.name] = Unsupported("no such backend here")
     outcome = go(make_plan([operation], database, somewhere, RANGES), database)
-    assert (outcome.taken, outcome.skipped) == (0, 1)
-    (row,) = database.points(operation.signature, environment_for(operation, somewhere), status=Status.SKIPPED)
-    assert row.reason == "no such backend here"
+    assert (outcome.taken, outcome.skipped) == (0, len(coarse_points(operation, RANGES)))
+    rows = database.points(operation.signature, environment_for(operation, somewhere), status=Status.SKIPPED)
+    assert {row.reason for row in rows} == {"no such backend here"}
+    assert pretend.built == [operation.name]
+    assert make_plan([operation], database, somewhere, RANGES).done
+
+
+def test_an_operation_found_impossible_late_keeps_its_points(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    points = coarse_points(operation, RANGES)
+    pretend.fail[points[1]] = Unsupported("not with so many rows")
+    outcome = go(make_plan([operation], database, somewhere, RANGES), database)
+    assert (outcome.taken, outcome.skipped, outcome.elsewhere) == (1, len(points) - 1, 0)
+    assert make_plan([operation], database, somewhere, RANGES).done
+
+
+def test_dropped_runners_leave_the_engines_registry_too(database, pretend, somewhere, step):
+    first, second = step("f32")["linear2 256"], step("f32")["linear2 128"]
+    tiny = replace(somewhere, memory_bytes=4 << 20)  # a quarter of it holds one pretended runner
+    go(make_plan([first, second], database, tiny, RANGES), database)
+    assert len(pretend.layers) == 1
+    assert len(pretend.built) > 2
+
+
+def test_setting_up_large_weights_takes_its_time(somewhere, moe):
+    costs = CostModel(somewhere)
+    small, large = moe("bf16"), moe("bf16", hidden=4096, intermediate=14336)
+    assert costs.build_s(large) > costs.build_s(small) + 2.0
 
 
 def test_collectives_are_skipped_and_never_faked(database, pretend, somewhere):
@@ -285,3 +316,17 @@ def test_a_budget_too_short_for_host_time_says_so(tmp_path: Path, pretend, somew
     assert outcome.left == ["host time"]
     assert outcome.taken > 0
     database.close()
+
+
+def test_host_time_that_cannot_be_measured_is_one_clear_line(monkeypatch, somewhere, step):
+    @contextmanager
+    def no_session(machine):
+        yield None
+
+    def refuse(operation, session):
+        raise Unsupported("no such backend here")
+
+    monkeypatch.setattr(host, "open_session", no_session)
+    monkeypatch.setattr(host, "make_runner", refuse)
+    with pytest.raises(ProfileError, match="of the tiny model cannot run here: no such backend here"):
+        host._alone(somewhere, list(step("f32").values()))

@@ -77,6 +77,16 @@ def test_several_models_print_one_table(graph, tmp_path, capsys):
     assert "1 distinct operations for 2 in 2 models" in captured.err
 
 
+def test_a_model_in_two_tables_is_refused(graph, tmp_path, capsys):
+    table = tmp_path / "table.ir"
+    assert main([str(graph), "-o", str(table)]) == 0
+    other = tmp_path / "other.ir"
+    other.write_text(table.read_text().replace("x 1 at", "x 2 at"))
+    assert main([str(table), str(table), "-p", "cover"]) == 0
+    assert main([str(table), str(other), "-p", "cover"]) == 2
+    assert "two tables count g; give each model once" in capsys.readouterr().err
+
+
 def test_list_names_passes_and_models(capsys):
     assert main(["--list"]) == 0
     out = capsys.readouterr().out
