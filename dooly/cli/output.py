@@ -38,7 +38,7 @@ class Column:
 
 def print_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
     """Results for people, on stdout."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column.title, justify="right" if column.form else "left", overflow="fold")
     for row in rows:
@@ -46,6 +46,7 @@ def print_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[st
     console = Console(highlight=False, markup=False, soft_wrap=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=WIDTH_WITHOUT_TERMINAL)
+    console.print(title, style="bold", soft_wrap=True)
     console.print(table)
 
 

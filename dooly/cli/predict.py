@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,7 +56,7 @@ def predict(
         Column("note", "note"),
     )
     title = (
-        f"{model}, {step.kind} step of {step.tokens} tokens in {len(step.requests)} requests: "
+        f"{Path(model).name}, {step.kind} step of {step.tokens} tokens in {len(step.requests)} requests: "
         f"{cost.total_us:,.0f} us (host before {cost.host_before_us:,.0f}, device {cost.device_us:,.0f}, "
         f"host after {cost.host_after_us:,.0f})"
     )

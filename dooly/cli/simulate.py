@@ -73,7 +73,7 @@ def simulate(
     if as_json:
         print_json({"model": run.model, "trace": run.trace, **summary.json()})
         return
-    print_summary(f"{run.model} serving {run.trace}, simulated", summary)
+    print_summary(f"{run.model} serving {Path(run.trace).name}, simulated", summary)
 
 
 def print_summary(title: str, summary: "Summary") -> None:

@@ -1,6 +1,7 @@
 """``dooly validate``: predicted beside measured, on the real CPU engine."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,7 +69,7 @@ def validate(
         print_json(result.json())
         return
     print_table(
-        f"{result.model}: engine steps, predicted against measured ({result.runs} real runs)",
+        f"{result.model}: engine steps, predicted against measured (real runs: {result.runs})",
         (
             Column("kind", "steps"),
             Column("part", "part"),
@@ -83,7 +84,7 @@ def validate(
         [asdict(step) for step in result.steps],
     )
     print_table(
-        f"{result.model}: requests of {result.trace}, simulated against measured",
+        f"{result.model}: requests of {Path(result.trace).name}, simulated against measured",
         (
             Column("metric", "latency"),
             Column("measured_ms", "measured (ms)", ",.1f"),
