@@ -12,6 +12,8 @@ export VLLM_NO_USAGE_STATS := 1
 export VLLM_LOGGING_LEVEL := ERROR
 export TORCH_CPP_LOG_LEVEL := ERROR
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where this is set, vLLM would be compiled anew at every start: 25 s instead of 12.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format types demo notebooks bench clean
@@ -22,12 +24,14 @@ help: ## list these targets
 setup: $(STAMP) ## build .venv with PyTorch, vLLM for CPU, and dooly itself
 
 # The lists are closed and pinned, so nothing is resolved (--no-deps): the same packages on every machine, and none of the
-# gigabytes that vLLM's own list would bring.  A broken-off installation leaves no stamp and starts over.
+# gigabytes that vLLM's own list would bring.  A broken-off installation leaves no stamp and starts over.  Byte code is made
+# at the first import (--no-compile): most of what lies in these packages is never imported.
 $(STAMP): $(LOCKS) pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq --no-deps --no-compile $(foreach lock,$(LOCKS),-r $(lock))
 	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
+	$(BIN)/python -c 'import vllm.model_executor.models, vllm.v1.engine.core'
 	@touch $@
 
 lint: $(STAMP) ## ruff: rules and formatting
@@ -37,8 +41,9 @@ lint: $(STAMP) ## ruff: rules and formatting
 types: $(STAMP) ## pyright, strict, over dooly/
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Two processes, a file each at a time: vLLM is imported once in each, and one thread keeps them out of each other's way.
 test: lint types ## everything that CI runs: lint, types, tests, doctests, notebooks
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 format: $(STAMP) ## rewrite the sources in the one format
 	$(BIN)/ruff check --fix-only .
