@@ -155,7 +155,9 @@ def format_expr(e: Expr) -> str:
 
 
 def _is_quick_to_factor(e: Expr) -> bool:
-    """Factoring is for reading; its cost has no useful bound for polynomials that are larger than any dimension."""
+    """Factoring is for reading: it costs without bound above the size of dimensions, and pulls floats about."""
+    if e.has(sympy.Float):
+        return False
     return len(e.args) <= 24 and len(e.free_symbols) <= 6 and all(abs(p.exp) <= 3 for p in e.atoms(sympy.Pow))
 
 

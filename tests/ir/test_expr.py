@@ -1,7 +1,7 @@
 """Expressions: normal form, text, allow-list parser."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dooly.ir import evaluate, exact_div, format_expr, normal, parse_expr, symbol, symbols_of
@@ -76,6 +76,8 @@ def test_text_outside_the_grammar_is_refused(text, message, offset):
     assert caught.value.offset == offset
 
 
+@example("1.-b")
+@example("a*(1.5-b)+2.0*a")
 @given(st.text(alphabet="abNT01+-*/()., \tmax", max_size=60))
 def test_any_text_is_an_expression_or_a_syntax_error(text):
     try:
