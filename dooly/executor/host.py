@@ -57,13 +57,22 @@ _MODEL: dict[str, object] = {
 }
 
 
+def _decode(count: int = _DECODE) -> Workload:
+    return ((_CONTEXT, _STEPS),) * count
+
+
 def _decodes() -> tuple[Workload, ...]:
-    return tuple(((_CONTEXT, _STEPS),) * count for count in (1, _DECODE, _REQUESTS))
+    return tuple(_decode(count) for count in (1, _DECODE, _REQUESTS))
 
 
 def _prefills() -> tuple[Workload, ...]:
     shapes = ((1, 64), (1, _TOKENS), (4, _TOKENS // 4), (_REQUESTS, _TOKENS // _REQUESTS))
     return tuple(((prompt, 1),) * count for count, prompt in shapes)
+
+
+def _step_groups() -> list[tuple[Workload, ...]]:
+    """Workloads for each of `wanted_points`: a shape is committed as soon as it is measured."""
+    return [(batch,) for batch in _decodes()] + [(batch,) * _REPEATS for batch in _prefills()]
 
 
 def wanted_points() -> tuple[Point, ...]:
@@ -115,19 +124,21 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
             alone_us = _alone(machine, [op for program in programs.values() for op in program])
             for depth, folder in folders.items():
                 note(f"host time: engine with {depth} layers")
-                decode = ((_CONTEXT, _STEPS),) * _DECODE
-                timed = _decodes() + _prefills() * _REPEATS if depth == _DEPTHS[0] else (decode,)
-                steps = record(folder, _settings(machine), warm_up=[((_TOKENS, 2),), decode[:2]], timed=timed)
-                if depth == _DEPTHS[0]:
-                    _store_steps(book, steps)
-                _store_dispatch(book, steps, programs[depth], alone_us)
+                first = depth == _DEPTHS[0]
+                shapes = list(zip(wanted_points(), _step_groups(), strict=True)) if first else [(None, (_decode(),))]
+                groups = [group for _, group in shapes]
+                recorded = record(folder, _settings(machine), [((_TOKENS, 2),), _decode()[:2]], groups)
+                for (point, _), steps in zip(shapes, recorded, strict=True):
+                    if point is not None:
+                        _store_steps(book, point, steps)
+                    _store_dispatch(book, steps, programs[depth], alone_us)
     finally:
         book.release()
     return book.stored
 
 
 class _Claims:
-    """The points of host time that this process measures, all in one go."""
+    """The points of host time that this process measures, each committed as soon as its steps were seen."""
 
     def __init__(self, database: Database, environment: Environment) -> None:
         self._database, self._environment = database, environment
@@ -201,14 +212,14 @@ def _decode_point(operation: Operation) -> Point:
 # -- storing ---------------------------------------------------------------------------------------------------------
 
 
-def _store_steps(book: _Claims, steps: Sequence[Step]) -> None:
-    for point in wanted_points():
-        shape = point.axes["R"], point.axes["T"]
-        alike = [step for step in steps if (step.requests, step.tokens) == shape]
-        before = tuple(step.before_us for step in alike)
-        after = tuple(step.wall_us - step.before_us - step.model_us for step in alike)
-        book.store("host_before", point, Samples(before))
-        book.store("host_after", point, Samples(after))
+def _store_steps(book: _Claims, point: Point, steps: Sequence[Step]) -> None:
+    """Host time of the steps of one shape."""
+    shape = point.axes["R"], point.axes["T"]
+    alike = [step for step in steps if (step.requests, step.tokens) == shape]
+    before = tuple(step.before_us for step in alike)
+    after = tuple(step.wall_us - step.before_us - step.model_us for step in alike)
+    book.store("host_before", point, Samples(before))
+    book.store("host_after", point, Samples(after))
 
 
 def _dispatch_point(operations: Sequence[Operation]) -> Point:

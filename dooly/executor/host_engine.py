@@ -1,7 +1,7 @@
 """Record the real engine step by step: what belongs to the model, and what the host did around it."""
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,18 +45,19 @@ class _Recorder:
 
 
 def record(
-    folder: Path, settings: EngineSettings, warm_up: Iterable[Workload], timed: Iterable[Workload]
-) -> list[Step]:
-    """Serve the workloads with the real engine, one after the other, and time every step of the timed ones.
+    folder: Path, settings: EngineSettings, warm_up: Iterable[Workload], groups: Iterable[Sequence[Workload]]
+) -> Iterator[list[Step]]:
+    """Serve the workloads with the real engine, one after the other; after each group of them, all its steps.
 
     Raises:
         SimulationError: the engine does not start.
     """
     with start_cpu_engine(folder, settings) as engine:
         _serve(engine, warm_up, "warm-up")
-        with _recording(engine) as recorder:
-            _serve(engine, timed, "timed", recorder)
-    return recorder.steps
+        for number, group in enumerate(groups):
+            with _recording(engine) as recorder:
+                _serve(engine, group, f"timed-{number}", recorder)
+            yield recorder.steps
 
 
 def _serve(engine: CpuEngine, batches: Iterable[Workload], label: str, recorder: _Recorder | None = None) -> None:
