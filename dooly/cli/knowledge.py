@@ -6,11 +6,10 @@ from pathlib import Path
 from dooly.cli.output import say
 from dooly.cli.store import open_database
 from dooly.database import Database, Environment
-from dooly.errors import DoolyError
 from dooly.executor import Machine, environment_for, host_environment, machine
 from dooly.fit import Formula
 from dooly.fit.store import from_json
-from dooly.ir import Graph, Operation, Program, parse_program
+from dooly.ir import Graph, Operation, Program, read_program
 from dooly.predict import HOST_PARTS, StepModel
 
 __all__ = ["formulas_here", "lower", "model_path", "step_model"]
@@ -32,20 +31,11 @@ def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Pro
     graphs: list[Graph] = []
     for model in dict.fromkeys(models):
         if model.endswith(".ir"):
-            graphs += _read(Path(model)).graphs
+            graphs += read_program(Path(model)).graphs
         else:
             say(f"capturing {model}")
             graphs.append(capture(model, tp=tp, backend=backend))
     return run(Program(tuple(graphs)), PIPELINE)
-
-
-def _read(path: Path) -> Program:
-    try:
-        return parse_program(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise DoolyError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except DoolyError as error:
-        raise DoolyError(f"{path}: {error}") from None
 
 
 def model_path(model: str) -> Path:

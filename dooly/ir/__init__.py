@@ -4,7 +4,7 @@ from dooly.ir.expr import Expr, FloorDiv, evaluate, exact_div, format_expr, norm
 from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value
 from dooly.ir.operation import Operation, Use
 from dooly.ir.opset import Kind, kind_of, spec_of
-from dooly.ir.parser import parse_program
+from dooly.ir.parser import parse_program, read_program
 from dooly.ir.printer import format_graph, format_operation, format_type
 from dooly.ir.program import Program
 from dooly.ir.types import ITEM_BYTES, Attribute, Attributes, Origin, TensorType, attributes, join, origin_of
@@ -42,6 +42,7 @@ __all__ = [
     "origin_of",
     "parse_expr",
     "parse_program",
+    "read_program",
     "spec_of",
     "symbol",
     "symbols_of",

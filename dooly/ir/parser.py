@@ -3,18 +3,19 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import sympy
 
-from dooly.errors import ParseError
+from dooly.errors import DoolyError, ParseError
 from dooly.ir.expr import Expr, ExprSyntaxError, parse_expr
 from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value
 from dooly.ir.operation import Operation, Use
 from dooly.ir.program import Program
 from dooly.ir.types import Attribute, Attributes, Origin, TensorType
 
-__all__ = ["parse_program"]
+__all__ = ["parse_program", "read_program"]
 
 T = TypeVar("T")
 _SPACE = re.compile(r"(?:\s+|#[^\n]*)*")
@@ -34,6 +35,21 @@ def parse_program(text: str) -> Program:
         ParseError: with line, column and a caret.
     """
     return _Parser(text).program()
+
+
+def read_program(path: Path) -> Program:
+    """Read a file of graphs and operations.
+
+    Raises:
+        DoolyError: not UTF-8 text, or not IR; names the file.
+        OSError: the file cannot be opened.
+    """
+    try:
+        return parse_program(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DoolyError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except DoolyError as error:
+        raise DoolyError(f"{path}: {error}") from None
 
 
 class _Parser:

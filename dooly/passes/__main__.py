@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from dooly.errors import DoolyError
 from dooly.files import write_text
-from dooly.ir import Graph, Program, parse_program
+from dooly.ir import Graph, Program, parse_program, read_program
 from dooly.passes import PIPELINE, Pass, run, select
 
 __all__ = ["main"]
@@ -100,7 +100,7 @@ def _load(args: argparse.Namespace) -> Program:
         if model == "-":
             parts.append(_stdin())
         elif model.endswith(".ir"):
-            parts.append(_read(Path(model)))
+            parts.append(read_program(Path(model)))
         else:
             parts.append(Program((_capture(model, args),)))
     graphs = tuple(dict.fromkeys(graph for part in parts for graph in part.graphs))
@@ -117,15 +117,6 @@ def _stdin() -> Program:
         return parse_program(sys.stdin.read())
     except UnicodeDecodeError as error:
         raise DoolyError(f"standard input: not UTF-8 text (byte {error.start})") from None
-
-
-def _read(path: Path) -> Program:
-    try:
-        return parse_program(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise DoolyError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except DoolyError as error:
-        raise DoolyError(f"{path}: {error}") from None
 
 
 def _capture(model: str, args: argparse.Namespace) -> Graph:
