@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from dooly.errors import PredictError
 
-__all__ = ["Batch", "BatchColumns", "StepClass", "StepCost"]
+__all__ = ["HOST_PARTS", "Batch", "BatchColumns", "StepClass", "StepCost"]
 
 StepClass = Literal["decode", "prefill", "mixed"]
 Column = NDArray[np.float64]
+
+HOST_PARTS = ("host_before", "host_after", "host_dispatch")
+"""Signatures of the pseudo operations that hold the host's share of a step."""
 
 
 @dataclass(frozen=True)

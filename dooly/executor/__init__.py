@@ -5,14 +5,12 @@ Importing this package imports neither torch nor vLLM.
 
 from dooly.executor.environment import environment_for, host_environment
 from dooly.executor.execute import Event, Outcome, run_plan
-from dooly.executor.host import HOST_OPERATIONS
 from dooly.executor.machine import Machine, machine
 from dooly.executor.plan import Plan, Row, make_plan
 from dooly.executor.sweep import ErrorModel, Ranges
 from dooly.executor.timing import Precision
 
 __all__ = [
-    "HOST_OPERATIONS",
     "ErrorModel",
     "Event",
     "Machine",

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from dooly.batch import HOST_PARTS
 from dooly.database import Claim, Database, Environment, Point, Samples
 from dooly.engine import EngineSettings
 from dooly.errors import ProfileError
@@ -26,10 +27,7 @@ from dooly.executor.session import Unsupported, open_session
 from dooly.executor.timing import Precision, measure
 from dooly.ir import Kind, Operation, Program
 
-__all__ = ["HOST_COST_S", "HOST_OPERATIONS", "measure_host", "missing_host_points"]
-
-HOST_OPERATIONS = ("host_before", "host_after", "host_dispatch")
-"""Signatures under which host time is stored."""
+__all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
 
 HOST_COST_S = 20.0
 """Rough wall seconds of measuring host time, imports not included."""
@@ -85,7 +83,7 @@ def wanted_points() -> tuple[Point, ...]:
 def missing_host_points(database: Database, machine: Machine) -> bool:
     """Whether any part of host time of this machine and engine is unknown."""
     environment = host_environment(machine)
-    for signature in HOST_OPERATIONS[:2]:
+    for signature in HOST_PARTS[:2]:
         have = {measurement.point for measurement in database.points(signature, environment)}
         if not have >= set(wanted_points()):
             return True
@@ -108,11 +106,11 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
     if not missing_host_points(database, machine):
         return 0
     environment = host_environment(machine)
-    for signature in HOST_OPERATIONS:
+    for signature in HOST_PARTS:
         database.add_operation(signature, signature, f"pseudo operation {signature}")
     book = _Claims(database, environment)
     try:
-        for signature in HOST_OPERATIONS[:2]:
+        for signature in HOST_PARTS[:2]:
             book.claim(signature, wanted_points())
         with tempfile.TemporaryDirectory(prefix="dooly-host-") as name:
             folders = {depth: _write_model(Path(name) / f"layers-{depth}", depth) for depth in _DEPTHS}

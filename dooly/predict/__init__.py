@@ -1,8 +1,8 @@
 """Step time of a batch: operations by their formulas, with the host around them."""
 
-from dooly.batch import Batch, StepCost
+from dooly.batch import HOST_PARTS, Batch, StepCost
 from dooly.predict.breakdown import Breakdown, Row
-from dooly.predict.host import HOST_PARTS, HostModel
+from dooly.predict.host import HostModel
 from dooly.predict.step_model import StepModel, StepTimes
 from dooly.predict.work import Routing, Work, collect_work
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dooly.batch import HOST_PARTS
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
 
-__all__ = ["HOST_PARTS", "HostModel"]
-
-HOST_PARTS = ("host_before", "host_after", "host_dispatch")
-"""Signatures of the host's formulas in the database."""
+__all__ = ["HostModel"]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from dooly.batch import HOST_PARTS
 from dooly.database import Database
-from dooly.executor import HOST_OPERATIONS, host_environment, machine
+from dooly.executor import host_environment, machine
 from dooly.executor.host import measure_host, missing_host_points, wanted_points
 
 pytestmark = pytest.mark.engine
@@ -17,7 +18,7 @@ def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
     taken = measure_host(database, here, said.append)
     assert taken == 2 * len(wanted_points()) + 3
     assert len(said) == 4
-    for signature in HOST_OPERATIONS:
+    for signature in HOST_PARTS:
         points = database.points(signature, host_environment(here))
         assert points
         assert all(measurement.latency_us > 0.0 for measurement in points)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples, Status
 from dooly.executor import (
-    HOST_OPERATIONS,
     Precision,
     Ranges,
     environment_for,
@@ -31,7 +31,7 @@ RANGES = Ranges(max_tokens=16, max_requests=4, max_context=64)
 def database(tmp_path: Path):
     """A database that knows host time of this machine, so that no engine has to be started."""
     opened = Database(tmp_path / "latency.db")
-    for signature in HOST_OPERATIONS:
+    for signature in HOST_PARTS:
         opened.add_operation(signature, signature, signature)
         points = [Point.of(N=n) for n in (20, 40, 60)] if signature == "host_dispatch" else wanted_points()
         for point in points:
