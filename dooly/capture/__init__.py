@@ -6,7 +6,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from dooly.capture.config import check_tensor_parallel, list_models, resolve_model
+from dooly.capture.config import list_models, resolve_model
+from dooly.capture.parallel import Parallel
 from dooly.capture.platforms import PLATFORMS, activate, check_backend
 from dooly.ir import Graph
 
@@ -33,7 +34,7 @@ def capture(model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: s
     load_engine(platform)
     from dooly.capture.frontend import capture_config
 
-    return capture_config(name, config, tp=tp, platform=platform, backend=backend)
+    return capture_config(name, config, parallel=Parallel(tp), platform=platform, backend=backend)
 
 
 def check(
@@ -46,7 +47,7 @@ def check(
     """
     name, config = resolve_model(model)
     backend = check_backend(platform, backend)
-    check_tensor_parallel(config, tp, name)
+    Parallel(tp).check(config, name)
     return name, config, backend
 
 

@@ -24,6 +24,7 @@ from vllm.model_executor.model_loader.utils import initialize_model
 
 from dooly.capture.config import FIELDS
 from dooly.capture.configint import ConfigInt, Facts, expression
+from dooly.capture.parallel import Parallel
 from dooly.capture.sizes import SizeRecorder
 from dooly.capture.world import world_of
 from dooly.engine import stated_dtype
@@ -55,22 +56,21 @@ class Built:
 
 
 @contextmanager
-def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str) -> Generator[Built]:
-    """Build the model that ``config`` (the text of a config.json) describes, as rank 0 of ``tp``; alive in the block.
+def build(config: Mapping[str, Any], *, parallel: Parallel, backend: str | None, place: str) -> Generator[Built]:
+    """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
     Raises:
         CaptureError: the engine refuses the configuration.
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
-        vllm_config = _engine_config(folder, tp, backend, place)
+        vllm_config = _engine_config(folder, parallel, backend, place)
         facts = Facts()
         values = _symbolize(vllm_config, config, facts)
-        with set_current_vllm_config(vllm_config), world_of(tp) as groups:
-            if groups:
-                values["TP"] = tp
-                for group in groups:
-                    group.world_size = ConfigInt(tp, symbol("TP"), facts)
+        with set_current_vllm_config(vllm_config), world_of(parallel) as groups:
+            values |= parallel.symbols
+            for group in groups:
+                group.world_size = ConfigInt(parallel.tp, symbol("TP"), facts)
             recorder = SizeRecorder()
             with ExitStack() as stack:
                 stack.enter_context(explained(place, "the engine cannot build this model"))
@@ -84,13 +84,13 @@ def build(config: Mapping[str, Any], *, tp: int, backend: str | None, place: str
             yield Built(model, vllm_config, values, facts, sizes, tuple(groups))
 
 
-def _engine_config(folder: str, tp: int, backend: str | None, place: str) -> Any:
+def _engine_config(folder: str, parallel: Parallel, backend: str | None, place: str) -> Any:
     settings: dict[str, Any] = {
         "attention_backend": backend,
         "compilation_config": {"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
     }
-    if tp > 1:
-        settings |= {"tensor_parallel_size": tp, "distributed_executor_backend": "mp"}
+    if parallel.ranks > 1:
+        settings |= {"tensor_parallel_size": parallel.tp, "distributed_executor_backend": "mp"}
     with explained(place, "the engine refuses this configuration"):
         return EngineArgs(
             model=folder,

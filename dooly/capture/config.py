@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from dooly.errors import CaptureError
 
-__all__ = ["ARCHITECTURES", "FIELDS", "check_tensor_parallel", "config_values", "list_models", "resolve_model"]
+__all__ = ["ARCHITECTURES", "FIELDS", "config_values", "list_models", "resolve_model"]
 
 FIELDS: Mapping[str, str] = {
     "hidden_size": "H",
@@ -64,7 +64,6 @@ _REQUIRED = (
     "model_type",
 )
 _OPTIONAL_NULL = frozenset(("head_dim", "sliding_window", "q_lora_rank", "num_key_value_heads"))
-_VOCAB_PADDING = 64
 
 
 def list_models() -> tuple[str, ...]:
@@ -173,30 +172,6 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if values.get("K", 0) > values.get("E", 0) > 0:
         raise CaptureError(f"{path}: num_experts_per_tok {values['K']} is more than the {values['E']} experts")
     return {**config, "head_dim": head_dim, "num_key_value_heads": kv_heads}
-
-
-def check_tensor_parallel(config: Mapping[str, Any], tp: int, place: str) -> None:
-    """Check that a model can be split over ``tp`` ranks.
-
-    Raises:
-        CaptureError: a size that is split does not divide; KV heads may also be fewer than ranks (replicated).
-    """
-    if isinstance(tp, bool) or tp < 1:
-        raise CaptureError(f"{place}: tensor parallel size {tp} is not a positive integer")
-    sizes = {
-        name: int(config[name])
-        for name in ("num_attention_heads", "intermediate_size", "moe_intermediate_size")
-        if config.get(name)
-    }
-    sizes["padded vocab_size"] = -(-int(config["vocab_size"]) // _VOCAB_PADDING) * _VOCAB_PADDING
-    for name, size in sizes.items():
-        if size % tp:
-            raise CaptureError(f"{place}: tensor parallel size {tp} does not divide {name} {size}")
-    kv_heads = int(config["num_key_value_heads"])
-    if kv_heads % tp and tp % kv_heads:
-        raise CaptureError(
-            f"{place}: tensor parallel size {tp} neither divides num_key_value_heads {kv_heads} nor is a multiple of it"
-        )
 
 
 def config_values(config: Mapping[str, Any]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
 from dooly.capture.layers import DERIVED, LayerPlan, layer_kinds, plan_layers, shorten
 from dooly.capture.owners import DTYPES, opaque_kind, owners
+from dooly.capture.parallel import Parallel
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
@@ -25,7 +26,9 @@ from dooly.ir import Divides, Graph, Op, symbol
 __all__ = ["capture_config"]
 
 
-def capture_config(name: str, config: Mapping[str, Any], *, tp: int, platform: str, backend: str | None) -> Graph:
+def capture_config(
+    name: str, config: Mapping[str, Any], *, parallel: Parallel, platform: str, backend: str | None
+) -> Graph:
     """Capture a checked configuration on the active platform.
 
     Raises:
@@ -34,7 +37,7 @@ def capture_config(name: str, config: Mapping[str, Any], *, tp: int, platform: s
     with explained(name, "the engine refuses this configuration"):
         config = {**_derived(config), **config}
     plan = plan_layers(layer_kinds(config))
-    with build(shorten(config, plan.depth), tp=tp, backend=backend, place=name) as built:
+    with build(shorten(config, plan.depth), parallel=parallel, backend=backend, place=name) as built:
         with explained(name, "the engine's code for this model cannot be traced"):
             traced = trace(built)
         parameters = frozenset(parameter for parameter, _ in built.model.named_parameters())
@@ -42,11 +45,11 @@ def capture_config(name: str, config: Mapping[str, Any], *, tp: int, platform: s
             Reader(traced.meanings, built.facts),
             traced.weights,
             parameters,
-            symbol("TP") if tp > 1 else sympy.Integer(1),
+            symbol("TP") if parallel.tp > 1 else sympy.Integer(1),
         )
         converter.convert(traced.module.graph, INPUTS)
         found = _owners(built, converter.ops)
-    values = {**config_values(config), **({"TP": tp} if tp > 1 else {})}
+    values = {**config_values(config), **parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if owner.kind == "attention"})
     return Graph(
         name=name,

@@ -1,4 +1,4 @@
-"""A tensor-parallel world inside one process: nothing is communicated, modules only believe that they have peers."""
+"""A parallel world inside one process: nothing is communicated, modules only believe that they have peers."""
 
 # pyright: reportPrivateUsage=false
 # PyTorch and vLLM have no public way to do this.
@@ -10,12 +10,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from dooly.capture.parallel import Parallel
+
 __all__ = ["world_of"]
 
 
 @contextmanager
-def world_of(ranks: int) -> Generator[list[Any]]:
-    """Parallel groups of the engine for rank 0 of ``ranks`` while the block lasts; needs a current ``VllmConfig``.
+def world_of(parallel: Parallel) -> Generator[list[Any]]:
+    """Parallel groups of the engine for rank 0 while the block lasts; needs a current ``VllmConfig``.
 
     Yields the group coordinators that tensor parallelism concerns; empty for one rank.  Groups that an engine in this
     process holds already are put back afterwards.
@@ -35,8 +37,9 @@ def world_of(ranks: int) -> Generator[list[Any]]:
         parallel_state.initialize_model_parallel(1, 1)
         stack.callback(parallel_state.destroy_model_parallel)
         groups: list[Any] = []
-        if ranks > 1:
+        if parallel.tp > 1:
+            ranks = list(range(parallel.tp))
             groups = [group for group in (parallel_state._TP, parallel_state._EP) if group is not None]
             for group in groups:
-                group.world_size, group.ranks, group.use_custom_op_call = ranks, list(range(ranks)), True
+                group.world_size, group.ranks, group.use_custom_op_call = parallel.tp, ranks, True
         yield groups

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dooly.capture import capture, list_models, resolve_model
-from dooly.capture.config import check_tensor_parallel, config_values
+from dooly.capture.config import config_values
+from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError, DoolyError
 
 Writer = Callable[..., Path]
@@ -143,16 +144,16 @@ def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
 def test_ranks_that_do_not_fit(tp: int, message: str) -> None:
     _, config = resolve_model("llama-3.1-8b")
     with pytest.raises(CaptureError) as caught:
-        check_tensor_parallel(config, tp, "llama-3.1-8b")
+        Parallel(tp).check(config, "llama-3.1-8b")
     assert message in str(caught.value)
 
 
 def test_kv_heads_may_be_fewer_than_ranks_but_must_fit(write: Writer) -> None:
     _, config = resolve_model("llama-3.1-8b")
-    check_tensor_parallel(config, 16, "model")
+    Parallel(16).check(config, "model")
     _, config = resolve_model(write(num_attention_heads=36, num_key_value_heads=6, head_dim=128))
     with pytest.raises(CaptureError, match="neither divides num_key_value_heads 6 nor is a multiple of it"):
-        check_tensor_parallel(config, 4, "model")
+        Parallel(4).check(config, "model")
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,12 @@ def plain_shapes(model: str, tp: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Shapes of the parameters and buffers of the model built by the engine from plain numbers, two layers deep."""
     from dooly.capture.build import build
     from dooly.capture.layers import shorten
+    from dooly.capture.parallel import Parallel
 
     name, config = resolve_model(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dooly.capture.build.FIELDS", {})
-        with build(shorten(config, 2), tp=tp, backend=None, place=name) as built:
+        with build(shorten(config, 2), parallel=Parallel(tp), backend=None, place=name) as built:
             for path, tensor in (*built.model.named_parameters(), *built.model.named_buffers()):
                 yield path, tuple(int(dim) for dim in tensor.shape)
 
