@@ -150,6 +150,10 @@ def _cast(op: Op, _session: Session) -> Call:
     return lambda x: x.to(dtype)
 
 
+def _copy(_op: Op, _session: Session) -> Call:
+    return lambda x: x.clone()
+
+
 def _argmax(op: Op, _session: Session) -> Call:
     """Greedy sampling over the last axis is the engine's own kernel; an explicit axis is ATen's."""
     import torch
@@ -165,6 +169,7 @@ _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {
     "rotary_embedding": _rotary_embedding,
     "silu_and_mul": _silu_and_mul,
     "cast": _cast,
+    "copy": _copy,
     "argmax": _argmax,
 }
 
