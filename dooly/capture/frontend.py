@@ -49,7 +49,7 @@ def capture_config(
         )
         converter.convert(traced.module.graph, INPUTS)
         found = _owners(built, converter.ops)
-    values = {**config_values(config), **parallel.symbols}
+    values = {**config_values(config), **plan.values, **parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if owner.kind == "attention"})
     return Graph(
         name=name,

@@ -2,6 +2,7 @@
 
 A layer's graph depends on its kind and on what it receives, so on the kind of the layer before it (the first receives
 no residual).  The shortest prefix that shows every (previous kind, kind) pair of the model shows every distinct layer.
+It also ends as the model does, because what follows the last layer may be one piece of work with its end.
 """
 
 from __future__ import annotations
@@ -9,20 +10,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import sympy
 
-from dooly.ir.expr import Expr, symbol
+from dooly.ir.expr import Expr, normal, symbol, symbols_of
 
 __all__ = ["DERIVED", "LayerPlan", "layer_kinds", "plan_layers", "shorten"]
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Capture ``len(counts)`` layers; captured layer ``i`` stands for ``counts[i]`` layers of the model."""
+    """Capture ``len(counts)`` layers; captured layer ``i`` stands for ``counts[i]`` layers of the model.
+
+    Attributes:
+        values: the symbols that the counts use beside ``Nl``: how many layers are of the second kind, the third and
+            so on (``N2``, ``N3``, in order of first appearance), and where that leaves it open how many layers of kind
+            ``b`` follow one of kind ``a``, also that (``N1to2``).
+    """
 
     counts: tuple[Expr, ...]
+    values: Mapping[str, int]
 
     @property
     def depth(self) -> int:
@@ -31,29 +40,57 @@ class LayerPlan:
 
 
 def plan_layers(kinds: tuple[Hashable, ...]) -> LayerPlan:
-    """The shortest prefix that covers all pairs, with counts that add up to ``Nl``.
+    """The shortest prefix that covers all pairs and ends with a layer of the kind that the model ends with.
 
-    The layer that stands for most is counted as ``Nl`` minus the rest, so that models that differ in depth alone have
-    equal graphs.
+    Counts are expressions over the number of layers of each kind, so that models that differ in depth alone have equal
+    graphs; together they are the number of layers.
 
     >>> plan_layers(("dense",) * 32).counts
     (1, Nl - 1)
-    >>> plan_layers(("dense", "dense", "dense", "moe", "moe", "moe", "moe")).counts
-    (1, 1, 1, 1, Nl - 4)
+    >>> plan_layers(("dense", "moe", "moe", "moe", "moe")).counts
+    (1, 1, N2 - 1)
+    >>> plan_layers(("sliding", "full") * 21)
+    LayerPlan(counts=(1, 1, N2 - 1, N2 - 1), values={'N2': 21})
     """
     pairs = list(zip((None, *kinds), kinds))
     missing = set(pairs)
     depth = 0
-    while missing:
+    while missing or kinds[depth - 1] != kinds[-1]:
         missing.discard(pairs[depth])
         depth += 1
-    total, last = Counter(pairs), {pair: index for index, pair in enumerate(pairs[:depth])}
+    totals, values = _totals(kinds)
     shown = Counter(pairs[:depth])
-    counts = [total[pair] - shown[pair] + 1 if last[pair] == index else 1 for index, pair in enumerate(pairs[:depth])]
-    most = max(range(depth), key=lambda index: (counts[index], index))
-    expressions: list[Expr] = [sympy.Integer(count) for count in counts]
-    expressions[most] = symbol("Nl") - sum(count for index, count in enumerate(counts) if index != most)
-    return LayerPlan(tuple(expressions))
+    last = {pair: index for index, pair in enumerate(pairs[:depth])}
+    counts = [
+        normal(totals[pair] - shown[pair] + 1) if last[pair] == index else sympy.Integer(1)
+        for index, pair in enumerate(pairs[:depth])
+    ]
+    return LayerPlan(tuple(counts), values)
+
+
+def _totals(kinds: tuple[Hashable, ...]) -> tuple[dict[tuple[Hashable, Hashable], Expr], dict[str, int]]:
+    """How often each (previous kind, kind) pair occurs, over symbols, and the values of those symbols beside ``Nl``.
+
+    As many layers of a kind come after some layer as there are, less the first; as many come before one, less the last.
+    Where these balances tie the symbols to each other (alternating layers), the later kinds and then ``Nl`` stay.
+    """
+    number = {kind: index for index, kind in enumerate(dict.fromkeys(kinds), start=1)}
+    layers = {kind: symbol(f"N{index}") for kind, index in number.items()}
+    found = Counter(pairwise(kinds))
+    pairs = {pair: symbol(f"N{number[pair[0]]}to{number[pair[1]]}") for pair in found}
+    first, *others = layers.values()
+    balance: list[Expr] = [sum(layers.values(), -symbol("Nl"))]
+    for kind, count in layers.items():
+        for side, end in ((1, kinds[0]), (0, kinds[-1])):
+            balance.append(sum((s for pair, s in pairs.items() if pair[side] == kind), int(end == kind) - count))
+    solution = cast(
+        "tuple[Expr, ...]", next(iter(sympy.linsolve(balance, [*pairs.values(), first, symbol("Nl"), *others])))
+    )
+    totals: dict[tuple[Hashable, Hashable], Expr] = {(None, kinds[0]): sympy.Integer(1), **dict(zip(pairs, solution))}
+    values = {str(symbol_): found[pair] for pair, symbol_ in pairs.items()}
+    values |= {str(symbol_): kinds.count(kind) for kind, symbol_ in layers.items()}
+    used = set().union(*(symbols_of(total) for total in totals.values()))
+    return totals, {name: value for name, value in values.items() if name in used}
 
 
 Rule = Callable[[Mapping[str, Any], int], Hashable]

@@ -65,7 +65,6 @@ def _attention(module: Any, _: Mapping[int, str]) -> dict[str, object]:
         "heads": _integer(module.num_heads),
         "kv_heads": _integer(module.num_kv_heads),
         "head_size": _integer(module.head_size),
-        "scale": float(implementation.scale),
         "window": None if module.sliding_window is None else _integer(module.sliding_window),
         "soft_cap": float(getattr(implementation, "logits_soft_cap", None) or 0) or None,
         "kv_dtype": DTYPES[module.kv_cache_torch_dtype],

@@ -44,7 +44,7 @@ class AttentionRunner:
         self._dtype = operation.operands[0].dtype
         self._config = session.config(self._dtype)
         self._name = session.layer_name()
-        window, soft_cap, scale = (operation.attr(name) for name in ("window", "soft_cap", "scale"))
+        window, soft_cap = (operation.attr(name) for name in ("window", "soft_cap"))
         default_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype_of(self._dtype))
         try:
@@ -52,7 +52,7 @@ class AttentionRunner:
                 self._layer: Any = Attention(
                     self._heads,
                     self._head_size,
-                    float(scale) if isinstance(scale, Expr | float) else self._head_size**-0.5,
+                    self._head_size**-0.5,
                     num_kv_heads=self._kv_heads,
                     cache_config=self._config.cache_config,
                     logits_soft_cap=float(soft_cap) if isinstance(soft_cap, Expr | float) else None,

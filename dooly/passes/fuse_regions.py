@@ -1,5 +1,6 @@
 """fuse-regions: group memory-bound operations between compute anchors into what the engine runs as one piece."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -22,7 +23,8 @@ class FuseRegions:
 
     The anchor depth of an operation is the largest number of anchors (GEMM, attention, MoE, collective, unknown) on a
     path to it.  Two operations of equal depth have no anchor between them, so a group can always run in one piece.
-    Views that lead into a group go with it; views that only follow one stay outside and cost nothing.
+    Views that lead into a group go with it, and so does what computes on weights alone for one reader in it; views that
+    only follow a group stay outside and cost nothing.
     Needs ``canonicalize``.  Keeps names of values that outlive their region.  Idempotent.
     """
 
@@ -61,8 +63,9 @@ def _graph(graph: Graph) -> Graph:
 
 
 def _groups(graph: Graph) -> list[list[Op]]:
-    """Connected groups, each in program order, with the views that lead into them."""
+    """Connected groups, each in program order, with what leads into them: views, and work on weights alone."""
     depth: dict[str, int] = {}
+    sunk = _sunk(graph)
     defined: dict[str, Op] = {value.name: op for op in graph.ops for value in op.results}
     links: nx.Graph[int] = nx.Graph()
     index = {id(op): i for i, op in enumerate(graph.ops)}
@@ -71,7 +74,7 @@ def _groups(graph: Graph) -> list[list[Op]]:
         kind = kind_of(op.target)
         level = max((depth[name] for name in op.operands), default=0) + (kind in _ANCHORS)
         depth |= {value.name: level for value in op.results}
-        if kind is not Kind.MEMORY:
+        if kind is not Kind.MEMORY or op.name in sunk:
             continue
         here = index[id(op)]
         links.add_node(here)
@@ -81,13 +84,14 @@ def _groups(graph: Graph) -> list[list[Op]]:
             name = pending.pop()
             source = defined[name]
             number = index[id(source)]
-            if depth[name] != level:
+            if depth[name] != level and name not in sunk:
                 continue
-            if kind_of(source.target) is Kind.MEMORY:
+            if kind_of(source.target) is Kind.VIEW or name in sunk:
+                if number not in views:
+                    views.add(number)
+                    pending += source.operands
+            elif kind_of(source.target) is Kind.MEMORY:
                 links.add_edge(number, here)
-            elif kind_of(source.target) is Kind.VIEW and number not in views:
-                views.add(number)
-                pending += source.operands
         leading[here] = views
     groups: list[list[Op]] = []
     for view, users in _shared_views(leading).items():
@@ -97,6 +101,22 @@ def _groups(graph: Graph) -> list[list[Op]]:
         inside = component | {view for number in component for view in leading[number]}
         groups.append([graph.ops[number] for number in sorted(inside)])
     return sorted(groups, key=lambda group: index[id(group[0])])
+
+
+def _sunk(graph: Graph) -> set[str]:
+    """Results of memory-bound work on weights alone that one memory-bound operation reads: it is done there."""
+    reads = Counter([*(name for op in graph.ops for name in set(op.operands)), *graph.outputs])
+    once = {n for op in graph.ops if kind_of(op.target) is Kind.MEMORY for n in op.operands if reads[n] == 1}
+    fixed: set[str] = set()
+    sunk: set[str] = set()
+    for op in graph.ops:
+        kind, names = kind_of(op.target), {value.name for value in op.results}
+        computed = kind in (Kind.MEMORY, Kind.VIEW) and op.operands and fixed.issuperset(op.operands)
+        if op.target == "weight" or computed:
+            fixed |= names
+            if kind is Kind.MEMORY and names <= once:
+                sunk |= names
+    return sunk
 
 
 def _shared_views(leading: Mapping[int, set[int]]) -> dict[int, list[int]]:
@@ -130,14 +150,11 @@ def _region(ops: list[Op], values: Mapping[str, Value], needed: set[str]) -> Op:
         ),
         tuple(fresh[value.name] for value in results),
     )
-    counts = {op.count for op in ops}
-    if len(counts) > 1:
-        raise PassError(f"the group of %{ops[0].name} at {ops[0].path} mixes counts {counts}")
     return Op(
         "region",
         operands,
         results,
-        count=ops[0].count,
+        count=ops[-1].count,  # the end of one layer with the start of the next: as often as the next follows the one
         path=_common_path([op.path for op in ops]),
         nodes=tuple(node for op in ops for node in op.nodes),
         body=body,

@@ -39,7 +39,7 @@ def test_the_bundled_models_are_listed_and_valid() -> None:
     for name in list_models():
         resolved, config = resolve_model(name)
         assert resolved == name
-        assert config_values(config)["D"] * config["num_attention_heads"] == config["hidden_size"]
+        assert config_values(config)["H"] == config["hidden_size"]
 
 
 def test_a_model_is_a_bundled_name_a_folder_or_a_file(write: Writer) -> None:

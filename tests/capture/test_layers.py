@@ -1,11 +1,12 @@
 """The captured prefix shows every kind of layer in every position, and its counts add up to the model."""
 
+import pytest
 import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dooly.capture.layers import layer_kinds, plan_layers, shorten
-from dooly.ir import evaluate, symbol
+from dooly.ir import evaluate, symbol, symbols_of
 
 Nl = symbol("Nl")
 
@@ -14,9 +15,13 @@ Nl = symbol("Nl")
 def test_the_prefix_covers_every_pair_and_counts_every_layer(kinds: list[str]) -> None:
     plan = plan_layers(tuple(kinds))
     pairs = list(zip([None, *kinds], kinds))
-    counts = [evaluate(count, {"Nl": len(kinds)}) for count in plan.counts]
+    values = {"Nl": len(kinds), **plan.values}
+    counts = [evaluate(count, values) for count in plan.counts]
     assert set(pairs[: plan.depth]) == set(pairs)
-    assert set(pairs[: plan.depth - 1]) != set(pairs)
+    assert kinds[plan.depth - 1] == kinds[-1]
+    shorter = range(1, plan.depth)
+    assert not any(set(pairs[:depth]) == set(pairs) and kinds[depth - 1] == kinds[-1] for depth in shorter)
+    assert set().union(*map(symbols_of, plan.counts)) <= values.keys()
     assert sum(counts) == len(kinds)
     assert min(counts) >= 1
     for pair in set(pairs):
@@ -26,11 +31,30 @@ def test_the_prefix_covers_every_pair_and_counts_every_layer(kinds: list[str]) -
 def test_equal_layers_need_two() -> None:
     assert plan_layers(("x",) * 80).counts == (sympy.Integer(1), Nl - 1)
     assert plan_layers(("x",) * 2).counts == (sympy.Integer(1), Nl - 1)
-    assert plan_layers(("x",)).counts == (Nl,)
+    assert plan_layers(("x",)).counts == (sympy.Integer(1),)
 
 
-def test_alternating_layers_need_three() -> None:
-    assert plan_layers(tuple("ab" * 21)).counts == (1, Nl - 21, 20)
+PATTERNS = {
+    "Gemma 2": ("ab", 0),
+    "Gemma 3": ("aaaaab", 4),
+    "Command-R": ("aaab", 0),
+    "Jamba": ("ababcbab", 0),
+    "Qwen3-Next": ("aaab", 0),
+}
+
+
+@pytest.mark.parametrize("model", PATTERNS)
+def test_models_that_differ_in_depth_alone_have_equal_counts(model: str) -> None:
+    pattern, rest = PATTERNS[model]
+    plans = [plan_layers(tuple(pattern * times + pattern[:rest])) for times in (3, 4, 9)]
+    assert len({plan.counts for plan in plans}) == 1
+    assert all(set(plan.values) == {f"N{kind}" for kind in range(2, len(set(pattern)) + 1)} for plan in plans)
+
+
+def test_a_transition_that_no_number_of_layers_decides_has_a_symbol_of_its_own() -> None:
+    one, other = plan_layers(tuple("aabbaabb")), plan_layers(tuple("aabababb"))
+    assert one.values != other.values
+    assert any("to" in name for name in one.values)
 
 
 def test_models_without_layer_fields_are_homogeneous() -> None:

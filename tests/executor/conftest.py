@@ -23,13 +23,13 @@ graph "step" {
   %wl = weight() : DT[V, H]
   %cs = weight() : DT[256, D]
   %e = embedding(%table, %ids) : DT[T, H]
-  %h0 = rms_norm(%e, %n0) {eps = 1e-05} : DT[T, H]
+  %h0 = rms_norm(%e, %n0) : DT[T, H]
   %qkv = linear(%h0, %wqkv) : DT[T, D*(Nq + 2*Nkv)]
   %q, %k, %v = split(%qkv) {dim = 1} : DT[T, D*Nq], DT[T, D*Nkv], DT[T, D*Nkv]
   %qr, %kr = rotary_embedding(%pos, %q, %k, %cs) {head_size = D, is_neox = true} : DT[T, D*Nq], DT[T, D*Nkv]
   %a = attention(%qr, %kr, %v) {ATTRS} : DT[T, D*Nq]
   %o = linear(%a, %wo) : DT[T, H]
-  %h1, %r1 = add_rms_norm(%o, %e, %n1) {eps = 1e-05} : DT[T, H], DT[T, H]
+  %h1, %r1 = add_rms_norm(%o, %e, %n1) : DT[T, H], DT[T, H]
   %gu = linear(%h1, %wgu) : DT[T, 2*I]
   %g = silu_and_mul(%gu) : DT[T, I]
   %d = linear(%g, %wd, %bd) : DT[T, H]
@@ -44,7 +44,7 @@ graph "step" {
 """
 ATTRS = (
     'backend = "CPU_ATTN", causal = true, head_size = D, heads = Nq, kv_dtype = "DT", kv_heads = Nkv, '
-    "scale = 0.17677669529663687, soft_cap = none, window = WINDOW"
+    "soft_cap = none, window = WINDOW"
 )
 
 
