@@ -23,6 +23,8 @@ _RUNNERS: Mapping[Kind, type[LinearRunner] | type[RegionRunner] | type[Attention
 
 def why_not(operation: Operation) -> str | None:
     """Why no runner here can measure this operation; None if one can."""
+    if operation.target == "matmul":
+        return "a product with an untransposed weight; the engine's linear layers have none"
     if operation.kind in _RUNNERS:
         return None
     if operation.kind is Kind.COLLECTIVE:

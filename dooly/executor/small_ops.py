@@ -44,6 +44,16 @@ def _integer(op: Op, name: str) -> int:
     return int(value)
 
 
+def _number(op: Op, name: str) -> float:
+    value = op.attr(name)
+    if isinstance(value, bool) or not isinstance(value, float | Expr):
+        raise Unsupported(f"{op.target} without the number {name}")
+    return float(value)
+
+
+# -- views and constants ---------------------------------------------------------------------------------------------
+
+
 def _reshape(op: Op, sizes: Mapping[str, int]) -> Call:
     shape = shape_of(op.results[0].type, sizes)
     return lambda x: x.reshape(shape)
@@ -101,17 +111,18 @@ def _index_select(_op: Op, _session: Session) -> Call:
     return lambda x, rows: x[rows]
 
 
-def _rms_norm(_op: Op, _session: Session) -> Call:
+def _rms_norm(op: Op, _session: Session) -> Call:
     from vllm import ir
 
-    return lambda x, weight=None: ir.ops.rms_norm(x, weight, _EPSILON, None)
+    function, eps = ir.ops.rms_norm, _number(op, "eps")
+    return lambda x, weight=None: function(x, weight, eps, None)
 
 
-def _add_rms_norm(_op: Op, _session: Session) -> Call:
+def _add_rms_norm(op: Op, _session: Session) -> Call:
     from vllm import ir
 
-    function = ir.ops.fused_add_rms_norm.maybe_inplace
-    return lambda x, residual, weight=None: function(x, residual, weight, _EPSILON, None)
+    function, eps = ir.ops.fused_add_rms_norm.maybe_inplace, _number(op, "eps")
+    return lambda x, residual, weight=None: function(x, residual, weight, eps, None)
 
 
 def _rotary_embedding(op: Op, _session: Session) -> Call:
@@ -139,15 +150,16 @@ def _cast(op: Op, _session: Session) -> Call:
     return lambda x: x.to(dtype)
 
 
+def _copy(_op: Op, _session: Session) -> Call:
+    return lambda x: x.clone()
+
+
 def _argmax(op: Op, _session: Session) -> Call:
     """Greedy sampling over the last axis is the engine's own kernel; an explicit axis is ATen's."""
     import torch
 
     return _aten(op) if op.attr("dim") is not None else torch.ops._C.greedy_argmax
 
-
-_EPSILON = 1e-6
-"""Of every norm: it changes no work."""
 
 _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {
     "embedding": _embedding,
@@ -157,6 +169,7 @@ _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {
     "rotary_embedding": _rotary_embedding,
     "silu_and_mul": _silu_and_mul,
     "cast": _cast,
+    "copy": _copy,
     "argmax": _argmax,
 }
 

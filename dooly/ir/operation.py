@@ -13,7 +13,7 @@ from dooly.ir.opset import Call, Kind, Spec, kind_of, spec_of
 from dooly.ir.printer import format_operation
 from dooly.ir.types import Attribute, Attributes, TensorType
 
-__all__ = ["Operation", "Use"]
+__all__ = ["Operation", "Use", "viewed"]
 
 
 @dataclass(frozen=True, order=True)
@@ -104,8 +104,8 @@ class Operation:
             parts = read[arg.name]
             amount = sum(parts.values(), sympy.Integer(0))
             total += amount if len(parts) < 2 else sympy.Min(arg.type.bytes, amount)
-        viewed = _viewed(self.body)
-        new = (r.bytes for r, name in zip(self.results, self.body.outputs, strict=True) if name not in viewed)
+        seen = viewed(self.body)
+        new = (r.bytes for r, name in zip(self.results, self.body.outputs, strict=True) if name not in seen)
         return normal(total + sum(new, sympy.Integer(0)))
 
     def attr(self, name: str, default: Attribute = None) -> Attribute:
@@ -113,27 +113,27 @@ class Operation:
         return dict(self.attrs).get(name, default)
 
 
-def _viewed(body: Block) -> dict[str, tuple[str, str]]:
+def viewed(body: Block) -> dict[str, tuple[str, str]]:
     """Values of a region that are an argument or a view of one, with that argument and the part of it they show.
 
     A split or a slice shows a part of its own; other views show what their operand shows.
     """
-    viewed = {arg.name: (arg.name, arg.name) for arg in body.args}
+    found = {arg.name: (arg.name, arg.name) for arg in body.args}
     for op in body.ops:
-        if kind_of(op.target) is Kind.VIEW and op.operands[0] in viewed:
-            argument, part = viewed[op.operands[0]]
+        if kind_of(op.target) is Kind.VIEW and op.operands and op.operands[0] in found:
+            argument, part = found[op.operands[0]]
             own = op.target in ("split", "slice")
-            viewed |= {value.name: (argument, value.name if own else part) for value in op.results}
-    return viewed
+            found |= {value.name: (argument, value.name if own else part) for value in op.results}
+    return found
 
 
 def _calls(body: Block) -> Iterator[tuple[Spec, Call, dict[int, tuple[str, str]]]]:
     """The operations of a region that do work, with the argument and part behind each operand slot that reads one."""
     types = {value.name: value.type for value in body.args}
-    viewed = _viewed(body)
+    seen = viewed(body)
     for op in body.ops:
         types |= {value.name: value.type for value in op.results}
         if kind_of(op.target) is Kind.VIEW:
             continue
         call = Call([types[name] for name in op.operands], [value.type for value in op.results], dict(op.attrs))
-        yield spec_of(op.target), call, {i: viewed[name] for i, name in enumerate(op.operands) if name in viewed}
+        yield spec_of(op.target), call, {i: seen[name] for i, name in enumerate(op.operands) if name in seen}

@@ -2,10 +2,13 @@
 
 FLOPs and bytes are sympy expressions in the symbols of the operand types, plus three that only a batch can tell:
 ``P`` attended (query, key) pairs, ``S`` key-value rows read, ``A`` experts that receive at least one token.
+
+FLOPs count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.  Moving,
+choosing, comparing and converting elements counts none, and integer arithmetic on indices is not told apart.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import sympy
@@ -14,7 +17,7 @@ from dooly.errors import VerifyError
 from dooly.ir.expr import Expr, normal, symbol
 from dooly.ir.types import ITEM_BYTES, Attribute, TensorType
 
-__all__ = ["OPSET", "Call", "Kind", "Spec", "kind_of", "spec_of"]
+__all__ = ["OPSET", "TABLE_ROWS", "Call", "Kind", "Spec", "kind_of", "spec_of"]
 
 
 class Kind(Enum):
@@ -53,6 +56,9 @@ class Call:
 
 Rule = Callable[[Call], Expr]
 _ZERO = sympy.Integer(0)
+TABLE_ROWS = sympy.Integer(32768)
+"""Rows of the table that stands for all tables of which single rows are read: more than a step has tokens, and of usual
+width more bytes than a cache holds."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +67,27 @@ class Spec:
 
     Attributes:
         flops: floating-point operations, a multiply-add as two.
-        gathers: operands of which only as many rows are read as the first result has.
+        gathers: operands that are tables, each with the operand that holds its indices: one row is read per index.
         bytes: memory traffic; by default each operand read once (gathered ones by row), each result written once.
         batch: request symbols that the cost depends on beside those in the types.
+        passed: attributes whose value a kernel is merely passed, with what stands for all of them: a float for floats, an
+            integer for integers, None for leaving them out.
+        commutes: whether the order of the operands means nothing.
     """
 
     kind: Kind
     flops: Rule
-    gathers: tuple[int, ...] = ()
+    gathers: Mapping[int, int] = field(default_factory=dict[int, int])
     bytes: Rule | None = None
     batch: tuple[str, ...] = ()
+    passed: Mapping[str, Attribute] = field(default_factory=dict[str, Attribute])
+    commutes: bool = False
 
     def read_bytes(self, call: Call, operand: int) -> Expr:
         """Bytes read of one operand."""
         type_ = call.operands[operand]
         if operand in self.gathers and type_.shape:
-            rows = call.results[0].shape[0] if call.results[0].shape else sympy.Integer(1)
-            return normal(type_.bytes / type_.shape[0] * rows)
+            return normal(type_.bytes / type_.shape[0] * call.operands[self.gathers[operand]].numel)
         return type_.bytes
 
     def total_bytes(self, call: Call) -> Expr:
@@ -129,60 +139,58 @@ def _moe_bytes(call: Call) -> Expr:
     return weights + call.operands[0].bytes + call.operands[1].bytes + call.results[0].bytes
 
 
-def _memory(flops: int, *gathers: int) -> Spec:
-    return Spec(Kind.MEMORY, _per_element(flops), gathers)
+def _memory(flops: int, gathers: Mapping[int, int] | None = None, **passed: Attribute) -> Spec:
+    return Spec(Kind.MEMORY, _per_element(flops), gathers or {}, passed=passed)
 
 
-_ELEMENTWISE = (
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "neg",
-    "masked_fill",
-    "where",
-    "copy",
-    "cat",
-    "ge",
-    "gt",
-    "le",
-    "lt",
-    "eq",
-    "ne",
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_not",
-    "logical_and",
-    "logical_or",
-    "sigmoid",
-    "tanh",
-    "exp",
-    "softmax",
-    "gelu",
-    "clamp",
-)
+def _commutative(flops: int, **passed: Attribute) -> Spec:
+    return Spec(Kind.MEMORY, _per_element(flops), passed=passed, commutes=True)
+
 
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
     **dict.fromkeys(("reshape", "slice", "split", "transpose", "expand"), Spec(Kind.VIEW, _none, bytes=_none)),
-    "linear": Spec(Kind.GEMM, _linear_flops),
-    "attention": Spec(Kind.ATTENTION, _attention_flops, bytes=_attention_bytes, batch=("P", "R", "S")),
+    **dict.fromkeys(("linear", "matmul"), Spec(Kind.GEMM, _linear_flops)),
+    "attention": Spec(
+        Kind.ATTENTION,
+        _attention_flops,
+        bytes=_attention_bytes,
+        batch=("P", "R", "S"),
+        passed={"scale": None, "soft_cap": 50.0},
+    ),
     "moe": Spec(Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",)),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter"), Spec(Kind.COLLECTIVE, _none)),
-    "embedding": _memory(0, 0),
-    "vocab_parallel_embedding": _memory(0, 1),
-    "index_select": _memory(0, 0),
-    "rms_norm": _memory(4),
-    "add_rms_norm": _memory(5),
-    "rotary_embedding": Spec(
-        Kind.MEMORY, lambda call: normal(3 * (call.results[0].numel + call.results[1].numel)), (3,)
+    "embedding": _memory(0, {0: 1}),
+    "vocab_parallel_embedding": _memory(
+        0,
+        {1: 0},
+        org_vocab_start_index=_ZERO,
+        org_vocab_end_index=TABLE_ROWS,
+        num_org_vocab_padding=_ZERO,
+        added_vocab_start_index=TABLE_ROWS,
+        added_vocab_end_index=TABLE_ROWS,
     ),
-    "silu_and_mul": _memory(5),
+    "index_select": _memory(0, {0: 1}),
+    "rms_norm": _memory(4, eps=1e-6),
+    "add_rms_norm": _memory(5, eps=1e-6),
+    "rotary_embedding": Spec(
+        Kind.MEMORY, lambda call: normal(3 * (call.results[0].numel + call.results[1].numel)), {3: 0}
+    ),
+    **dict.fromkeys(("add", "mul"), _commutative(1, other=1.0)),
+    **dict.fromkeys(("sub", "div"), _memory(1, other=1.0)),
+    **dict.fromkeys(("neg", "exp", "tanh"), _memory(1)),
     "silu": _memory(4),
-    "cast": _memory(0),
-    "fill": _memory(0),
-    "argmax": Spec(Kind.MEMORY, lambda call: call.operands[0].numel),
-    **dict.fromkeys(_ELEMENTWISE, _memory(1)),
+    "silu_and_mul": _memory(5),
+    "sigmoid": _memory(4),
+    "softmax": _memory(4),
+    "gelu": _memory(9),
+    "clamp": _memory(0, min=-1.0, max=1.0),
+    **dict.fromkeys(("cast", "copy", "cat", "fill", "where", "argmax"), _memory(0)),
+    "masked_fill": _memory(0, value=0.0),
+    **dict.fromkeys(("ge", "gt", "le", "lt"), _memory(0, other=1.0)),
+    **dict.fromkeys(("eq", "ne"), _commutative(0, other=1.0)),
+    **dict.fromkeys(("bitwise_and", "bitwise_or", "logical_and", "logical_or"), _commutative(0)),
+    "bitwise_not": _memory(0),
 }
 """Targets by name.  Anything else is an explicit unknown that ``cover`` reports."""
 

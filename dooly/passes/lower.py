@@ -25,6 +25,8 @@ from dooly.ir import (
     symbols_of,
 )
 from dooly.ir.expr import Expr
+from dooly.passes.canonical_block import in_canonical_order, with_plain_views
+from dooly.passes.representative import flat_rows, standard_numbers, table_arguments, with_table_rows
 
 __all__ = ["Lower"]
 
@@ -36,7 +38,8 @@ class Lower:
     """Add one operation with one use for each op of each graph that costs something.
 
     Views and sources cost nothing and are left out.  An operation whose only request symbol is ``L`` (logit rows) is
-    written over ``T``, since a row is a row; its use says ``with T = L``.
+    written over ``T``, since a row is a row; its use says ``with T = L``.  What cannot change the cost is put into one
+    form: see ``dooly.passes.representative`` for numbers and tables, ``dooly.passes.canonical_block`` for regions.
     Needs ``propagate-taint`` and ``fuse-regions``.  Keeps the graphs, and the table of
     models that have no graph here.  Idempotent.
     """
@@ -74,14 +77,19 @@ def _operation(graph: Graph, op: Op, values: Mapping[str, Value]) -> Operation:
     count = evaluate(op.count, graph.config_values)
     if not isinstance(count, int):
         raise PassError(f"the count of %{op.name} is {count}, not a whole number")
-    return Operation(
-        op.target,
-        tuple(values[name].type.map(numbers) for name in op.operands),
-        tuple(value.type.map(numbers) for value in op.results),
-        _attributes(op.attrs, numbers),
-        None if op.body is None else _block(op.body, numbers),
-        (Use(graph.name, op.path, count, bind),),
-    )
+    uses = (Use(graph.name, op.path, count, bind),)
+    attrs = standard_numbers(op.target, _attributes(op.attrs, numbers))
+    if op.body is not None:
+        body = _block(op.body, numbers)
+        made = {value.name: value.type for each in body.ops for value in each.results}
+        made |= {value.name: value.type for value in body.args}
+        operands, results = (value.type for value in body.args), (made[name] for name in body.outputs)
+        return Operation(op.target, tuple(operands), tuple(results), attrs, body, uses)
+    operands = tuple(values[name].type.map(numbers) for name in op.operands)
+    results = tuple(value.type.map(numbers) for value in op.results)
+    if kind_of(op.target) is Kind.GEMM and len(operands) > 1 and len(operands[1].shape) == 2:
+        operands, results = (flat_rows(operands[0]), *operands[1:]), tuple(map(flat_rows, results))
+    return Operation(op.target, operands, results, attrs, None, uses)
 
 
 def _attributes(attrs: Attributes, numbers: Mapping[sympy.Symbol, Expr]) -> Attributes:
@@ -95,37 +103,16 @@ def _attribute(value: Attribute, numbers: Mapping[sympy.Symbol, Expr]) -> Attrib
 
 
 def _block(body: Block, numbers: Mapping[sympy.Symbol, Expr]) -> Block:
-    """The block with numbers put in; a view that turns out to change nothing goes."""
+    """The block with numbers put in, what is known about its operations left out, in its one form."""
 
     def bare(value: Value) -> Value:
         return Value(value.name, value.type.map(numbers))
 
-    types = {value.name: bare(value).type for value in body.args}
-    alias: dict[str, str] = {}
-    ops: list[Op] = []
-    for each in body.ops:
-        operands = tuple(alias.get(name, name) for name in each.operands)
-        op = Op(each.target, operands, tuple(map(bare, each.results)), _attributes(each.attrs, numbers))
-        types |= {value.name: value.type for value in op.results}
-        same = len(op.results) == 1 and types[op.name] == types[operands[0]]
-        if kind_of(op.target) is Kind.VIEW and op.target != "transpose" and same:
-            alias[op.name] = operands[0]
-        else:
-            ops.append(op)
-    return _renumbered(Block(tuple(map(bare, body.args)), tuple(ops), tuple(alias.get(n, n) for n in body.outputs)))
+    def op(each: Op) -> Op:
+        attrs = standard_numbers(each.target, _attributes(each.attrs, numbers))
+        return Op(each.target, each.operands, tuple(map(bare, each.results)), attrs)
 
-
-def _renumbered(block: Block) -> Block:
-    """Values named by position, so that names never tell two equal blocks apart."""
-    names: dict[str, str] = {}
-    for value in (*block.args, *(value for op in block.ops for value in op.results)):
-        names[value.name] = str(len(names))
-
-    def renamed(each: Value) -> Value:
-        return replace(each, name=names[each.name])
-
-    ops = tuple(
-        replace(op, operands=tuple(names[n] for n in op.operands), results=tuple(map(renamed, op.results)))
-        for op in block.ops
-    )
-    return Block(tuple(map(renamed, block.args)), ops, tuple(names[n] for n in block.outputs))
+    block = with_plain_views(Block(tuple(map(bare, body.args)), tuple(map(op, body.ops)), body.outputs))
+    tables = table_arguments(block)
+    args = (replace(v, type=with_table_rows(v.type)) if v.name in tables else v for v in block.args)
+    return in_canonical_order(replace(block, args=tuple(args)))

@@ -157,9 +157,9 @@ def test_region_runs_its_operations_in_sequence(session, step):
     trial = make_runner(operations["embedding+rms_norm"], session).trial(Point.of(T=6))
     table, ids, weight = trial.inputs
     looked_up, normed = trial.call()
-    assert int(ids.max()) < 512
+    assert int(ids.max()) < len(table)
     close(looked_up, table[ids], "f32")
-    close(normed, torch.nn.functional.rms_norm(table[ids], (128,), weight, 1e-5), "f32")
+    close(normed, torch.nn.functional.rms_norm(table[ids], (128,), weight, 1e-6), "f32")
 
     trial = make_runner(operations["silu_and_mul"], session).trial(Point.of(T=3))
     gate, up = trial.inputs[0].chunk(2, dim=1)
@@ -168,7 +168,7 @@ def test_region_runs_its_operations_in_sequence(session, step):
     trial = make_runner(operations["add+mul+index_select"], session).trial(Point.of(T=9, L=4))
     a, b, picked = trial.inputs
     assert picked.tolist() == sorted(picked.tolist())
-    close(trial.call()[0], ((a + b) * 0.5)[picked], "f32")
+    close(trial.call()[0], (a + b)[picked], "f32")  # times the 1.0 that stands for all scalars
 
     trial = make_runner(operations["cast+argmax"], session).trial(Point.of(T=4))
     assert trial.call()[0].equal(trial.inputs[0].argmax(-1))
@@ -177,7 +177,7 @@ def test_region_runs_its_operations_in_sequence(session, step):
 def test_rotary_region_rotates_query_and_key_in_place(session, step):
     import torch
 
-    trial = make_runner(step("f32")["split+rotary_embedding"], session).trial(Point.of(T=3))
+    trial = make_runner(step("f32")["slice+slice+rotary_embedding"], session).trial(Point.of(T=3))
     packed, positions, table = trial.inputs
     before = packed.clone()
     by_result = {tuple(value.shape): value for value in trial.call()}

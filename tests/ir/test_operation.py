@@ -103,3 +103,22 @@ def test_attention_that_does_not_say_what_its_cost_needs(attrs, message):
     q = TensorType("bf16", (symbol("T"), symbol("T"), symbol("T")))
     with pytest.raises(VerifyError, match=message):
         _ = Operation("attention", (q, q, q), (q,), attributes(**attrs)).bytes
+
+
+def test_a_gather_reads_one_row_for_each_index_of_any_shape():
+    text = """graph "g" { config H = 512, V = 8192 request R, T
+      captured 0
+      %ids = input() : i64[R, T]
+      %table = weight() : bf16[V, H] at "embed.weight"
+      %e = embedding(%table, %ids) : bf16[R, T, H]
+      return %e }"""
+    (region,) = run(parse_program(text), select("propagate-taint,fuse-regions,lower")).operations
+    assert region.bytes == parse_expr("8*R*T + 2*512*R*T + 2*512*R*T")
+
+
+@pytest.mark.parametrize("target", ["copy", "cat", "where", "masked_fill", "cast", "argmax", "ge", "bitwise_and"])
+def test_moving_choosing_and_comparing_counts_no_flops(target):
+    x = TensorType("bf16", (symbol("T"), symbol("T")))
+    operation = Operation(target, (x, x), (x,))
+    assert operation.flops == 0
+    assert operation.bytes == 3 * x.bytes
