@@ -1,0 +1,198 @@
+"""A small model of each architecture, in float32 and a few layers deep, that the CPU engine builds and runs."""
+
+from typing import Any
+
+__all__ = ["NOT_ON_A_CPU", "tiny_models"]
+
+_COMMON: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "vocab_size": 320,
+    "torch_dtype": "float32",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+_DECODER: dict[str, Any] = {
+    **_COMMON,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+}
+_HEADS = {"head_dim": 32}
+_GEMMA: dict[str, Any] = {
+    **_DECODER,
+    **_HEADS,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_act": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 32,
+    "sliding_window": 32,
+    "tie_word_embeddings": True,
+}
+
+_MODELS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {**_DECODER, **_HEADS, "model_type": "llama"},
+    "Qwen2ForCausalLM": {**_DECODER, "num_attention_heads": 2, "num_key_value_heads": 1, "model_type": "qwen2"},
+    "Qwen3ForCausalLM": {**_DECODER, **_HEADS, "model_type": "qwen3"},
+    "Qwen3MoeForCausalLM": {
+        **_DECODER,
+        **_HEADS,
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 96,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    "MixtralForCausalLM": {
+        **_DECODER,
+        **_HEADS,
+        "model_type": "mixtral",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": None,
+    },
+    "Gemma2ForCausalLM": {
+        **_GEMMA,
+        "model_type": "gemma2",
+        "num_hidden_layers": 4,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    "Gemma3ForCausalLM": {
+        **_GEMMA,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 4,
+        "sliding_window_pattern": 3,
+        "rope_local_base_freq": 10000.0,
+    },
+    "Phi3ForCausalLM": {
+        **_DECODER,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "model_type": "phi3",
+        "original_max_position_embeddings": 512,
+        "sliding_window": 64,
+    },
+    "GptOssForCausalLM": {
+        **_DECODER,
+        **_HEADS,
+        "model_type": "gpt_oss",
+        "num_hidden_layers": 4,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": 32,
+        "attention_bias": True,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "swiglu_limit": 7.0,
+    },
+    "DeepseekV2ForCausalLM": {
+        **_DECODER,
+        "num_key_value_heads": 4,
+        "model_type": "deepseek_v2",
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 512,
+        "q_lora_rank": None,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 24,
+        "moe_intermediate_size": 96,
+        "moe_layer_freq": 1,
+        "n_group": 1,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "norm_topk_prob": False,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 3,
+        "routed_scaling_factor": 1.0,
+        "scoring_func": "softmax",
+        "topk_group": 1,
+        "topk_method": "greedy",
+    },
+    "Cohere2ForCausalLM": {
+        **{name: value for name, value in _DECODER.items() if name != "rms_norm_eps"},
+        **_HEADS,
+        "model_type": "cohere2",
+        "layer_norm_eps": 1e-5,
+        "logit_scale": 0.25,
+        "num_hidden_layers": 4,
+        "sliding_window": 32,
+        "sliding_window_pattern": 4,
+        "tie_word_embeddings": True,
+    },
+    "Mamba2ForCausalLM": {
+        **_COMMON,
+        "model_type": "mamba2",
+        "chunk_size": 32,
+        "conv_kernel": 4,
+        "expand": 2,
+        "head_dim": 32,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": 1e-5,
+        "n_groups": 1,
+        "num_heads": 4,
+        "rms_norm": True,
+        "state_size": 16,
+        "tie_word_embeddings": True,
+        "time_step_rank": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+    },
+    "JambaForCausalLM": {
+        **_DECODER,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "model_type": "jamba",
+        "attn_layer_offset": 1,
+        "attn_layer_period": 4,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+        "mamba_conv_bias": True,
+        "mamba_d_conv": 4,
+        "mamba_d_state": 16,
+        "mamba_dt_rank": 8,
+        "mamba_expand": 2,
+        "mamba_proj_bias": False,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 4,
+        "sliding_window": None,
+    },
+    "Qwen3NextForCausalLM": {
+        **_DECODER,
+        **_HEADS,
+        "model_type": "qwen3_next",
+        "decoder_sparse_step": 1,
+        "full_attention_interval": 4,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_value_head_dim": 128,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 96,
+        "norm_topk_prob": True,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 4,
+        "partial_rotary_factor": 0.5,
+        "shared_expert_intermediate_size": 96,
+    },
+}
+
+
+NOT_ON_A_CPU = {
+    "JambaForCausalLM": "vLLM 0.32.0: a Mamba-1 mixer reads its convolution's weight as the CPU has not packed it"
+}
+"""Those that this CPU engine builds but cannot run, with the reason."""
+
+
+def tiny_models() -> dict[str, dict[str, Any]]:
+    """The contents of a config.json by architecture."""
+    return {name: {"architectures": [name], **config} for name, config in _MODELS.items()}
