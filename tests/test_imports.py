@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "fit": COMPILER | {"batch", "database"},
     "predict": COMPILER | {"batch", "database", "fit"},
     "simulate": COMPILER | {"batch", "engine", "predict", "traces"},
+    "sharing": COMPILER,
     "adapters": COMPILER | {"batch", "database", "fit", "predict"},
 }
 
@@ -43,6 +44,7 @@ TORCH_FREE = (
     "dooly.predict",
     "dooly.capture",
     "dooly.executor",
+    "dooly.sharing",
     "dooly.simulate",
     "dooly.cli.app",
 )

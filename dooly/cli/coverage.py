@@ -1,13 +1,28 @@
-"""``dooly coverage``: what the database holds of a model."""
+"""``dooly coverage``: what the database holds of models, and what they share with one another."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, TensorParallel
 from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
+from dooly.errors import DoolyError
+
+if TYPE_CHECKING:
+    from dooly.cli.shared_work import SharedWork
 
 __all__ = ["coverage"]
+
+_WHAT = {"operations": "distinct operations", "time": "predicted time", "measuring": "measuring cost"}
 
 
 def coverage(
     models: Models,
+    by: Annotated[
+        Literal["operations", "time", "measuring"], typer.Option(help="what the sharing matrix is a share of")
+    ] = "time",
+    plot: Annotated[Path | None, typer.Option(help="draw the sharing matrix as an .svg file", metavar="FILE")] = None,
     db: Db = DATABASE,
     tp: TensorParallel = 1,
     backend: Backend = None,
@@ -16,21 +31,49 @@ def coverage(
     max_context: Context = 2048,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the database covers of the models.
+    """Say what the database covers of the models, and what they share.
 
-    One row per distinct operation, as measured on this machine, with its share of the time of typical steps.
+    Of one model: a row for each distinct operation with its share of the time of typical steps. Of several: how much
+    of each model's operations, predicted time and measuring cost the others have too, what it adds, and the matrix of
+    pairs.
 
-    Example: dooly coverage tiny-llama tiny-mixtral
+    Example: dooly coverage llama-3.1-8b qwen3-8b mixtral-8x7b --by time --plot sharing.svg
     """
-    from dooly.cli.output import Column, print_json, print_table
+    from dooly.cli.output import print_json
     from dooly.cli.planning import plan_rows, planned
+    from dooly.cli.shared_work import shared_work
     from dooly.cli.store import look_into
 
+    if plot is not None and plot.suffix != ".svg":
+        raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
     with look_into(db) as database:
-        rows = plan_rows(planned(database, models, tp, backend, (max_tokens, max_requests, max_context)))
+        plan = planned(database, models, tp, backend, (max_tokens, max_requests, max_context))
+        shared = shared_work(plan, database)
+    if plot is not None:
+        _draw(plot, shared, by)
+    rows = plan_rows(plan)
     if as_json:
-        print_json(rows)
-        return
+        print_json({**shared.document(), "operations": rows})
+    elif len(shared.operations.models) == 1:
+        _print_operations(rows)
+    else:
+        _print_models(shared, rows)
+        _print_matrix(shared, by)
+
+
+def _draw(path: Path, shared: "SharedWork", by: str) -> None:
+    from dooly.cli.output import say
+    from dooly.files import write_text
+    from dooly.sharing import heat_map
+
+    sharing = shared.by(by)
+    write_text(path, heat_map(f"Share of {_WHAT[by]}{shared.source(by)}", sharing.models, sharing.matrix()))
+    say(f"drew {path}")
+
+
+def _print_operations(rows: list[dict[str, Any]]) -> None:
+    from dooly.cli.output import Column, print_table
+
     covered = [row for row in rows if row["status"] == "covered"]
     share = sum(row["share_percent"] for row in covered)
     print_table(
@@ -39,7 +82,6 @@ def coverage(
             Column("operation", "operation"),
             Column("kind", "kind"),
             Column("count", "count", ",d"),
-            Column("models", "models", ",d"),
             Column("status", "status"),
             Column("measured_points", "measured (points)", ",d"),
             Column("missing_points", "missing (points)", ",d"),
@@ -47,4 +89,41 @@ def coverage(
             Column("note", "note"),
         ),
         sorted(rows, key=lambda row: -row["share_percent"]),
+    )
+
+
+def _print_models(shared: "SharedWork", rows: list[dict[str, Any]]) -> None:
+    from dooly.cli.output import Column, print_table
+
+    covered = sum(row["status"] == "covered" for row in rows)
+    apart, together = shared.measuring.apart(), shared.measuring.together()
+    saved = f" (-{100 * (1 - together / apart):.0f} %)" if apart else ""
+    print_table(
+        f"{len(rows)} distinct operations instead of {shared.operations.apart():.0f}, {covered} in the database; "
+        f"measuring takes {together:,.0f} s instead of {apart:,.0f} s{saved}",
+        (
+            Column("model", "model"),
+            Column("operations", "operations", ",d"),
+            Column("operations_shared_percent", "others have (%)", ".1f"),
+            Column("time_shared_percent", f"of its time{shared.source('time')} (%)", ".1f"),
+            Column("measuring_shared_percent", "of its measuring (%)", ".1f"),
+            Column("adds_operations", "adds (operations)", ",d"),
+            Column("adds_measuring_s", "adds (s of measuring)", ",.1f"),
+        ),
+        shared.document()["models"],
+    )
+
+
+def _print_matrix(shared: "SharedWork", by: str) -> None:
+    from dooly.cli.output import Column, print_table
+
+    sharing = shared.by(by)
+    numbers = [str(index) for index in range(1, len(sharing.models) + 1)]
+    print_table(
+        f"percent of the row's {_WHAT[by]}{shared.source(by)} that the column's model has too",
+        (Column("number", "", "d"), Column("model", "model"), *(Column(number, number, ".0f") for number in numbers)),
+        [
+            {"number": index, "model": model, **{n: 100 * share for n, share in zip(numbers, shares, strict=True)}}
+            for index, (model, shares) in enumerate(zip(sharing.models, sharing.matrix(), strict=True), 1)
+        ],
     )

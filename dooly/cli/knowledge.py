@@ -6,10 +6,11 @@ from pathlib import Path
 from dooly.cli.output import say
 from dooly.cli.store import open_database
 from dooly.database import Database, Environment
+from dooly.errors import PredictError
 from dooly.executor import Machine, environment_for, host_environment, machine
 from dooly.fit import Formula
 from dooly.fit.store import from_json
-from dooly.ir import Graph, Operation, Program, read_program
+from dooly.ir import Operation, Program, read_program
 from dooly.predict import HOST_PARTS, StepModel
 
 __all__ = ["formulas_here", "lower", "model_path", "step_model"]
@@ -19,7 +20,8 @@ def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Pro
     """All passes over the models as the CPU platform runs them: graphs and one table of operations.
 
     Args:
-        models: bundled names, config.json files or their folders, which are captured; or .ir files, which are read.
+        models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a table
+            of operations, which are read.
         tp, backend: of models that are captured.
 
     Raises:
@@ -28,14 +30,14 @@ def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Pro
     from dooly.capture import capture
     from dooly.passes import PIPELINE, run
 
-    graphs: list[Graph] = []
+    parts: list[Program] = []
     for model in dict.fromkeys(models):
         if model.endswith(".ir"):
-            graphs += read_program(Path(model)).graphs
+            parts.append(read_program(Path(model)))
         else:
             say(f"capturing {model}")
-            graphs.append(capture(model, tp=tp, backend=backend))
-    return run(Program(tuple(graphs)), PIPELINE)
+            parts.append(Program((capture(model, tp=tp, backend=backend),)))
+    return run(Program.joined(parts), PIPELINE)
 
 
 def model_path(model: str) -> Path:
@@ -57,12 +59,15 @@ def step_model(model: str, location: str, backend: str | None = None, block_size
     """Step times of one model on this machine, from the formulas in the database.
 
     Raises:
-        PredictError: a formula is missing; says how to get it.
+        PredictError: a formula is missing; says how to get it.  Or a file does not hold just one model.
     """
     with open_database(location) as database:
         program = lower([model], backend=backend)
         formulas = formulas_here(database, program.operations, machine(block_size=block_size))
-    return StepModel.build(program.operations, formulas, program.graphs[0].name)
+    names = sorted({use.model for operation in program.operations for use in operation.uses})
+    if len(names) != 1:
+        raise PredictError(f"{model} holds {len(names)} models; expected one")
+    return StepModel.build(program.operations, formulas, names[0])
 
 
 def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:

@@ -1,8 +1,10 @@
 """Graphs of one or more models together with the table of operations that they need."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from dooly.errors import VerifyError
 from dooly.ir.graph import Graph
 from dooly.ir.operation import Operation
 from dooly.ir.printer import format_graph, format_operation
@@ -22,6 +24,22 @@ class Program:
         graphs = "\n\n".join(map(format_graph, self.graphs))
         operations = "\n".join(map(format_operation, self.operations))
         return "\n\n".join(part for part in (graphs, operations) if part) + "\n"
+
+    @classmethod
+    def joined(cls, parts: Iterable["Program"]) -> "Program":
+        """All graphs and tables in one program; the same graph or table twice is one.
+
+        Raises:
+            VerifyError: two different tables count one model.
+        """
+        parts = list(parts)
+        graphs = dict.fromkeys(graph for part in parts for graph in part.graphs)
+        tables = dict.fromkeys(part.operations for part in parts)
+        models = Counter(model for table in tables for model in {use.model for op in table for use in op.uses})
+        twice = sorted(model for model, count in models.items() if count > 1)
+        if twice:
+            raise VerifyError(f"two tables count {', '.join(twice)}; give each model once")
+        return cls(tuple(graphs), tuple(operation for table in tables for operation in table))
 
     def map_graphs(self, rewrite: Callable[[Graph], Graph]) -> "Program":
         """The program with each graph rewritten."""

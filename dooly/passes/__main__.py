@@ -103,13 +103,7 @@ def _load(args: argparse.Namespace) -> Program:
             parts.append(read_program(Path(model)))
         else:
             parts.append(Program((_capture(model, args),)))
-    graphs = tuple(dict.fromkeys(graph for part in parts for graph in part.graphs))
-    tables = tuple(dict.fromkeys(part.operations for part in parts))
-    models = [model for table in tables for model in {use.model for operation in table for use in operation.uses}]
-    twice = sorted({model for model in models if models.count(model) > 1})
-    if twice:
-        raise DoolyError(f"two tables count {', '.join(twice)}; give each model once")
-    return Program(graphs, tuple(operation for table in tables for operation in table))
+    return Program.joined(parts)
 
 
 def _stdin() -> Program:

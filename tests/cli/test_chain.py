@@ -50,7 +50,7 @@ def run(capsys, folder: Path, *arguments: str):
 
 
 def test_what_was_measured_is_covered(folder, capsys):
-    rows = run(capsys, folder, "coverage", str(folder / "small"), *LIMITS)
+    rows = run(capsys, folder, "coverage", str(folder / "small"), *LIMITS)["operations"]
     assert {row["status"] for row in rows} == {"covered"}
     assert sum(row["share_percent"] for row in rows) == pytest.approx(100)
 
@@ -108,6 +108,17 @@ def test_prediction_stands_beside_the_real_engine(folder, capsys):
     assert answer["runs"] == 2
     assert {request["metric"] for request in answer["requests"]} == {"ttft", "tpot", "e2e"}
     assert all(step["count"] > 0 and step["measured_us"] > 0 and step["predicted_us"] > 0 for step in answer["steps"])
+
+
+def test_shares_of_time_come_from_formulas_where_there_are_all(folder, capsys):
+    from dooly.passes.__main__ import main as passes
+
+    ir, twin = folder / "shared.ir", folder / "twin.ir"
+    assert passes([str(folder / "small"), "-p", "annotate-shapes", "-o", str(ir)]) == 0
+    twin.write_text(ir.read_text().replace('graph "small"', 'graph "twin"'))
+    answer = run(capsys, folder, "coverage", str(ir), str(twin), *LIMITS)
+    assert (answer["time_from"], answer["operations_without_formula"]) == ("formulas", 0)
+    assert [row["time_shared_percent"] for row in answer["models"]] == pytest.approx([100.0, 100.0])
 
 
 def test_tables_for_people(folder, capsys):

@@ -1,0 +1,116 @@
+"""What ``dooly coverage`` says of several models: shares of operations, of predicted time and of measuring cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dooly.batch import Batch
+from dooly.cli.knowledge import formulas_here
+from dooly.database import Database
+from dooly.executor import Plan, Ranges
+from dooly.ir import Kind, Operation
+from dooly.predict.work import Work, collect_work
+from dooly.sharing import Sharing
+
+__all__ = ["SharedWork", "shared_work"]
+
+
+@dataclass(frozen=True)
+class SharedWork:
+    """Sharing by three weights.
+
+    Attributes:
+        operations: each distinct operation is 1.
+        time: of a typical decode step and a typical prefill step; us from formulas, of all models together 1 from the
+            roofline.
+        measuring: seconds, spent or expected, to measure an operation over the ranges of the plan.
+        time_from: ``formulas`` where the database has one of every operation, else ``roofline`` for all of them; never
+            a mixture.
+        without_formula: how many operations have none.
+    """
+
+    operations: Sharing
+    time: Sharing
+    measuring: Sharing
+    time_from: str
+    without_formula: int
+
+    def by(self, what: str) -> Sharing:
+        """One of the three by name."""
+        return {"operations": self.operations, "time": self.time, "measuring": self.measuring}[what]
+
+    def source(self, what: str) -> str:
+        """Words after the name of a quantity that say where it comes from, if that could be in doubt."""
+        return f" ({self.time_from})" if what == "time" else ""
+
+    def document(self) -> dict[str, Any]:
+        """Everything for a program: a row for each model, and the matrices (row wanted, column known, 0 to 1)."""
+        return {
+            "time_from": self.time_from,
+            "operations_without_formula": self.without_formula,
+            "models": [self._row(model) for model in self.operations.models],
+            "sharing": {what: self.by(what).matrix() for what in ("operations", "time", "measuring")},
+        }
+
+    def _row(self, model: str) -> dict[str, Any]:
+        others = self.operations.others(model)
+        shares = {
+            f"{what}_shared_percent": 100 * self.by(what).share(model, others)
+            for what in ("operations", "time", "measuring")
+        }
+        return {
+            "model": model,
+            "operations": len(self.operations.weights[model]),
+            **shares,
+            "adds_operations": round(self.operations.adds(model)),
+            "adds_measuring_s": self.measuring.adds(model),
+        }
+
+
+def shared_work(plan: Plan, database: Database) -> SharedWork:
+    """Shares between all models that use operations of the plan."""
+    operations = [row.operation for row in plan.rows]
+    models = sorted({use.model for operation in operations for use in operation.uses})
+    rows = {row.operation.signature: row for row in plan.rows}
+    formulas = formulas_here(database, operations, plan.machine)
+    needed = [operation for operation in operations if not _is_free(operation)]
+    missing = sum(operation.signature not in formulas for operation in needed)
+
+    def roofline_us(operation: Operation, _model: str) -> float:
+        row = rows[operation.signature]
+        return row.share * operation.count / row.operation.count
+
+    def formula_us(operation: Operation, model: str) -> float:
+        work = collect_work([operation], formulas, model) if not _is_free(operation) else ()
+        return sum(_work_us(each, batch) for each in work for batch in _typical(plan.ranges))
+
+    def measuring_s(operation: Operation, _model: str) -> float:
+        return rows[operation.signature].estimate_s + rows[operation.signature].saved_s
+
+    def by(weigh: Callable[[Operation, str], float]) -> Sharing:
+        return Sharing.of(operations, models, weigh)
+
+    return SharedWork(
+        by(lambda _operation, _model: 1.0),
+        by(roofline_us if missing else formula_us),
+        by(measuring_s),
+        "roofline" if missing else "formulas",
+        missing,
+    )
+
+
+def _is_free(operation: Operation) -> bool:
+    """A collective over one rank does nothing."""
+    return operation.kind is Kind.COLLECTIVE and operation.attr("ranks") == 1
+
+
+def _typical(ranges: Ranges) -> Sequence[Batch]:
+    """All requests decode; one prompt is read."""
+    prompt = min(ranges.max_tokens, ranges.max_context)
+    return Batch.of(*[(1, ranges.max_context // 4)] * ranges.max_requests), Batch.of((prompt, 0))
+
+
+def _work_us(work: Work, batch: Batch) -> float:
+    if work.operation.kind is Kind.ATTENTION:
+        return work.total_us_one(batch.attention(work.subject.window))[0]
+    return work.total_us_one({"T": batch.tokens, "R": len(batch.requests), "L": batch.logits})[0]
