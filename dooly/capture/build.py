@@ -56,8 +56,13 @@ class Built:
 
 
 @contextmanager
-def build(config: Mapping[str, Any], *, parallel: Parallel, backend: str | None, place: str) -> Generator[Built]:
+def build(
+    config: Mapping[str, Any], *, parallel: Parallel, backend: str | None, place: str, plain: bool = False
+) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
+
+    Args:
+        plain: from the numbers as they are, no symbol anywhere: what ``verify_provenance`` compares with.
 
     Raises:
         CaptureError: the engine refuses the configuration.
@@ -66,11 +71,12 @@ def build(config: Mapping[str, Any], *, parallel: Parallel, backend: str | None,
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
         vllm_config = _engine_config(folder, parallel, backend, place)
         facts = Facts()
-        values = _symbolize(vllm_config, config, facts)
+        values = {} if plain else _symbolize(vllm_config, config, facts)
         with set_current_vllm_config(vllm_config), world_of(parallel) as groups:
-            values |= parallel.symbols
-            for group in groups:
-                group.world_size = ConfigInt(parallel.tp, symbol("TP"), facts)
+            if not plain:
+                values |= parallel.symbols
+                for group in groups:
+                    group.world_size = ConfigInt(parallel.tp, symbol("TP"), facts)
             recorder = SizeRecorder()
             with ExitStack() as stack:
                 stack.enter_context(explained(place, "the engine cannot build this model"))

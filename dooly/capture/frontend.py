@@ -23,7 +23,7 @@ from dooly.capture.trace import trace
 from dooly.errors import CaptureError
 from dooly.ir import Divides, Graph, Op, symbol
 
-__all__ = ["capture_config"]
+__all__ = ["capture_config", "derived"]
 
 
 def capture_config(
@@ -35,7 +35,7 @@ def capture_config(
         CaptureError: the engine refuses the configuration, or its code does something that a graph cannot say.
     """
     with explained(name, "the engine refuses this configuration"):
-        config = {**_derived(config), **config}
+        config = {**derived(config), **config}
     plan = plan_layers(layer_kinds(config))
     with build(shorten(config, plan.depth), parallel=parallel, backend=backend, place=name) as built:
         with explained(name, "the engine's code for this model cannot be traced"):
@@ -70,7 +70,7 @@ def capture_config(
     )
 
 
-def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
+def derived(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the model's configuration class knows about its layers."""
     fields = {key: value for key, value in config.items() if key != "model_type"}
     known = AutoConfig.for_model(config["model_type"], **fields)

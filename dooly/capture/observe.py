@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from dooly.capture.configint import ConfigInt
 from dooly.errors import CaptureError
 
-__all__ = ["ModelCode", "annotated"]
+__all__ = ["ModelCode", "annotated", "module_paths"]
 
 
 class ModelCode(TorchFunctionMode):
@@ -71,8 +71,8 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
-    """Give each node created in the block the module path and the source line that it comes from.
+def module_paths(step: torch.nn.Module) -> Generator[list[str]]:
+    """Stack of the paths of the modules of ``step`` that are running, innermost last; below them all, an empty path.
 
     A module that several layers share has several paths; the one below the module that calls it counts.
     """
@@ -80,12 +80,6 @@ def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
     for name, module in step.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name.removeprefix("model").removeprefix("."))
     stack: list[str] = [""]
-    create = graph.create_node
-
-    def create_node(*args: Any, **kwargs: Any) -> torch.fx.Node:
-        node = create(*args, **kwargs)
-        node.meta["module_path"], node.meta["source"] = stack[-1], _source()
-        return node
 
     def enter(module: torch.nn.Module, _: Any) -> None:
         known = names.get(id(module), stack[-1:])
@@ -96,13 +90,29 @@ def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
 
     before = torch.nn.modules.module.register_module_forward_pre_hook(enter)
     after = torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
-    graph.create_node = create_node
     try:
-        yield
+        yield stack
     finally:
-        del graph.create_node
         before.remove()
         after.remove()
+
+
+@contextmanager
+def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
+    """Give each node created in the block the module path and the source line that it comes from."""
+    create = graph.create_node
+    with module_paths(step) as stack:
+
+        def create_node(*args: Any, **kwargs: Any) -> torch.fx.Node:
+            node = create(*args, **kwargs)
+            node.meta["module_path"], node.meta["source"] = stack[-1], _source()
+            return node
+
+        graph.create_node = create_node
+        try:
+            yield
+        finally:
+            del graph.create_node
 
 
 def _source() -> str:

@@ -10,6 +10,7 @@ from dooly.cli.formulas import formulas
 from dooly.cli.plan import plan
 from dooly.cli.predict import predict
 from dooly.cli.profile import profile
+from dooly.cli.provenance import verify_provenance
 from dooly.cli.simulate import simulate
 from dooly.cli.validate import validate
 
@@ -37,6 +38,6 @@ def main(
     """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
 
 
-for _command in (coverage, plan, profile, fit, formulas, predict, simulate, validate):
+for _command in (coverage, plan, profile, fit, formulas, predict, simulate, validate, verify_provenance):
     app.command()(_command)
 app.add_typer(db.app, name="db")

@@ -1,0 +1,131 @@
+"""What the passes made of a captured graph, at the numbers of a witness beside the calls that it stands for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import replace
+from math import prod
+
+from dooly.ir import Graph, Kind, Op, Operation, Program, TensorType, Value, evaluate, kind_of
+from dooly.ir.opset import Call as Signature
+from dooly.ir.opset import spec_of
+from dooly.passes import PIPELINE, Dedup, FuseRegions, Lower, run
+from dooly.provenance.compare import Comparison
+from dooly.provenance.observed import Call
+
+__all__ = ["compare_lowered", "fused"]
+
+
+def fused(graph: Graph) -> Graph:
+    """The graph after all passes that keep symbols."""
+    names = [each.name for each in PIPELINE]
+    return run(Program((graph,)), PIPELINE[: names.index(FuseRegions.name) + 1]).graphs[0]
+
+
+def compare_lowered(graph: Graph, comparison: Comparison) -> None:
+    """Hold every operation of a fused graph, and of the table lowered from it, against the calls behind it.
+
+    A result has the shape that the last of its calls returned; an operand is memory that its calls read; a product has
+    the FLOPs of its calls; an attribute that a call has too is equal there; the table counts what the graph counts.
+    """
+    _operations(graph.ops, graph.values(), comparison)
+    for op in graph.ops:
+        if op.body is not None:
+            values = {value.name: value for value in op.body.args}
+            values |= {value.name: value for each in op.body.ops for value in each.results}
+            _operations(op.body.ops, values, comparison)
+    _table(graph, comparison)
+
+
+def _operations(ops: Iterable[Op], values: Mapping[str, Value], comparison: Comparison) -> None:
+    for op in ops:
+        calls = [comparison.calls[node] for node in op.nodes if node in comparison.calls]
+        if not calls or op.target in ("region", "weight"):
+            continue
+        types = [values[name].type for name in op.operands]
+        _results(op, calls[-1], comparison)
+        if kind_of(op.target) is not Kind.MOE:  # its weights are read inside the engine
+            _operands(op, types, calls, comparison)
+        if kind_of(op.target) is Kind.GEMM:
+            flops = comparison.at(
+                spec_of(op.target).flops(Signature(types, [v.type for v in op.results], dict(op.attrs)))
+            )
+            products = sum(_flops(call) for call in calls)
+            if flops != products:
+                comparison.refute(("flops", op.name), op, "FLOPs", "2*rows*columns*inner", flops, products)
+        _attributes(op, calls[-1], comparison)
+
+
+def _operands(op: Op, types: Iterable[TensorType], calls: Iterable[Call], comparison: Comparison) -> None:
+    """Each operand is, up to views, another tensor that the calls read, or the whole memory behind one."""
+    read = [(prod(tensor.shape), tensor.base) for call in calls for tensor in call.reads]
+    for name, type_ in zip(op.operands, types):
+        size = comparison.at(type_.numel)
+        match = next((each for each in read if each[0] == size), None) or next((e for e in read if size in e), None)
+        if match is None:
+            found = [elements for elements, _ in read]
+            comparison.refute(("operand", op.name), op, f"elements of %{name}", str(type_.shape), size, found)
+        else:
+            read.remove(match)
+
+
+def _results(op: Op, call: Call, comparison: Comparison) -> None:
+    for position, (value, tensor) in enumerate(zip(op.results, call.results)):
+        if comparison.at(value.type.shape) != tensor.shape:
+            text = str(value.type.shape)
+            comparison.refute(
+                ("result", op.name), op, f"result {position}", text, comparison.at(value.type.shape), tensor.shape
+            )
+
+
+def _attributes(op: Op, call: Call, comparison: Comparison) -> None:
+    """Attributes that were captured under the same name; of axes and starts the passes write out the plain form."""
+    rank = len(call.reads[0].shape) if call.reads else 0
+    for name, claim in op.attrs:
+        if name not in call.arguments or isinstance(claim, float):
+            continue
+        found = call.arguments[name]
+        if name == "dim" and isinstance(found, int) and rank:
+            found %= rank
+        if name == "start" and found is None:
+            found = 0
+        comparison.check(("attribute of", op.name, name), op, f"attribute {name}", claim, found)
+
+
+def _flops(call: Call) -> int:
+    """Of a matrix product, from its operands alone."""
+    if call.target not in ("aten.mm", "aten.addmm"):
+        return 0
+    left, right = call.reads[-2:]
+    return 2 * prod(left.shape) * right.shape[-1]
+
+
+def _table(graph: Graph, comparison: Comparison) -> None:
+    symbols = dict(graph.config)
+    numbers = tuple((name, comparison.witness.values[name]) for name in symbols)
+    at_witness = replace(graph, config=numbers)
+    table = run(Program((at_witness,)), (Lower(), Dedup())).operations
+    counted: Counter[tuple[str, str, Hashable]] = Counter()
+    for operation in table:
+        for use in operation.uses:
+            values = dict(comparison.witness.values)
+            values |= {symbol: comparison.witness.values[other] for symbol, other in use.bind}
+            counted[(use.path, operation.target, _types(operation, values))] += use.count
+    values = graph.values()
+    for op in graph.work():
+        types = tuple(values[name].type for name in op.operands), tuple(value.type for value in op.results)
+        shapes = tuple(tuple(comparison.at(type_.shape) for type_ in each) for each in types)
+        counted[(op.path, op.target, shapes)] -= comparison.at(op.count)
+    wrong = {key: count for key, count in counted.items() if count}
+    for op in graph.work():
+        for path, target, shapes in wrong:
+            if (path, target) == (op.path, op.target):
+                comparison.refute(("table", op.name), op, "entry of the table", "its count", 0, shapes)
+
+
+def _types(operation: Operation, values: Mapping[str, int]) -> Hashable:
+    def shape(type_: TensorType) -> Hashable:
+        return tuple(evaluate(dim, values) for dim in type_.shape)
+
+    return tuple(map(shape, operation.operands)), tuple(map(shape, operation.results))
