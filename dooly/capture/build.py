@@ -201,7 +201,7 @@ def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
         module.rotary_dim = ConfigInt(rotary, width, head.facts)
         rows, columns = table.shape
         tables[f"{name}.cos_sin_cache"] = (
-            expression(positions if rows == positions else rows),  # a stretched table has a length of its own
+            normal(expression(positions) * sympy.Rational(rows, int(positions))),  # longer where it is stretched
             width if columns == rotary else sympy.Integer(columns),
         )
     return tables

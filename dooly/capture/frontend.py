@@ -64,7 +64,7 @@ def capture_config(
         ),
         owners=found,
         captured=converter.captured,
-        ops=_counted(converter.ops, plan, _layers_path(built.model, plan.depth)),
+        ops=_counted(converter.ops, plan, _layers_path(built.model, plan.depth), parameters),
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
@@ -91,12 +91,12 @@ def _layers_path(model: torch.nn.Module, depth: int) -> str:
     raise CaptureError(f"{type(model).__name__} has no list of {depth} layers")
 
 
-def _counted(ops: list[Op], plan: LayerPlan, path: str) -> tuple[Op, ...]:
-    """Operations with the number of times that the whole model does them."""
+def _counted(ops: list[Op], plan: LayerPlan, path: str, parameters: frozenset[str]) -> tuple[Op, ...]:
+    """Operations with the number of times that the whole model does them; layers share tables, not parameters."""
     prefix = f"{path}."
 
     def counted(op: Op) -> Op:
-        if not op.path.startswith(prefix):
+        if not op.path.startswith(prefix) or (op.target == "weight" and op.path not in parameters):
             return op
         return replace(op, count=plan.counts[int(op.path.removeprefix(prefix).partition(".")[0])])
 

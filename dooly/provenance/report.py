@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dooly.capture import capture, check, load_engine
-from dooly.capture.layers import layer_kinds, plan_layers
+from dooly.capture.layers import layer_kinds
 from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError
 from dooly.ir import Graph, origin_of
@@ -132,8 +132,8 @@ def _comparisons(
         return Comparison(graph, seen, witness)
 
     yield compared(original(config, parallel, graph))
-    plan = plan_layers(layer_kinds({**derived(config), **config}))
-    drawn = witnesses(config, parallel, plan, graph, seed)
+    kinds = layer_kinds({**derived(config), **config})
+    drawn = witnesses(config, parallel, kinds, graph, seed)
     for _ in range(count):
         refusal: CaptureError | None = None
         for witness in islice(drawn, _REFUSALS):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from dooly.capture.config import FIELDS, config_values
-from dooly.capture.layers import LayerPlan, shorten
+from dooly.capture.layers import plan_layers, shorten
 from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError
 from dooly.ir import Graph, evaluate, symbols_of
@@ -45,15 +45,21 @@ def original(config: Mapping[str, Any], parallel: Parallel, graph: Graph) -> Wit
 
 
 def witnesses(
-    config: Mapping[str, Any], parallel: Parallel, plan: LayerPlan, graph: Graph, seed: int
+    config: Mapping[str, Any], parallel: Parallel, kinds: tuple[Hashable, ...], graph: Graph, seed: int
 ) -> Iterator[Witness]:
-    """Endless random witnesses for which what the model asserts (the facts of ``graph``) holds."""
+    """Endless random witnesses for which what the model asserts (the facts of ``graph``) holds.
+
+    Args:
+        kinds: of the layers; a witness has so many of the first ones that all kinds occur as in the model.
+    """
     rng = random.Random(seed)
+    depths = _depths(kinds)
     while True:
         draw = _Draw(graph, rng)
-        changed = draw.config(config, plan)
+        layers = rng.choice(sorted(depths))
+        changed = draw.config(config, layers)
         spread = replace(parallel, tp=draw.values.get("TP", 1))
-        values = {**graph.config_values, **config_values(changed), **spread.symbols}
+        values = {**graph.config_values, **config_values(changed), **depths[layers], **spread.symbols}
         try:
             spread.check(changed, "witness")
         except CaptureError:
@@ -63,6 +69,20 @@ def witnesses(
             tokens = draw.fresh(1, rows + 1, 4000)
             yield Witness(changed, spread, tokens, rows, {**values, "T": tokens, "L": rows})
 
+
+def _depths(kinds: tuple[Hashable, ...]) -> dict[int, Mapping[str, int]]:
+    """Numbers of layers that the same expressions count, with the values of their symbols; else the model's own."""
+    own = plan_layers(kinds)
+    found: dict[int, Mapping[str, int]] = {}
+    for depth in range(own.depth, min(own.depth + _DEEPER, len(kinds))):
+        plan = plan_layers(kinds[:depth])
+        if plan.counts == own.counts:
+            found[depth] = plan.values
+    return found or {len(kinds): own.values}
+
+
+_DEEPER = 12
+"""Layers of a witness beyond those that capture needs."""
 
 _HEAD_SIZES = (64, 80, 96, 112, 128, 160, 192, 256)
 _SMALL = {"K": (2, 7), "Es": (1, 5)}
@@ -85,16 +105,17 @@ class _Draw:
             if value not in self.values.values():
                 return value
 
-    def config(self, config: Mapping[str, Any], plan: LayerPlan) -> dict[str, Any]:
+    def config(self, config: Mapping[str, Any], layers: int) -> dict[str, Any]:
         """The configuration with all symbols at new values."""
         symbols = config_values(config)
         for name in sorted(symbols, key=lambda name: (name not in _SMALL, name)):
             if name not in self.values and name != "Nl":
                 self.values[name] = self._value(name)
-        self.values["Nl"] = self._layers(config, plan)
-        changed = shorten(config, self.values["Nl"])
+        changed = shorten(config, layers)
         changed |= {
-            field: self.values[letter] for field, letter in FIELDS.items() if isinstance(config.get(field), int)
+            field: self.values[letter]
+            for field, letter in FIELDS.items()
+            if letter in self.values and isinstance(config.get(field), int)
         }
         changed |= {
             field: min(token, self.values["V"] - 1) for field, token in config.items() if _is_token(field, token)
@@ -135,12 +156,6 @@ class _Draw:
         elif name in self._split:
             step = math.lcm(step, ranks)
         return self.fresh(step, max(9, 2 * step), 60 * step)
-
-    def _layers(self, config: Mapping[str, Any], plan: LayerPlan) -> int:
-        layers = int(config["num_hidden_layers"])
-        if any(count.is_Integer and count != 1 for count in plan.counts):
-            return layers
-        return self._rng.randint(min(plan.depth + 1, layers), min(plan.depth + 6, layers))
 
 
 def _is_token(field: str, value: object) -> bool:
