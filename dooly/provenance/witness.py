@@ -99,10 +99,10 @@ class _Draw:
         self._heads()
 
     def fresh(self, step: int, low: int, high: int) -> int:
-        """A multiple of ``step`` from ``low`` to about ``high`` that nothing else has."""
+        """A multiple of ``step`` from ``low`` to about ``high`` that nothing else has or had."""
         while True:
             value = step * self._rng.randint(-(-low // step), max(-(-low // step) + 9, high // step))
-            if value not in self.values.values():
+            if value not in (*self.values.values(), *self._old.values()):
                 return value
 
     def config(self, config: Mapping[str, Any], layers: int) -> dict[str, Any]:

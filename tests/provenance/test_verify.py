@@ -152,30 +152,33 @@ def test_a_wrong_shape_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "V + 63" in first
 
 
-def test_a_wrong_rule_of_canonicalize_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def planted(monkeypatch: pytest.MonkeyPatch, name: str, mistake: Callable[[Op], Op]) -> None:
+    """Make one rule of canonicalize wrong."""
     from dooly.passes import canonicalize
 
-    def rows_for_weight(op: Op, context: Any) -> Any:
-        result = canonicalize.linear(op, context)
-        return replace(result, operands=(result.operands[0], result.operands[0])) if isinstance(result, Op) else result
+    def wrong(rule: Any) -> Any:
+        def apply(op: Op, context: Any) -> Any:
+            result = rule(op, context)
+            return mistake(result) if isinstance(result, Op) and result != op else result
 
-    rules = tuple(rows_for_weight if rule is canonicalize.linear else rule for rule in canonicalize.RULES)
+        return apply
+
+    rules = tuple(wrong(rule) if rule.__name__ == name else rule for rule in canonicalize.RULES)
     monkeypatch.setattr(canonicalize, "RULES", rules)
+
+
+def test_a_wrong_rule_of_canonicalize_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows_twice(op: Op) -> Op:
+        return replace(op, operands=(op.operands[0], op.operands[0])) if op.target == "linear" else op
+
+    planted(monkeypatch, "transposed_weight", rows_twice)
     found = refuted("tiny-llama")
     assert any(each.startswith("model.layers.0.self_attn.qkv_proj: linear: ") for each in found)
 
 
 def test_a_slice_that_starts_elsewhere_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dooly.passes import canonicalize
-
-    def from_one(op: Op, context: Any) -> Any:
-        result = canonicalize.slice_(op, context)
-        if not isinstance(result, Op):
-            return result
-        return replace(result, attrs=attributes(**{**dict(result.attrs), "start": sympy.Integer(1)}))
-
-    rules = tuple(from_one if rule is canonicalize.slice_ else rule for rule in canonicalize.RULES)
-    monkeypatch.setattr(canonicalize, "RULES", rules)
+    one = sympy.Integer(1)
+    planted(monkeypatch, "slice_", lambda op: replace(op, attrs=attributes(**{**dict(op.attrs), "start": one})))
     assert any("slice: attribute start: claimed 1, predicted 1, found 0" in each for each in refuted("tiny-llama"))
 
 
