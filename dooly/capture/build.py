@@ -22,8 +22,9 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.utils import initialize_model
 
-from dooly.capture.config import FIELDS
+from dooly.capture.config import FIELDS, STRETCH, stretch
 from dooly.capture.configint import ConfigInt, Facts, expression
+from dooly.capture.experts import show_experts
 from dooly.capture.parallel import Parallel
 from dooly.capture.sizes import SizeRecorder
 from dooly.capture.world import world_of
@@ -85,7 +86,7 @@ def build(
                 stack.enter_context(torch.device("meta"))
                 stack.enter_context(recorder)
                 model = initialize_model(vllm_config=vllm_config)
-            _take_opaque_path(model)
+            _take_common_path(model)
             sizes = _sizes(model, recorder)
             yield Built(model, vllm_config, values, facts, sizes, tuple(groups))
 
@@ -135,6 +136,9 @@ def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts) -> dic
         if isinstance(value, int) and name != "num_hidden_layers":
             values[letter] = value
             setattr(model_config.hf_config, name, ConfigInt(value, symbol(letter), facts))
+    for name, value in stretch(config).items():
+        values[STRETCH[name]] = value
+        model_config.hf_config.rope_parameters[name] = ConfigInt(value, symbol(STRETCH[name]), facts)
     if cache_config.sliding_window is not None and cache_config.sliding_window == values.get("W"):
         object.__setattr__(cache_config, "sliding_window", model_config.hf_config.sliding_window)
     return values
@@ -163,8 +167,8 @@ def _fresh_rotary_tables() -> Generator[None]:
         shared.update(before)
 
 
-def _take_opaque_path(model: torch.nn.Module) -> None:
-    """Make a CPU build run what every platform runs: plain GEMMs, and the mixture of experts as one operation.
+def _take_common_path(model: torch.nn.Module) -> None:
+    """Make a CPU build run what every platform runs, plain GEMMs, and show what a mixture of experts consists of.
 
     On a CPU the engine packs weights after loading and then calls ``cpu_linear``; there are no weights here.
     """
@@ -172,8 +176,7 @@ def _take_opaque_path(model: torch.nn.Module) -> None:
         if isinstance(module, LinearBase | VocabParallelEmbedding):
             cast(Any, module).cpu_linear = torch.nn.functional.linear
         elif isinstance(module, MoERunner):
-            shared = module.shared_experts is not None
-            module._forward_entry = torch.ops.vllm.moe_forward_shared if shared else torch.ops.vllm.moe_forward
+            show_experts(module)
 
 
 def _sizes(model: torch.nn.Module, recorder: SizeRecorder) -> dict[str, tuple[Expr, ...]]:
@@ -189,6 +192,7 @@ def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
     """Rotary tables are computed, not allocated by size: a row per position, a column per rotated feature.
 
     The engine computes ``rotary_dim`` in floating point as a fraction of the head size, so that is restored here.
+    Where it turns neighbours in pairs, their number is even.
     """
     tables: dict[str, tuple[Expr, ...]] = {}
     modules: Any = model.named_modules()
@@ -199,9 +203,13 @@ def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
         positions, rotary = module.max_position_embeddings, int(module.rotary_dim)
         width = normal(head.expr * sympy.Rational(rotary, int(head)))
         module.rotary_dim = ConfigInt(rotary, width, head.facts)
+        if not module.is_neox_style:
+            head.facts.require(width, sympy.Integer(2))
         rows, columns = table.shape
+        stretched = positions * getattr(module, "scaling_factor", 1)
+        known = [size for size in (positions, stretched) if size == rows and isinstance(size, ConfigInt)]
         tables[f"{name}.cos_sin_cache"] = (
-            normal(expression(positions) * sympy.Rational(rows, int(positions))),  # longer where it is stretched
+            expression(known[0]) if known else normal(expression(positions) * sympy.Rational(rows, int(positions))),
             width if columns == rotary else sympy.Integer(columns),
         )
     return tables

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from dooly.errors import CaptureError
 
-__all__ = ["ARCHITECTURES", "FIELDS", "config_values", "list_models", "resolve_model"]
+__all__ = ["ARCHITECTURES", "FIELDS", "STRETCH", "config_values", "list_models", "resolve_model", "stretch"]
 
 FIELDS: Mapping[str, str] = {
     "hidden_size": "H",
@@ -26,6 +26,8 @@ FIELDS: Mapping[str, str] = {
     "num_experts": "E",
     "n_routed_experts": "E",
     "num_experts_per_tok": "K",
+    "n_group": "G",
+    "topk_group": "Kg",
     "moe_intermediate_size": "Im",
     "shared_expert_intermediate_size": "Is",
     "n_shared_experts": "Es",
@@ -40,7 +42,12 @@ FIELDS: Mapping[str, str] = {
 }
 """Integer fields of a config.json and the symbol that each becomes."""
 
+STRETCH: Mapping[str, str] = {"original_max_position_embeddings": "No", "factor": "Fp"}
+"""Fields of a YaRN rope configuration: trained positions, and the whole factor by which they are stretched."""
+
 ARCHITECTURES: tuple[str, ...] = (
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
     "GptOssForCausalLM",
@@ -158,11 +165,14 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     kv_heads = config.get("num_key_value_heads") or heads
     head_dim = config.get("head_dim")
     if head_dim is None:
-        if hidden % heads:
+        if "kv_lora_rank" in config:
+            head_dim = None  # latent attention has head sizes of its own
+        elif hidden % heads:
             raise CaptureError(
                 f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads} and head_dim is absent"
             )
-        head_dim = hidden // heads
+        else:
+            head_dim = hidden // heads
     if heads % kv_heads:
         raise CaptureError(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     values = config_values(config)
@@ -171,9 +181,20 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise CaptureError(f"{path}: {name} is {config[name]}, but another field says {letter} = {values[letter]}")
     if values.get("K", 0) > values.get("E", 0) > 0:
         raise CaptureError(f"{path}: num_experts_per_tok {values['K']} is more than the {values['E']} experts")
-    return {**config, "head_dim": head_dim, "num_key_value_heads": kv_heads}
+    filled = {"num_key_value_heads": kv_heads} if head_dim is None else {"head_dim": head_dim}
+    return {**config, **filled, "num_key_value_heads": kv_heads}
 
 
 def config_values(config: Mapping[str, Any]) -> dict[str, int]:
     """Values of the configuration symbols that a configuration sets."""
-    return {symbol: int(config[name]) for name, symbol in FIELDS.items() if isinstance(config.get(name), int)}
+    values = {symbol: int(config[name]) for name, symbol in FIELDS.items() if isinstance(config.get(name), int)}
+    return values | {STRETCH[name]: value for name, value in stretch(config).items()}
+
+
+def stretch(config: Mapping[str, Any]) -> dict[str, int]:
+    """The fields of ``STRETCH`` where positions are stretched by a whole factor, else nothing."""
+    rope = cast("dict[str, Any]", config.get("rope_scaling") or config.get("rope_parameters") or {})
+    if rope.get("rope_type", rope.get("type")) != "yarn":
+        return {}
+    values = {name: rope.get(name) for name in STRETCH}
+    return {name: int(value) for name, value in values.items() if isinstance(value, int | float) and value % 1 == 0}

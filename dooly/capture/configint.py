@@ -10,7 +10,7 @@ from typing import Any, TypeGuard, cast
 
 import sympy
 
-from dooly.ir.expr import Expr, FloorDiv, exact_div, normal
+from dooly.ir.expr import Expr, FloorDiv, exact_div, floor_div, normal
 
 __all__ = ["ConfigInt", "Facts", "expression"]
 
@@ -33,7 +33,12 @@ class Facts:
 
         Checks against a fixed number (kernels ask for alignment) say nothing about the model and are left out.
         """
-        if divisor.free_symbols and self.quotient(dividend, divisor) is None:
+        if divisor.free_symbols:
+            self.require(dividend, divisor)
+
+    def require(self, dividend: Expr, divisor: Expr) -> None:
+        """Note that ``divisor``, which may be a number, divides ``dividend``, unless that follows from what is known."""
+        if self.quotient(dividend, divisor) is None:
             above, below = sympy.fraction(sympy.cancel(dividend / divisor))
             self._known[normal(below), normal(above)] = None
 
@@ -116,9 +121,7 @@ class ConfigInt(int):
 
     def _floordiv(self, dividend: int, divisor: int) -> ConfigInt:
         above, below = expression(dividend), expression(divisor)
-        value = int(dividend) // int(divisor)
-        exact = self.facts.quotient(above, below)
-        return self._with(value, cast(Expr, FloorDiv(above, below)) if exact is None else exact)
+        return self._with(int(dividend) // int(divisor), floor_div(above, below, self.facts))
 
     def _mod(self, dividend: int, divisor: int) -> int:
         above, below = expression(dividend), expression(divisor)

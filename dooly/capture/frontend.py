@@ -79,7 +79,7 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _owners(built: Built, ops: list[Op]) -> Any:
     calls = [(kind, str(op.attr("layer_name"))) for op in ops if (kind := opaque_kind(op.target)) is not None]
-    names = {id(module): name for name, module in built.model.named_modules()}
+    names = {id(item): name for name, item in (*built.model.named_modules(), *built.model.named_parameters())}
     return owners(calls, built.vllm_config.compilation_config.static_forward_context, names)
 
 

@@ -4,6 +4,7 @@
 # PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def _flat(values: Any) -> Iterator[Any]:
 def module_paths(step: torch.nn.Module) -> Generator[list[str]]:
     """Stack of the paths of the modules of ``step`` that are running, innermost last; below them all, an empty path.
 
-    A module that several layers share has several paths; the one below the module that calls it counts.
+    A module that is registered twice has several paths; the first one in the layer that calls it counts.
     """
     names: dict[int, list[str]] = {}
     for name, module in step.named_modules(remove_duplicate=False):
@@ -82,8 +83,8 @@ def module_paths(step: torch.nn.Module) -> Generator[list[str]]:
     stack: list[str] = [""]
 
     def enter(module: torch.nn.Module, _: Any) -> None:
-        known = names.get(id(module), stack[-1:])
-        stack.append(next((name for name in known if name.startswith(f"{stack[-1]}.")), known[0]))
+        known, layer = names.get(id(module), stack[-1:]), _layer(stack[-1])
+        stack.append(next((name for name in known if name.startswith(layer)), known[0]))
 
     def leave(*_: Any) -> None:
         stack.pop()
@@ -113,6 +114,15 @@ def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
             yield
         finally:
             del graph.create_node
+
+
+def _layer(path: str) -> str:
+    """The path up to its last number and the dot after it.
+
+    >>> _layer("model.layers.3.mlp.experts")
+    'model.layers.3.'
+    """
+    return re.match(r"(?:.*\.\d+\.)?", path)[0]  # pyright: ignore[reportOptionalSubscript] (matches anything)
 
 
 def _source() -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from vllm.config import get_current_vllm_config
+from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
 from dooly.capture.configint import ConfigInt
 from dooly.errors import CaptureError
@@ -31,8 +33,8 @@ DTYPES: Mapping[torch.dtype, str] = {
 
 _KINDS = {
     "vllm.unified_attention_with_output": "attention",
-    "vllm.moe_forward": "moe",
-    "vllm.moe_forward_shared": "moe",
+    "vllm.unified_mla_attention_with_output": "mla_attention",
+    "dooly.experts": "moe",
 }
 
 
@@ -74,10 +76,29 @@ def _attention(module: Any, _: Mapping[int, str]) -> dict[str, object]:
     }
 
 
-def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
-    experts, shared = module.routed_experts, module.shared_experts
-    path = names[id(experts)]
+def _mla_attention(module: Any, names: Mapping[int, str]) -> dict[str, object]:
+    prefill = module.prefill_backend
     return {
+        "heads": _integer(module.num_heads),
+        "latent": _integer(module.kv_lora_rank),
+        "nope": _integer(module.qk_nope_head_dim),
+        "rope": _integer(module.qk_rope_head_dim),
+        "value": _integer(module.v_head_dim),
+        "scale": float(module.scale),
+        "kv_dtype": DTYPES[kv_cache_dtype_str_to_dtype(module.kv_cache_dtype, get_current_vllm_config().model_config)],
+        "backend": module.attn_backend.get_name(),
+        "prefill_backend": None if prefill is None else prefill.get_name(),
+        "weights": (f"{names[id(module.kv_b_proj)]}.weight",),
+    }
+
+
+def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
+    experts = module.routed_experts
+    path = names[id(experts)]
+    grouped = bool(experts.use_grouped_topk) and int(experts.num_expert_group or 1) > 1
+    correction, bias = experts.e_score_correction_bias, bool(experts.moe_config.has_bias)
+    backend = getattr(experts.quant_method, "unquantized_backend", None)
+    described: dict[str, object] = {
         "experts": _integer(experts.global_num_experts),
         "top_k": _integer(experts.top_k),
         "hidden": _integer(experts.hidden_size),
@@ -85,14 +106,31 @@ def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
         "activation": str(getattr(experts.activation, "value", experts.activation)),
         "renormalize": bool(experts.renormalize),
         "scoring": experts.scoring_func,
-        "gate_inside": module.gate is not None,
-        "shared_inside": shared is not None,
-        "w13": f"{path}.w13_weight",
-        "w2": f"{path}.w2_weight",
+        "backend": None if backend is None else backend.value,
+        "weights": tuple(f"{path}.{name}" for name in _WEIGHTS if getattr(experts, name, None) is not None),
     }
+    if experts.local_num_experts != experts.global_num_experts:
+        described["local_experts"] = _integer(experts.local_num_experts)
+    if grouped:
+        described |= {"groups": _integer(experts.num_expert_group), "top_groups": _integer(experts.topk_group)}
+    if experts.routed_scaling_factor != 1.0:
+        described["scaling"] = float(experts.routed_scaling_factor)
+    if experts.swiglu_limit is not None:
+        described["swiglu_limit"] = float(experts.swiglu_limit)
+    if bias:
+        described["bias"] = True
+    if correction is not None:
+        described |= {"correction_bias": True, "routing_weights": (names[id(correction)],)}
+    return described
 
 
-_DESCRIBE: Mapping[str, Callable[[Any, Mapping[int, str]], dict[str, object]]] = {"attention": _attention, "moe": _moe}
+_WEIGHTS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")
+
+_DESCRIBE: Mapping[str, Callable[[Any, Mapping[int, str]], dict[str, object]]] = {
+    "attention": _attention,
+    "mla_attention": _mla_attention,
+    "moe": _moe,
+}
 
 
 def _integer(value: int) -> object:

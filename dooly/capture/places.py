@@ -19,6 +19,8 @@ class Place:
         part: which piece of the parent, where the parent was split into disjoint pieces.
         stale: whether memory that overlaps was written through another place since.
         views: the places that are views of this one.
+        made: the value that this place held first.
+        written: views of this one that were written since this one was: it holds ``value`` with these put in.
     """
 
     value: str | None
@@ -26,8 +28,11 @@ class Place:
     part: int | None = None
     stale: bool = False
     views: list[Place] = field(default_factory=list["Place"])
+    made: str | None = field(init=False)
+    written: list[Place] = field(default_factory=list["Place"])
 
     def __post_init__(self) -> None:
+        self.made = self.value
         if self.parent is not None:
             self.parent.views.append(self)
 
@@ -37,7 +42,7 @@ class Place:
         Raises:
             CaptureError: nothing was written, or other memory that overlaps was written since.
         """
-        if self.stale:
+        if self.stale or self.written:
             raise CaptureError(f"{reader} reads a tensor of which a part was overwritten in place; not supported")
         if self.value is None:
             raise CaptureError(f"{reader} reads memory that nothing has written")
@@ -46,8 +51,11 @@ class Place:
     def write(self, value: str) -> None:
         """Put a new value there; every other place that overlaps no longer knows what it holds."""
         for place in self._overlapping():
-            place.stale = True
-        self.value, self.stale = value, False
+            if place is self.parent and not place.stale:
+                place.written = [*(view for view in place.written if view is not self), self]
+            else:
+                place.stale, place.written = True, []
+        self.value, self.stale, self.written = value, False, []
 
     def _overlapping(self) -> list[Place]:
         """Views of this place, the places that it is a view of, and their other views except disjoint pieces."""

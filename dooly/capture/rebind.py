@@ -1,5 +1,7 @@
 """Attributes of live modules, replaced for the length of a trace."""
 
+# pyright: reportPrivateUsage=false
+# PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, MutableMapping
@@ -10,7 +12,7 @@ import torch
 
 from dooly.capture.configint import ConfigInt
 
-__all__ = ["rebound"]
+__all__ = ["kept_tensors", "rebound"]
 
 _PACKAGES = ("vllm.", "transformers.")
 _TENSORS = ("_parameters", "_buffers", "_modules")
@@ -34,6 +36,20 @@ def rebound(roots: Iterable[object], convert: Callable[[ConfigInt], Any]) -> Gen
     finally:
         for fields, name, value in undo:
             fields[name] = value
+
+
+@contextmanager
+def kept_tensors(model: torch.nn.Module) -> Generator[None]:
+    """Put every module's parameters and buffers back on leaving.
+
+    ``functional_call`` does so too, but not for a tensor whose module is registered twice.
+    """
+    held = [(fields, dict(fields)) for each in model.modules() for fields in (each._parameters, each._buffers)]
+    try:
+        yield
+    finally:
+        for fields, before in held:
+            fields.update(before)
 
 
 def _fields(roots: Iterable[object]) -> list[MutableMapping[str, Any]]:

@@ -50,6 +50,7 @@ _libraries: list[torch.library.Library] = []
 def stand_in_for(spec: PlatformSpec) -> None:
     """Make the engine believe that ``spec`` is there, for the rest of the process; before it is imported."""
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # only random sampling would use it
+    os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] = "1"  # a stream cannot be stood in for; the work is the same
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))
     if find_spec(_NamesOnly.package) is None:
@@ -77,9 +78,18 @@ class _NamesOnly(MetaPathFinder, Loader):
         def name(attribute: str) -> type:
             if attribute.startswith("__"):
                 raise AttributeError(attribute)
-            return type(attribute, (), {})
+            return _Named(attribute, (), {})
 
         module.__dict__["__getattr__"] = name
+
+
+class _Named(type):
+    """A class with any method one asks for: the engine looks at signatures to tell versions apart."""
+
+    def __getattr__(cls, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _nothing
 
 
 def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:

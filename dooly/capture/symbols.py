@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any, cast
+from typing import Any
 
 import sympy
 from torch.utils._sympy import functions
 
 from dooly.errors import CaptureError
-from dooly.ir.expr import Expr, FloorDiv, exact_div, normal
+from dooly.ir.expr import Expr, floor_div, normal
 
 __all__ = ["Reader"]
 
@@ -63,5 +63,4 @@ class Reader:
         raise CaptureError(f"a size is {e}, which is no expression of configuration and request symbols")
 
     def _quotient(self, above: Expr, below: Expr) -> Expr:
-        exact = exact_div(normal(above), normal(below), self._facts)
-        return cast(Expr, FloorDiv(normal(above), normal(below))) if exact is None else exact
+        return floor_div(normal(above), normal(below), self._facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch._dynamo import config as _dynamo_config
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from vllm.config import set_current_vllm_config
 from vllm.forward_context import set_forward_context
@@ -21,7 +21,7 @@ from dooly.capture.build import Built
 from dooly.capture.configint import ConfigInt
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.observe import ModelCode, annotated
-from dooly.capture.rebind import rebound
+from dooly.capture.rebind import kept_tensors, rebound
 from dooly.capture.step import INPUTS, Step
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr, symbol
@@ -73,8 +73,10 @@ def trace(built: Built) -> Trace:
                 like = _tensor(built.model, name)
                 state[f"model.{name}"] = torch.empty([size(dim) for dim in shape], dtype=like.dtype, device="meta")
                 weights[next(reversed(tracer.graph.nodes)).name] = name
+            stack.enter_context(kept_tensors(step))
             stack.enter_context(rebound((built.model, built.vllm_config.model_config.hf_config, *built.groups), size))
             stack.enter_context(ModelCode(tracer.graph))
+            stack.callback(step.register_forward_hook(_replaced(built.model, state, weights, tracer)).remove)
             return torch.func.functional_call(step, state, inputs[: len(INPUTS)])
 
     environment = ShapeEnv(duck_shape=False, specialize_zero_one=False)
@@ -101,6 +103,23 @@ def trace(built: Built) -> Trace:
     if environment.replacements:
         raise CaptureError(f"the model fixes sizes while it runs: {environment.replacements}")
     return Trace(module, meanings, weights)
+
+
+def _replaced(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], weights: dict[str, str], tracer: Any
+) -> Callable[..., None]:
+    """A hook that notes buffers which the model replaced in its first step: every later step finds them as they are.
+
+    (The engine converts the rotary table to the type of the queries when it first meets them.)
+    """
+
+    def hook(*_: Any) -> None:
+        for name, _ in model.named_buffers():
+            now = _tensor(model, name)
+            if now is not state[f"model.{name}"]:
+                weights[get_proxy_slot(now, tracer).proxy.node.name] = name
+
+    return hook
 
 
 def _input(fake: FakeTensorMode, length: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ __all__ = [
     "FloorDiv",
     "evaluate",
     "exact_div",
+    "floor_div",
     "format_expr",
     "normal",
     "parse_expr",
@@ -92,6 +93,20 @@ def exact_div(a: Expr, b: Expr, facts: Iterable[tuple[Expr, Expr]]) -> Expr | No
     if all(_is_integer(term, ratios) for term in sympy.Add.make_args(quotient)):
         return quotient
     return None
+
+
+def floor_div(a: Expr, b: Expr, facts: Iterable[tuple[Expr, Expr]]) -> Expr:
+    """``a // b``, with the terms that are integers under the facts ``(divisor, dividend)`` outside the floor.
+
+    >>> Dr = symbol("Dr")
+    >>> floor_div(Dr + 1, sympy.Integer(2), [(sympy.Integer(2), Dr)])
+    Dr/2
+    """
+    ratios = [normal(n / d) for d, n in facts]
+    quotients = [normal(term / b) for term in sympy.Add.make_args(normal(a))]
+    whole = [quotient for quotient in quotients if _is_integer(quotient, ratios)]
+    rest = normal(a - b * sum(whole, sympy.Integer(0)))
+    return normal(sum(whole, sympy.Integer(0)) + (cast(Expr, FloorDiv(rest, b)) if rest != 0 else 0))
 
 
 def _is_integer(term: Expr, ratios: list[Expr], depth: int = 2) -> bool:

@@ -7,9 +7,10 @@ from functools import cached_property
 
 import sympy
 
+from dooly.ir.call import Call
 from dooly.ir.expr import Expr, normal, symbols_of
 from dooly.ir.graph import Block
-from dooly.ir.opset import Call, Kind, Spec, kind_of, spec_of
+from dooly.ir.opset import Kind, Spec, kind_of, spec_of
 from dooly.ir.printer import format_operation
 from dooly.ir.types import Attribute, Attributes, TensorType
 

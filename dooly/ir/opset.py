@@ -1,23 +1,24 @@
 """The operations that a lowered graph may hold: what kind of work each is and what it costs.
 
-FLOPs and bytes are sympy expressions in the symbols of the operand types, plus three that only a batch can tell:
-``P`` attended (query, key) pairs, ``S`` key-value rows read, ``A`` experts that receive at least one token.
+FLOPs and bytes are sympy expressions in the symbols of the operand types, plus those that only a batch can tell:
+``A`` experts that receive at least one token, and those of stateful operations (``dooly.ir.stateful``).
 
 FLOPs count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.  Moving,
 choosing, comparing and converting elements counts none, and integer arithmetic on indices is not told apart.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 import sympy
 
-from dooly.errors import VerifyError
+from dooly.ir import stateful
+from dooly.ir.call import Call, Rule
 from dooly.ir.expr import Expr, normal, symbol
-from dooly.ir.types import ITEM_BYTES, Attribute, TensorType
+from dooly.ir.types import Attribute
 
-__all__ = ["OPSET", "TABLE_ROWS", "Call", "Kind", "Spec", "kind_of", "spec_of"]
+__all__ = ["OPSET", "TABLE_ROWS", "Kind", "Spec", "kind_of", "spec_of"]
 
 
 class Kind(Enum):
@@ -34,27 +35,6 @@ class Kind(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Call:
-    """An operation as its cost rule sees it."""
-
-    operands: Sequence[TensorType]
-    results: Sequence[TensorType]
-    attrs: Mapping[str, Attribute]
-
-    def integer(self, name: str) -> Expr:
-        """An attribute that is an integer expression.
-
-        Raises:
-            VerifyError: it is missing or something else.
-        """
-        value = self.attrs.get(name)
-        if not isinstance(value, Expr):
-            raise VerifyError(f"attribute {name} must be an integer expression, found {value!r}")
-        return value
-
-
-Rule = Callable[[Call], Expr]
 _ZERO = sympy.Integer(0)
 TABLE_ROWS = sympy.Integer(32768)
 """Rows of the table that stands for all tables of which single rows are read: more than a step has tokens, and of usual
@@ -110,33 +90,30 @@ def _linear_flops(call: Call) -> Expr:
     return normal(2 * call.results[0].numel * call.operands[0].shape[-1])
 
 
-def _attention_flops(call: Call) -> Expr:
-    return normal(4 * call.integer("heads") * call.integer("head_size") * symbol("P"))
+def _route_flops(call: Call) -> Expr:
+    """The score of each expert: an exponential and what normalizes it."""
+    return normal(4 * call.operands[0].numel)
 
 
-def _attention_bytes(call: Call) -> Expr:
-    """Query and output, new keys and values written to the cache, cached rows read once per request."""
-    item = ITEM_BYTES[call.results[0].dtype]
-    kv_dtype = str(call.attrs.get("kv_dtype") or call.results[0].dtype)
-    if kv_dtype not in ITEM_BYTES:
-        raise VerifyError(f"attribute kv_dtype must be one of {', '.join(ITEM_BYTES)}, found {kv_dtype!r}")
-    cache = ITEM_BYTES[kv_dtype]
-    row = call.integer("kv_heads") * call.integer("head_size")
-    tokens = call.results[0].shape[0]
-    query = 2 * call.integer("heads") * call.integer("head_size") * tokens * item
-    return query + 2 * row * tokens * (item + cache) + 2 * row * symbol("S") * cache
+def _expert_weights(call: Call) -> Expr:
+    """Elements of the matrices of one expert; this rank holds the experts that the first axis counts."""
+    matrices = [operand for operand in call.operands if len(operand.shape) == 3]
+    return normal(sum((matrix.numel / matrix.shape[0] for matrix in matrices), _ZERO))
 
 
 def _moe_flops(call: Call) -> Expr:
-    tokens, hidden = call.operands[0].shape[0], call.integer("hidden")
-    return 6 * tokens * call.integer("top_k") * hidden * call.integer("intermediate")
+    """Two per weight of each expert chosen, of which this rank computes its share under uniform routing."""
+    tokens, experts = call.operands[0].shape[0], call.integer("experts")
+    here = experts if call.attrs.get("local_experts") is None else call.integer("local_experts")
+    return normal(2 * tokens * call.integer("top_k") * here / experts * _expert_weights(call))
 
 
 def _moe_bytes(call: Call) -> Expr:
-    """Weights of the activated experts once, hidden states in and out, router logits in."""
-    item = ITEM_BYTES[call.operands[0].dtype]
-    weights = 3 * symbol("A") * call.integer("hidden") * call.integer("intermediate") * item
-    return weights + call.operands[0].bytes + call.operands[1].bytes + call.results[0].bytes
+    """Weights (and biases) of the activated experts once, hidden states in and out, routing in."""
+    experts = [operand for operand in call.operands[2:] if len(operand.shape) > 1 and operand.dtype != "i32"]
+    weights = sum((operand.bytes / operand.shape[0] for operand in experts), _ZERO)
+    others = sum((operand.bytes for operand in call.operands if operand not in experts), _ZERO)
+    return symbol("A") * weights + others + call.results[0].bytes
 
 
 def _memory(flops: int, gathers: Mapping[int, int] | None = None, **passed: Attribute) -> Spec:
@@ -149,16 +126,26 @@ def _commutative(flops: int, **passed: Attribute) -> Spec:
 
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
-    **dict.fromkeys(("reshape", "slice", "split", "transpose", "expand"), Spec(Kind.VIEW, _none, bytes=_none)),
+    **dict.fromkeys(("reshape", "slice", "split", "transpose", "expand", "insert"), Spec(Kind.VIEW, _none, bytes=_none)),
     **dict.fromkeys(("linear", "matmul"), Spec(Kind.GEMM, _linear_flops)),
     "attention": Spec(
         Kind.ATTENTION,
-        _attention_flops,
-        bytes=_attention_bytes,
+        stateful.attention_flops,
+        bytes=stateful.attention_bytes,
         batch=("P", "R", "S"),
         passed={"scale": None, "soft_cap": 50.0},
     ),
-    "moe": Spec(Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",)),
+    "mla_attention": Spec(
+        Kind.ATTENTION,
+        stateful.mla_flops,
+        bytes=stateful.mla_bytes,
+        batch=("P", "Pp", "R", "S", "Sp", "Tp"),
+        passed={"scale": None},
+    ),
+    "moe": Spec(
+        Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",), passed={"scaling": 2.5, "swiglu_limit": 7.0}
+    ),
+    "moe_route": Spec(Kind.MEMORY, _route_flops, passed={"scaling": 2.5}),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter"), Spec(Kind.COLLECTIVE, _none)),
     "embedding": _memory(0, {0: 1}),
     "vocab_parallel_embedding": _memory(
@@ -185,7 +172,7 @@ OPSET: Mapping[str, Spec] = {
     "softmax": _memory(4),
     "gelu": _memory(9),
     "clamp": _memory(0, min=-1.0, max=1.0),
-    **dict.fromkeys(("cast", "copy", "cat", "fill", "where", "argmax"), _memory(0)),
+    **dict.fromkeys(("cast", "copy", "cat", "stack", "fill", "where", "argmax"), _memory(0)),
     "masked_fill": _memory(0, value=0.0),
     **dict.fromkeys(("ge", "gt", "le", "lt"), _memory(0, other=1.0)),
     **dict.fromkeys(("eq", "ne"), _commutative(0, other=1.0)),

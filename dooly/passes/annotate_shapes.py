@@ -15,7 +15,7 @@ from dooly.ir import (
     Program,
     TensorType,
     Value,
-    exact_div,
+    floor_div,
     format_type,
     normal,
 )
@@ -93,9 +93,7 @@ class _Exact:
             return e
         args = [self._rewrite(cast(Expr, a)) for a in e.args]
         if isinstance(e, FloorDiv):
-            quotient = exact_div(args[0], args[1], self.facts)
-            if quotient is not None:
-                return quotient
+            return floor_div(args[0], args[1], self.facts)
         return cast(Expr, e.func(*args))
 
     def attribute(self, value: Attribute) -> Attribute:

@@ -5,23 +5,26 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dooly.errors import PassError
-from dooly.ir import Graph, Op, Owner, Program, Value, attributes
+from dooly.ir import Attribute, Graph, Op, Owner, Program, Value, attributes
 from dooly.passes.propagate_taint import with_origins
 
 __all__ = ["ExpandOpaque"]
 
-_CACHE_UPDATE = "vllm.unified_kv_cache_update"
+_CACHE_UPDATES = ("vllm.unified_kv_cache_update", "vllm.unified_mla_kv_cache_update")
+_ROUTE = "dooly.route"
 
 
 @dataclass(frozen=True)
 class ExpandOpaque:
     """Turn each operation that names a layer into the work that its owner describes, and drop the owners.
 
-    - Attention, with the cache update before it, becomes one stateful ``attention`` with heads, window and backend.
-    - A mixture of experts becomes ``moe`` over hidden states, router logits and the two expert weights.
+    - Attention, with the cache update before it, becomes one stateful ``attention`` with heads, window and backend;
+      latent attention becomes ``mla_attention``, which also reads the up-projection's weight.
+    - The experts of a mixture become ``moe`` over hidden states, router logits and the experts' weights, with the
+      choice of experts inside; where a collective stands between the two, ``moe_route`` chooses and ``moe`` reads
+      weights and ids.
 
-    What an owner hides beyond that (a router or shared experts inside) leaves the operation as it is: unknown, and
-    reported by ``cover``.  Needs owners from capture.  Keeps shapes, taint, counts and module paths.  Idempotent.
+    Needs owners from capture.  Keeps shapes, taint, counts and module paths.  Idempotent.
     """
 
     name: ClassVar[str] = "expand-opaque"
@@ -30,55 +33,95 @@ class ExpandOpaque:
         return program.map_graphs(_graph)
 
 
-def _graph(graph: Graph) -> Graph:
-    owners = {owner.path: owner for owner in graph.owners}
-    weights = {op.path: op.results[0] for op in graph.ops if op.target == "weight"}
-    updates = {op.name: op for op in graph.ops if op.target == _CACHE_UPDATE}
-    ops: list[Op] = []
-    absorbed: set[str] = set()
-    for op in graph.ops:
-        expand = _EXPAND.get(op.target)
-        if expand is None:
-            ops.append(op)
-            continue
+@dataclass(frozen=True)
+class _Context:
+    """What an expansion may look at: owners by layer name, weights by path, operations by the values they define."""
+
+    owners: Mapping[str, Owner]
+    weights: Mapping[str, Value]
+    defs: Mapping[str, Op]
+
+    def owner(self, op: Op) -> tuple[dict[str, Attribute], dict[str, tuple[str, ...]]]:
+        """What the owner says about the operation, and the weights that it names as values.
+
+        Raises:
+            PassError: nobody owns the layer, or a weight of its is not in the graph.
+        """
         layer = op.attr("layer_name")
-        owner = owners.get(layer) if isinstance(layer, str) else None
+        owner = self.owners.get(layer) if isinstance(layer, str) else None
         if owner is None:
             raise PassError(f"%{op.name} = {op.target}: no owner declares the layer {layer!r}")
-        update = next((updates[name] for name in op.operands if name in updates), None)
-        if update is not None:
-            absorbed.add(update.name)
-            operands = tuple(name for name in op.operands if name != update.name)
-            op = replace(op, operands=operands, nodes=(*update.nodes, *op.nodes))
-        ops.append(expand(op, owner, weights))
-    left = {op.attr("layer_name") for op in ops if op.target in _EXPAND}
-    return with_origins(
-        replace(
-            graph,
-            ops=tuple(op for op in ops if op.name not in absorbed),
-            owners=tuple(owner for owner in graph.owners if owner.path in left),
-        )
+        attrs = dict(owner.attrs)
+        named = {key: attrs.pop(key, None) for key in ("weights", "routing_weights")}
+        return attrs, {key: tuple(self._weight(op, path) for path in _paths(value)) for key, value in named.items()}
+
+    def _weight(self, op: Op, path: str) -> str:
+        if path not in self.weights:
+            raise PassError(f"%{op.name} = {op.target}: its owner names the weight {path!r}, which is not in the graph")
+        return self.weights[path].name
+
+
+def _paths(value: Attribute) -> tuple[str, ...]:
+    return tuple(path for path in value if isinstance(path, str)) if isinstance(value, tuple) else ()
+
+
+def _graph(graph: Graph) -> Graph:
+    context = _Context(
+        {owner.path: owner for owner in graph.owners},
+        {op.path: op.results[0] for op in graph.ops if op.target == "weight"},
+        {value.name: op for op in graph.ops for value in op.results},
+    )
+    expanded = [_EXPAND[op.target](op, context) if op.target in _EXPAND else op for op in graph.ops]
+    taken = {node for op in expanded if op.target in ("attention", "mla_attention", "moe") for node in op.nodes}
+    kept = [op for op in expanded if op.target not in _ABSORBED or not taken.issuperset(op.nodes)]
+    return with_origins(replace(graph, ops=tuple(kept), owners=()))
+
+
+def _attention(op: Op, context: _Context) -> Op:
+    """Attention takes the cache update with it: its result only orders the two."""
+    attrs, weights = context.owner(op)
+    update = next((context.defs[name] for name in op.operands if context.defs[name].target in _CACHE_UPDATES), None)
+    operands = tuple(name for name in op.operands if update is None or name != update.name)
+    return replace(
+        op,
+        target=_TARGETS[op.target],
+        operands=(*operands, *weights["weights"]),
+        attrs=attributes(**attrs),
+        nodes=op.nodes if update is None else (*update.nodes, *op.nodes),
     )
 
 
-def _attention(op: Op, owner: Owner, weights: Mapping[str, Value]) -> Op:
-    return replace(op, target="attention", attrs=owner.attrs)
+def _experts(op: Op, context: _Context) -> Op:
+    """Routing that feeds the experts directly is part of their kernel."""
+    attrs, weights = context.owner(op)
+    route = context.defs[op.operands[1]]
+    operands, nodes, routing = op.operands, op.nodes, weights["routing_weights"]
+    if route.target == _ROUTE:
+        operands, nodes = (op.operands[0], route.operands[0]), (*route.nodes, *op.nodes)
+    elif len(operands) > 2:
+        routing = ()
+    operands = (*operands, *weights["weights"], *routing)
+    return replace(op, target="moe", operands=operands, attrs=attributes(**attrs), nodes=nodes)
 
 
-def _moe(op: Op, owner: Owner, weights: Mapping[str, Value]) -> Op:
-    described = dict(owner.attrs)
-    if described.pop("gate_inside", False) or described.pop("shared_inside", False):
+def _route(op: Op, context: _Context) -> Op:
+    """Kept only where a collective reads it."""
+    attrs, weights = context.owner(op)
+    if any(op.name in each.operands and each.target == "dooly.experts" for each in context.defs.values()):
         return op
-    described.pop("shared_inside", None)
-    names = [described.pop(key, None) for key in ("w13", "w2")]
-    values = [weights[name].name for name in names if isinstance(name, str) and name in weights]
-    if len(values) != 2 or len(op.operands) != 2:
-        raise PassError(f"%{op.name} = {op.target}: expected two operands and the weights {names}, found {op.operands}")
-    return replace(op, target="moe", operands=(*op.operands, *values), attrs=attributes(**described))
+    kept = {name: attrs[name] for name in _ROUTING if name in attrs}
+    operands = (*op.operands, *weights["routing_weights"])
+    return replace(op, target="moe_route", operands=operands, attrs=attributes(**kept))
 
 
-_EXPAND: Mapping[str, Callable[[Op, Owner, Mapping[str, Value]], Op]] = {
-    "vllm.unified_attention_with_output": _attention,
-    "vllm.moe_forward": _moe,
-    "vllm.moe_forward_shared": _moe,
+_ROUTING = ("correction_bias", "experts", "groups", "renormalize", "scaling", "scoring", "top_groups", "top_k")
+_ABSORBED = (*_CACHE_UPDATES, _ROUTE)
+_TARGETS = {
+    "vllm.unified_attention_with_output": "attention",
+    "vllm.unified_mla_attention_with_output": "mla_attention",
+}
+_EXPAND: Mapping[str, Callable[[Op, _Context], Op]] = {
+    **dict.fromkeys(_TARGETS, _attention),
+    _ROUTE: _route,
+    "dooly.experts": _experts,
 }

@@ -48,7 +48,7 @@ def norm(op: Op, context: Context) -> Rewrite:
 
 def rotary(op: Op, context: Context) -> Rewrite:
     """Positions, query, key, table."""
-    if op.target != "_C.rotary_embedding":
+    if op.target not in ("_C.rotary_embedding", "vllm.flashinfer_rotary_embedding"):
         return None
     kept = {name: op.attr(name) for name in ("head_size", "is_neox")}
     return replace(op, target="rotary_embedding", attrs=attributes(**kept))

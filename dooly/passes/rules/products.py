@@ -15,7 +15,7 @@ _PRODUCTS = {"aten.mm": (0, 1), "aten.bmm": (0, 1), "aten.matmul": (0, 1), "aten
 
 def product(op: Op, context: Context) -> Rewrite:
     """``linear(x, w[, bias])`` has a row of ``w`` per output, ``matmul(x, w[, bias])`` a column; a scaled sum is left."""
-    if op.target == "aten.linear":
+    if op.target in ("aten.linear", "vllm.min_latency_fused_qkv_a_proj"):
         return replace(op, target="linear", attrs=())
     places = _PRODUCTS.get(op.target)
     if places is None or any(op.attr(name) is not None for name in ("alpha", "beta")):
