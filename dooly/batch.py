@@ -125,7 +125,7 @@ class Batch:
     def attention(self, window: int | None = None) -> dict[str, int]:
         """All symbols that a formula of attention may use: T, R, S, P as in `symbols`, and
 
-        Pp pairs of the requests with more than one new token, Pm pairs of the request with the most.
+        Pm pairs of the request with the most; Tp, Sp and Pp are T, S and P of the requests with more than one new token.
         """
         count, tokens = len(self.requests), self.tokens
         if tokens == count:  # one new token each: a query sees exactly the rows that are read
@@ -133,20 +133,23 @@ class Batch:
             total, most = sum(seen) + count, max(seen) + 1
             if window is not None and most > window:
                 total, most = sum(min(c + 1, window) for c in seen), window
-            return {"T": tokens, "R": count, "S": total, "P": total, "Pp": 0, "Pm": most}
-        rows = pairs = prefill = most = 0
+            return {"T": tokens, "R": count, "S": total, "P": total, "Pm": most, "Tp": 0, "Sp": 0, "Pp": 0}
+        rows = pairs = most = 0
+        prefill_tokens = prefill_rows = prefill_pairs = 0
         for q, c in self.requests:
             if window is None or c + q <= window:
-                rows += c + q
-                seen_pairs = q * c + q * (q + 1) // 2
+                seen_rows, seen_pairs = c + q, q * c + q * (q + 1) // 2
             else:
-                rows += min(c + q, window + q - 1)
                 growing = min(max(window - c, 0), q)
+                seen_rows = min(c + q, window + q - 1)
                 seen_pairs = growing * c + growing * (growing + 1) // 2 + (q - growing) * window
-            pairs += seen_pairs
-            prefill += seen_pairs if q > 1 else 0
-            most = max(most, seen_pairs)
-        return {"T": tokens, "R": count, "S": rows, "P": pairs, "Pp": prefill, "Pm": most}
+            rows, pairs, most = rows + seen_rows, pairs + seen_pairs, max(most, seen_pairs)
+            if q > 1:
+                prefill_tokens += q
+                prefill_rows += seen_rows
+                prefill_pairs += seen_pairs
+        whole = {"T": tokens, "R": count, "S": rows, "P": pairs, "Pm": most}
+        return {**whole, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +201,10 @@ class BatchColumns:
             "R": np.diff(starts, append=len(new)),
             "S": np.add.reduceat(rows, starts),
             "P": np.add.reduceat(pairs, starts),
-            "Pp": np.add.reduceat(np.where(new > 1, pairs, 0), starts),
             "Pm": np.maximum.reduceat(pairs, starts),
         }
+        prefill = {"Tp": new, "Sp": rows, "Pp": pairs}
+        columns |= {name: np.add.reduceat(np.where(new > 1, each, 0), starts) for name, each in prefill.items()}
         return {name: column.astype(np.float64) for name, column in columns.items()}
 
     def symbols(self, window: int | None = None) -> dict[str, Column]:

@@ -23,7 +23,8 @@ def test_symbols_agree_with_listing_every_key(pairs: list[tuple[int, int]], wind
     assert symbols["S"] == sum(rows for rows, _, _ in listed)
     assert symbols["P"] == sum(n for _, n, _ in listed)
     assert symbols["Pm"] == max(n for _, n, _ in listed)
-    assert symbols["Pp"] == sum(n for _, n, q in listed if q > 1)
+    prefill = [(rows, n, q) for rows, n, q in listed if q > 1]
+    assert [symbols[name] for name in ("Sp", "Pp", "Tp")] == [sum(row[i] for row in prefill) for i in range(3)]
     assert (symbols["T"], symbols["R"]) == (sum(q for q, _ in pairs), len(pairs))
 
 

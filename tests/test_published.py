@@ -26,8 +26,14 @@ DENSE = {
     "qwen3-32b": 32_762_123_264,
 }
 MIXTURES = {
+    "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v3": 671_026_419_200,  # without the 11.6 billion of the module that predicts a second token
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
     "mixtral-8x7b": 46_702_792_704,
     "mixtral-8x22b": 140_620_634_112,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
 }
 PARAMETERS = DENSE | MIXTURES
 """Sizes of the tensors in the published checkpoints on the Hugging Face hub, as their model pages sum them up."""
@@ -36,7 +42,7 @@ SPLIT = ("llama-3.1-8b", "llama-3.1-70b", "qwen3-8b", "mixtral-8x7b", "mixtral-8
 CASES = [*((name, 1) for name in PARAMETERS), *((name, 4) for name in SPLIT)]
 
 ANNOTATE = select("annotate-shapes,propagate-taint,expand-opaque,canonicalize,fuse-regions")
-BUFFERS = ("cos_sin_cache", "normalizer")
+BUFFERS = ("cos_sin_cache", "normalizer", "_k_scale")
 
 
 def weights(graph):
@@ -58,17 +64,20 @@ def test_flops_are_two_per_active_parameter_and_token(name, tp):
     """Every parameter is multiplied once per token, but the embedding table only where it is the output head, too."""
     graph = captured(name, tp)
     program = run(Program((graph,)), PIPELINE)
-    work = [op for op in program.operations if op.kind in (Kind.GEMM, Kind.MOE)]
-    flops = sum(evaluate(op.flops, {"T": 1000, "L": 1000, "A": 0}) * op.count for op in work)
+    work = [op for op in program.operations if op.kind in (Kind.GEMM, Kind.MOE, Kind.ATTENTION)]
+    alone = {"T": 1000, "L": 1000, "A": 0, "P": 0, "Pp": 0}  # what attention does beside attending: up-projections
+    prefill, decode = {**alone, "Tp": 1000, "Sp": 1000}, {**alone, "Tp": 0, "Sp": 0}
     sizes = weights(graph)
     tied = not any("lm_head" in path for path in sizes)
     experts = graph.config_values.get("E", 1)
     active = sum(
         size * (graph.config_values["K"] / experts if ".experts." in path else 1)
         for path, size in sizes.items()
-        if tied or "embed_tokens" not in path
+        if tied or path not in ("model.embed_tokens.weight", "model.embedding.weight")
     )
-    assert flops == pytest.approx(2 * 1000 * active, rel=0.01)
+    for batch in (prefill, decode):
+        flops = sum(evaluate(op.flops, batch) * op.count for op in work)
+        assert flops == pytest.approx(2 * 1000 * active, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "tp"), CASES)
@@ -83,10 +92,12 @@ def test_every_dimension_has_an_origin_and_every_operation_a_cost(name, tp):
 
 
 FAMILIES = [
+    ("gpt-oss-20b", "gpt-oss-120b"),
     ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"),
     ("mixtral-8x7b", "mixtral-8x22b"),
     ("qwen2.5-7b", "qwen2.5-32b"),
     ("qwen3-8b", "qwen3-32b"),
+    ("qwen3-30b-a3b", "qwen3-235b-a22b"),
 ]
 
 

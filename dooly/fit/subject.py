@@ -69,7 +69,7 @@ def subject_of(operation: Operation) -> Subject:
     window = _integer(operation, "window")
     experts = None
     if operation.kind is Kind.ATTENTION:
-        names = ("T", "R", "S", "P", "Pp", "Pm")
+        names = ("T", "R", "S", "P", "Pp", "Pm", *(name for name in ("Sp", "Tp") if name in operation.axes))
         tokens, requests, rows, pairs = (symbol(name) for name in names[:4])
         coordinates = (requests, tokens / requests, rows / requests, pairs / tokens)
     else:

@@ -117,6 +117,7 @@ def _attention(subject: Subject) -> Iterator[Structure]:
     )
     prefill = Contribution("peak", _replaced(subject.flops, pairs, symbol("Pp")))
     rows = Contribution("bandwidth", subject.bytes)
+    latent = list(_rooflines(subject.flops, subject.bytes))  # its FLOPs tell decode and prefill apart already
     bases: list[Structure] = [
         ((flops,),),
         ((rows,),),
@@ -126,7 +127,7 @@ def _attention(subject: Subject) -> Iterator[Structure]:
         ((flops, one), (rows,)),
         ((prefill, one), (rows,)),
     ]
-    for base in bases:
+    for base in latent if "Sp" in subject.symbols else bases:
         for chosen in _subsets(["R", "T"]):
             yield (_LAUNCH, *base, *map(_per, chosen))
 
