@@ -125,7 +125,7 @@ class Batch:
     def attention(self, window: int | None = None) -> dict[str, int]:
         """All symbols that a formula of attention may use: T, R, S, P as in `symbols`, and
 
-        Pm pairs of the request with the most; Tp, Sp and Pp are T, S and P of the requests with more than one new token.
+        Pm pairs of the request with the most; Tp, Sp, Pp: T, S and P of the requests with more than one new token.
         """
         count, tokens = len(self.requests), self.tokens
         if tokens == count:  # one new token each: a query sees exactly the rows that are read

@@ -37,7 +37,7 @@ class Facts:
             self.require(dividend, divisor)
 
     def require(self, dividend: Expr, divisor: Expr) -> None:
-        """Note that ``divisor``, which may be a number, divides ``dividend``, unless that follows from what is known."""
+        """Note that ``divisor``, be it a number, divides ``dividend``, unless that follows from what is known."""
         if self.quotient(dividend, divisor) is None:
             above, below = sympy.fraction(sympy.cancel(dividend / divisor))
             self._known[normal(below), normal(above)] = None

@@ -20,13 +20,13 @@ _LIBRARY.define("route(Tensor router_logits, SymInt top_k, str layer_name) -> (T
 _LIBRARY.define("experts(Tensor x, Tensor routing, Tensor? ids, str layer_name) -> Tensor")
 
 
-def _route(router_logits: torch.Tensor, top_k: int, layer_name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _route(router_logits: torch.Tensor, top_k: int, _: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights f32[T, K] and ids i32[T, K] of the experts of each token."""
     shape = (router_logits.shape[0], top_k)
     return router_logits.new_empty(shape, dtype=torch.float32), router_logits.new_empty(shape, dtype=torch.int32)
 
 
-def _experts(x: torch.Tensor, routing: torch.Tensor, ids: torch.Tensor | None, layer_name: str) -> torch.Tensor:
+def _experts(x: torch.Tensor, *_: Any) -> torch.Tensor:
     """The experts' weighted sum [T, H]; ``routing`` holds their weights, or router logits where ids are absent."""
     return torch.empty_like(x)
 

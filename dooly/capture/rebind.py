@@ -44,7 +44,9 @@ def kept_tensors(model: torch.nn.Module) -> Generator[None]:
 
     ``functional_call`` does so too, but not for a tensor whose module is registered twice.
     """
-    held = [(fields, dict(fields)) for each in model.modules() for fields in (each._parameters, each._buffers)]
+    held: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (fields, dict(fields)) for each in model.modules() for fields in (each._parameters, each._buffers)
+    ]
     try:
         yield
     finally:

@@ -114,7 +114,7 @@ def _replaced(
     """
 
     def hook(*_: Any) -> None:
-        for name, _ in model.named_buffers():
+        for name in dict(model.named_buffers()):
             now = _tensor(model, name)
             if now is not state[f"model.{name}"]:
                 weights[get_proxy_slot(now, tracer).proxy.node.name] = name

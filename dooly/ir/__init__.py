@@ -1,6 +1,17 @@
 """The intermediate representation: types, graphs, operations, text, rules.  Needs no torch."""
 
-from dooly.ir.expr import Expr, FloorDiv, evaluate, exact_div, floor_div, format_expr, normal, parse_expr, symbol, symbols_of
+from dooly.ir.expr import (
+    Expr,
+    FloorDiv,
+    evaluate,
+    exact_div,
+    floor_div,
+    format_expr,
+    normal,
+    parse_expr,
+    symbol,
+    symbols_of,
+)
 from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value
 from dooly.ir.operation import Operation, Use
 from dooly.ir.opset import Kind, kind_of, spec_of

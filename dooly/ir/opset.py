@@ -3,8 +3,8 @@
 FLOPs and bytes are sympy expressions in the symbols of the operand types, plus those that only a batch can tell:
 ``A`` experts that receive at least one token, and those of stateful operations (``dooly.ir.stateful``).
 
-FLOPs count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.  Moving,
-choosing, comparing and converting elements counts none, and integer arithmetic on indices is not told apart.
+FLOPs count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.
+Moving, choosing, comparing and converting elements counts none, and integer arithmetic on indices is not told apart.
 """
 
 from collections.abc import Mapping
@@ -50,8 +50,8 @@ class Spec:
         gathers: operands that are tables, each with the operand that holds its indices: one row is read per index.
         bytes: memory traffic; by default each operand read once (gathered ones by row), each result written once.
         batch: request symbols that the cost depends on beside those in the types.
-        passed: attributes whose value a kernel is merely passed, with what stands for all of them: a float for floats, an
-            integer for integers, None for leaving them out.
+        passed: attributes whose value a kernel is merely passed, with what stands for all of them: a float for floats,
+            an integer for integers, None for leaving them out.
         commutes: whether the order of the operands means nothing.
     """
 
@@ -124,9 +124,11 @@ def _commutative(flops: int, **passed: Attribute) -> Spec:
     return Spec(Kind.MEMORY, _per_element(flops), passed=passed, commutes=True)
 
 
+_VIEWS = ("reshape", "slice", "split", "transpose", "expand", "insert")
+
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
-    **dict.fromkeys(("reshape", "slice", "split", "transpose", "expand", "insert"), Spec(Kind.VIEW, _none, bytes=_none)),
+    **dict.fromkeys(_VIEWS, Spec(Kind.VIEW, _none, bytes=_none)),
     **dict.fromkeys(("linear", "matmul"), Spec(Kind.GEMM, _linear_flops)),
     "attention": Spec(
         Kind.ATTENTION,

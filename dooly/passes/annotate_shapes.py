@@ -94,7 +94,7 @@ class _Exact:
         args = [self._rewrite(cast(Expr, a)) for a in e.args]
         if isinstance(e, FloorDiv):
             return floor_div(args[0], args[1], self.facts)
-        return cast(Expr, e.func(*args))
+        return e.func(*args)
 
     def attribute(self, value: Attribute) -> Attribute:
         if isinstance(value, tuple):
