@@ -28,7 +28,7 @@ from dooly.capture.step import Step
 from dooly.ir import Owner
 from dooly.provenance.observed import Call, Observed, Tensor
 
-__all__ = ["observe"]
+__all__ = ["Watch", "observe"]
 
 
 def observe(
@@ -53,7 +53,7 @@ def observe(
             state = {f"model.{name}": torch.empty(p.shape, dtype=p.dtype, device="meta") for name, p in named}
             ids, positions = (torch.empty(tokens, dtype=torch.long, device="meta") for _ in range(2))
             indices = torch.empty(rows, dtype=torch.long, device="meta")
-            watch = stack.enter_context(_Watch(stack.enter_context(module_paths(step))))
+            watch = stack.enter_context(Watch(stack.enter_context(module_paths(step))))
             torch.func.functional_call(step, state, (ids, positions, indices))
         parameters = {name for name, _ in built.model.named_parameters()}
         weights = [
@@ -69,7 +69,7 @@ def _owners(built: Built, calls: list[Call]) -> tuple[Owner, ...]:
     return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 
 
-class _Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):
     """Notes every operation that reaches PyTorch's dispatcher."""
 
     def __init__(self, path: list[str]) -> None:
