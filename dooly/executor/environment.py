@@ -2,7 +2,8 @@
 
 The environment is split by the library that provides the kernel, so that an upgrade re-measures only what it changed.
 On the CPU platform GEMM, attention and MoE kernels all come from the engine's own compiled library; the small
-operations of a region come from torch, called through the engine's modules.
+operations of a region come from torch, called through the engine's modules.  On a GPU a GEMM is cuBLAS's, called by
+torch; a region is compiled by torch and Triton from the engine's native code; attention is its backend's library.
 """
 
 from dooly.database import Environment
@@ -17,6 +18,8 @@ def environment_for(operation: Operation, machine: Machine) -> Environment:
 
     Element types, KV-cache type and attention backend are part of the operation itself.
     """
+    if machine.torch_device == "cuda":
+        return _on_gpu(operation, machine)
     facts: dict[str, str | int] = {
         "platform": machine.platform,
         "device": machine.device,
@@ -34,6 +37,34 @@ def environment_for(operation: Operation, machine: Machine) -> Environment:
     return Environment.of(**facts)
 
 
+def _on_gpu(operation: Operation, machine: Machine) -> Environment:
+    facts: dict[str, str | int] = {
+        "platform": machine.platform,
+        "device": machine.device,
+        "driver": machine.fact("driver"),
+        "cuda": machine.fact("cuda"),
+        "mode": machine.mode,
+    }
+    if operation.kind is Kind.GEMM:
+        facts |= {"torch": machine.torch, "cublas": machine.fact("cublas")}
+    elif operation.kind is Kind.ATTENTION:
+        facts |= {"engine": machine.engine, "block_size": machine.block_size}
+        facts |= _backend_library(operation.attr("backend"), machine)
+    elif operation.kind is Kind.MOE:
+        facts |= {"engine": machine.engine, "triton": machine.fact("triton")}
+    else:
+        compiler = "inductor" if machine.mode == "graph" else "none"
+        facts |= {"engine": machine.engine, "torch": machine.torch, "triton": machine.fact("triton")}
+        facts |= {"compiler": compiler}
+    return Environment.of(**facts)
+
+
+def _backend_library(backend: object, machine: Machine) -> dict[str, str]:
+    """The library that an attention backend takes its kernels from; FlashAttention is the engine's own."""
+    name = {"FLASHINFER": "flashinfer", "TRITON_ATTN": "triton"}.get(str(backend))
+    return {} if name is None else {name: machine.fact(name)}
+
+
 def host_environment(machine: Machine) -> Environment:
     """The environment of host time: the interpreter and the engine's Python code on this host's processor."""
     return Environment.of(
@@ -44,6 +75,7 @@ def host_environment(machine: Machine) -> Environment:
         python=machine.python,
         torch=machine.torch,
         engine=machine.engine,
-        mode="eager",
+        mode=machine.mode,
         scheduling="sync",
+        **({"processor": machine.fact("processor")} if machine.torch_device == "cuda" else {}),
     )

@@ -16,7 +16,7 @@ from dooly.executor.runner import Runner
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Session, Unsupported, open_session
 from dooly.executor.sweep import ErrorModel, next_point
-from dooly.executor.timing import OTHERS, Precision, confidence, measure
+from dooly.executor.timing import OTHERS, Precision, confidence
 from dooly.ir import Operation
 from dooly.ir.printer import format_operation
 
@@ -98,7 +98,8 @@ def run_plan(
     """
     if budget_s <= 0:
         raise ProfileError(f"the budget is {budget_s:g} s, expected more than 0")
-    return _Run(plan, database, budget_s, precision or Precision(), error, retry_failed, progress).go()
+    precision = precision or Precision.usual(plan.machine.torch_device)
+    return _Run(plan, database, budget_s, precision, error, retry_failed, progress).go()
 
 
 class _Run:
@@ -181,7 +182,7 @@ class _Run:
         operation = row.operation
         if operation.name in self.broken:
             return False
-        expected_s = self.precision.cost_s(self.costs.latency_us(operation, point))
+        expected_s = self.costs.point_s(operation, point, self.precision)
         if operation.signature not in self.runners:
             expected_s += self.costs.build_s(operation)
         if self.elapsed() + expected_s > self.budget_s:
@@ -192,7 +193,7 @@ class _Run:
                 return False
             try:
                 trial = self._runner(operation).trial(point)
-                samples = measure(trial.call, self.precision, trial.aside)
+                samples = self._session().measure(trial, self.precision)
             except Unsupported as error:
                 self._give_up(row, claim, Status.SKIPPED, str(error))
                 self._skip(row, self._untouched(row), str(error))
@@ -257,21 +258,25 @@ class _Run:
 
     def _runner(self, operation: Operation) -> Runner:
         """The runner of an operation, kept while all kept ones use less than a quarter of the memory."""
-        if self.session is None:
-            self.session = self.stack.enter_context(open_session(self.plan.machine))
         runner = self.runners.get(operation.signature)
         if runner is None:
-            older = tuple(self.session.layers)
-            runner = make_runner(operation, self.session)
+            session = self._session()
+            older = tuple(session.layers)
+            runner = make_runner(operation, session)
             # Summed anew each time: the KV cache of an attention runner grows with its points.
             kept_bytes = sum(kept.weight_bytes for kept in self.runners.values())
             if kept_bytes + runner.weight_bytes > self.plan.machine.memory_bytes / _MEMORY_SHARE:
                 self.runners.clear()
                 for name in older:  # the engine's registry would keep their weights alive
-                    del self.session.layers[name]
+                    del session.layers[name]
                 gc.collect()
             self.runners[operation.signature] = runner
         return runner
+
+    def _session(self) -> Session:
+        if self.session is None:
+            self.session = self.stack.enter_context(open_session(self.plan.machine))
+        return self.session
 
     def _say(self, what: str, operation: str, detail: str) -> None:
         self.progress(Event(what, operation, detail, self.dealt_with, self.plan.points_missing, self.elapsed()))

@@ -24,7 +24,7 @@ from dooly.executor.host_engine import Step, Workload, record
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
-from dooly.executor.timing import Precision, measure
+from dooly.executor.timing import Precision
 from dooly.ir import Kind, Operation, Program
 
 __all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
@@ -196,7 +196,7 @@ def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, float
                     raise ProfileError(
                         f"host time: {operation.name} of the tiny model cannot run here: {error}"
                     ) from error
-                samples = measure(trial.call, Precision()).undisturbed_us
+                samples = session.measure(trial, Precision.usual(machine.torch_device)).undisturbed_us
                 latencies[operation.signature] = statistics.median(samples)
     return latencies
 

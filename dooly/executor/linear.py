@@ -7,7 +7,7 @@ from typing import Any
 from dooly.database import Point
 from dooly.executor.runner import Trial
 from dooly.executor.session import Session, Unsupported
-from dooly.executor.tensors import copies_for, dtype_of, need_memory, random_tensor, shape_of
+from dooly.executor.tensors import copies_for, dtype_of, need_memory, shape_of
 from dooly.ir import Operation
 from dooly.ir.types import ITEM_BYTES
 
@@ -37,26 +37,24 @@ class LinearRunner:
         self._layers = [self._layer(n, k, bias, weight.dtype, seed) for seed in range(copies)]
 
     def _layer(self, n: int, k: int, bias: bool, dtype: str, seed: int) -> Any:
-        from vllm.config import set_current_vllm_config
         from vllm.model_executor.layers.linear import ReplicatedLinear
 
-        config = self._session.config(dtype)
-        with set_current_vllm_config(config):
+        with self._session.building(dtype):
             layer = ReplicatedLinear(k, n, bias=bias, params_dtype=dtype_of(dtype))
             for parameter in layer.parameters():
                 scale = 1.0 / math.sqrt(k)
-                parameter.data.copy_(random_tensor(tuple(parameter.shape), dtype, seed)).mul_(scale)
+                parameter.data.copy_(self._session.random(tuple(parameter.shape), dtype, seed)).mul_(scale)
             layer.quant_method.process_weights_after_loading(layer)
         return layer
 
     def trial(self, point: Point) -> Trial:
         """One call with T rows."""
         x_type = self._operation.operands[0]
-        x = random_tensor(shape_of(x_type, point.axes), x_type.dtype)
+        x = self._session.random(shape_of(x_type, point.axes), x_type.dtype)
         turns = itertools.cycle([(layer, layer.quant_method.apply, layer.bias) for layer in self._layers])
 
         def call() -> Any:
             layer, apply, bias = next(turns)
             return apply(layer, x, bias)
 
-        return Trial(call, inputs=(x,))
+        return Trial(call, inputs=(x,), turns=len(self._layers))

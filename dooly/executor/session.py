@@ -5,16 +5,24 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dooly.database import Samples
 from dooly.engine import EngineSettings, engine_config, prepare_vllm
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine
-from dooly.executor.tensors import DTYPES
+from dooly.executor.runner import Trial
+from dooly.executor.tensors import DTYPES, dtype_of, random_tensor
+from dooly.executor.timing import Precision, measure
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Session", "Unsupported", "open_session"]
 
 _MAX_CONTEXT = 1 << 17
+_MAX_REQUESTS = {"cpu": 1, "cuda": 512}
+"""Buffers of metadata builders are made for so many requests; on the CPU they have none."""
 
 
 class Unsupported(Exception):
@@ -26,40 +34,78 @@ class Session:
 
     Attributes:
         machine: where it runs.
+        device: where tensors live, as torch calls it.
         layers: the engine's registry of layers by name, shared by all configurations of this session.
         forward: the engine's ForwardContext, in force while the session is open; runners put their metadata there.
     """
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.machine = machine
+        self.device: str = machine.torch_device
         self.layers: dict[str, Any] = {}
         self.forward: Any = None
         self._folder = folder
         self._configs: dict[str, Any] = {}
         self._names = 0
 
-    def config(self, dtype: str) -> Any:
+    def config(self, dtype: str, *, backend: str | None = None, **model: int) -> Any:
         """A vllm.config.VllmConfig for layers of this element type (IR name), made once.
+
+        Args:
+            backend: attention backend by the engine's name; its own choice by default.
+            model: fields of config.json that a layer takes from there and not from its arguments.
 
         Raises:
             Unsupported: the engine has no model of this type.
         """
         if dtype not in ("bf16", "f16", "f32"):
             raise Unsupported(f"the engine runs no layers in {dtype}")
-        if dtype not in self._configs:
-            folder = self._folder / dtype
+        key = "-".join([dtype, backend or "", *(f"{name}={value}" for name, value in sorted(model.items()))])
+        if key not in self._configs:
+            folder = self._folder / key
             folder.mkdir()
-            (folder / "config.json").write_text(json.dumps(_MODEL | {"torch_dtype": DTYPES[dtype]}))
+            (folder / "config.json").write_text(json.dumps(_MODEL | model | {"torch_dtype": DTYPES[dtype]}))
             settings = EngineSettings(
-                max_num_seqs=1,
+                max_num_seqs=_MAX_REQUESTS[self.device],
                 max_num_batched_tokens=_MAX_CONTEXT,
                 max_model_len=_MAX_CONTEXT,
                 block_size=self.machine.block_size,
             )
-            config = engine_config(folder, settings)
+            config = engine_config(folder, settings, enforce_eager=self.machine.mode == "eager", backend=backend)
             config.compilation_config.static_forward_context = self.layers
-            self._configs[dtype] = config
-        return self._configs[dtype]
+            self._configs[key] = config
+        return self._configs[key]
+
+    @contextmanager
+    def building(self, dtype: str, config: Any = None) -> Generator[Any]:
+        """Surroundings in which the engine builds layers of this element type; gives the configuration in force.
+
+        Raises:
+            Unsupported: the engine has no model of this type.
+        """
+        import torch
+        from vllm.config import set_current_vllm_config
+
+        config = config or self.config(dtype)
+        default_dtype = torch.get_default_dtype()
+        torch.set_default_dtype(dtype_of(dtype))
+        try:
+            with torch.device(self.device), set_current_vllm_config(config):
+                yield config
+        finally:
+            torch.set_default_dtype(default_dtype)
+
+    def random(self, shape: tuple[int, ...], dtype: str, seed: int = 0) -> "torch.Tensor":
+        """A random tensor where this session's tensors live."""
+        return random_tensor(shape, dtype, seed, self.device)
+
+    def measure(self, trial: Trial, precision: Precision) -> Samples:
+        """Time one trial with the clock of this device."""
+        if self.device == "cuda":
+            from dooly.executor.gpu_timing import measure_on_gpu
+
+            return measure_on_gpu(trial, precision, graph=self.machine.mode == "graph")
+        return measure(trial.call, precision, trial.aside)
 
     def layer_name(self) -> str:
         """A layer name not used before; the engine keeps its layers by name."""
@@ -101,6 +147,8 @@ def open_session(machine: Machine) -> Generator[Session]:
     )
     from vllm.forward_context import create_forward_context, override_forward_context
 
+    if machine.torch_device == "cuda":
+        torch.cuda.set_device(0)
     if torch.get_num_threads() != machine.threads:
         torch.set_num_threads(machine.threads)
     if torch.get_num_threads() != machine.threads:  # an engine that ran here before has frozen the number
@@ -115,6 +163,10 @@ def open_session(machine: Machine) -> Generator[Session]:
         with set_current_vllm_config(config):
             init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
             initialize_model_parallel(1, 1)
+        if session.device == "cuda":
+            from vllm.v1.worker.workspace import init_workspace_manager
+
+            init_workspace_manager(torch.device("cuda"))
         config.kernel_config.ir_op_priority.set_default()
         vllm.ir.set_default_torch_wrap(config.compilation_config.ir_enable_torch_wrap)
         session.forward = create_forward_context({}, config, slot_mapping={})

@@ -1,40 +1,61 @@
-"""What the engine calls for each small operation of a region on the CPU platform."""
+"""What the engine calls for each small operation of a region: its own kernels, or its code in plain torch."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
+
+import sympy
 
 from dooly.executor.session import Session, Unsupported
-from dooly.executor.tensors import DTYPES, dtype_of, shape_of
-from dooly.ir import Attribute, Op
+from dooly.executor.tensors import DTYPES, dtype_of
+from dooly.ir import Attribute, Op, TensorType
 from dooly.ir.expr import Expr
 
 __all__ = ["callable_for"]
 
-Call = Callable[..., Any]
+Sizes: TypeAlias = Mapping[str, int]
+Call: TypeAlias = Callable[..., Any]
 
 
-def callable_for(op: Op, sizes: Mapping[str, int], session: Session, *, check_only: bool = False) -> Call:
-    """The function that does `op` on its operands, shapes taken at `sizes`.
+def callable_for(op: Op, session: Session, *, native: bool = False) -> Call:
+    """The function that does `op`: sizes of the request symbols first, then its operands.
 
     Args:
-        check_only: only look whether there is one; `sizes` may then be empty.
+        native: the engine's code in plain torch, which its compiler fuses, instead of its custom kernels.
 
     Raises:
         Unsupported: the engine's function for it is not known.
     """
-    if op.target in _VIEWS:
-        return _nothing if check_only else _VIEWS[op.target](op, sizes)
+    if op.target in _SHAPED:
+        return _SHAPED[op.target](op, session)
+    if native and op.target in _NATIVE:
+        return _without_sizes(_NATIVE[op.target](op, session))
     if op.target in _ENGINE:
-        return _ENGINE[op.target](op, session)
-    if op.target == "fill":
-        return _nothing if check_only else _fill(op, sizes)
+        return _without_sizes(_ENGINE[op.target](op, session))
     if "." in op.target and not op.target.startswith("aten."):
         raise Unsupported(f"no function is known for {op.target}")
-    return _aten(op)
+    return _without_sizes(_aten(op))
 
 
-def _nothing(*_operands: Any) -> None:
-    return None
+def _without_sizes(function: Call) -> Call:
+    return lambda _sizes, *operands: function(*operands)
+
+
+def _dims(type_: TensorType) -> Callable[[Sizes], list[int]]:
+    """The shape as a function of the sizes; symbolic sizes of a compiler pass through it."""
+    functions = [_dim(dim) for dim in type_.shape]
+    return lambda sizes: [function(sizes) for function in functions]
+
+
+def _dim(dim: Expr) -> Callable[[Sizes], int]:
+    names = sorted(map(str, dim.free_symbols))
+    if not names:
+        value = int(dim)
+        return lambda _sizes: value
+    if dim.is_Symbol:
+        (name,) = names
+        return lambda sizes: sizes[name]
+    function: Call = sympy.lambdify(names, dim, modules=[{"floor": int}])
+    return lambda sizes: function(*[sizes[name] for name in names])
 
 
 def _integer(op: Op, name: str) -> int:
@@ -54,47 +75,48 @@ def _number(op: Op, name: str) -> float:
 # -- views and constants ---------------------------------------------------------------------------------------------
 
 
-def _reshape(op: Op, sizes: Mapping[str, int]) -> Call:
-    shape = shape_of(op.results[0].type, sizes)
-    return lambda x: x.reshape(shape)
+def _reshape(op: Op, _session: Session) -> Call:
+    shape = _dims(op.results[0].type)
+    return lambda sizes, x: x.reshape(shape(sizes))
 
 
-def _slice(op: Op, sizes: Mapping[str, int]) -> Call:
+def _slice(op: Op, _session: Session) -> Call:
     dim, start = _integer(op, "dim"), _integer(op, "start")
-    length = shape_of(op.results[0].type, sizes)[dim]
-    return lambda x: x.narrow(dim, start, length)
+    length = _dim(op.results[0].type.shape[dim])
+    return lambda sizes, x: x.narrow(dim, start, length(sizes))
 
 
-def _split(op: Op, sizes: Mapping[str, int]) -> Call:
+def _split(op: Op, _session: Session) -> Call:
     dim = _integer(op, "dim")
-    parts = [shape_of(value.type, sizes)[dim] for value in op.results]
-    return lambda x: x.split(parts, dim)
+    parts = [_dim(value.type.shape[dim]) for value in op.results]
+    return lambda sizes, x: x.split([part(sizes) for part in parts], dim)
 
 
-def _transpose(op: Op, _sizes: Mapping[str, int]) -> Call:
+def _transpose(op: Op, _session: Session) -> Call:
     order = _plain(op.attr("order"))
-    return lambda x: x.permute(order)
+    return lambda _sizes, x: x.permute(order)
 
 
-def _expand(op: Op, sizes: Mapping[str, int]) -> Call:
-    shape = shape_of(op.results[0].type, sizes)
-    return lambda x: x.expand(shape)
+def _expand(op: Op, _session: Session) -> Call:
+    shape = _dims(op.results[0].type)
+    return lambda sizes, x: x.expand(shape(sizes))
 
 
-def _fill(op: Op, sizes: Mapping[str, int]) -> Call:
+def _fill(op: Op, session: Session) -> Call:
     import torch
 
     type_ = op.results[0].type
-    shape, dtype = shape_of(type_, sizes), dtype_of(type_.dtype)
-    return lambda: torch.zeros(shape, dtype=dtype)
+    shape, dtype = _dims(type_), dtype_of(type_.dtype)
+    return lambda sizes: torch.zeros(shape(sizes), dtype=dtype, device=session.device)
 
 
-_VIEWS: Mapping[str, Callable[[Op, Mapping[str, int]], Call]] = {
+_SHAPED: Mapping[str, Callable[[Op, Session], Call]] = {
     "reshape": _reshape,
     "slice": _slice,
     "split": _split,
     "transpose": _transpose,
     "expand": _expand,
+    "fill": _fill,
 }
 
 
@@ -154,11 +176,46 @@ def _copy(_op: Op, _session: Session) -> Call:
     return lambda x: x.clone()
 
 
-def _argmax(op: Op, _session: Session) -> Call:
-    """Greedy sampling over the last axis is the engine's own kernel; an explicit axis is ATen's."""
+def _vocab_parallel_embedding(op: Op, session: Session) -> Call:
+    """The engine's embedding on one of several ranks: rows of other ranks count as zero."""
+    from torch.nn.functional import embedding
+    from vllm.model_executor.layers.vocab_parallel_embedding import get_masked_input_and_mask
+
+    if session.device == "cpu":
+        raise Unsupported("no function is known for vocab_parallel_embedding on the CPU")
+    bounds = [_integer(op, name) for name in _VOCABULARY]
+
+    def call(ids: Any, table: Any) -> Any:
+        inside, outside = get_masked_input_and_mask(ids, *bounds)
+        return embedding(inside.long(), table).masked_fill_(outside.unsqueeze(-1), 0)
+
+    return call
+
+
+_VOCABULARY = (
+    "org_vocab_start_index",
+    "org_vocab_end_index",
+    "num_org_vocab_padding",
+    "added_vocab_start_index",
+    "added_vocab_end_index",
+)
+
+
+def _gelu_tanh_and_mul(_op: Op, session: Session) -> Call:
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.layers.activation import GeluAndMul
+
+    with set_current_vllm_config(session.config("bf16")):
+        return GeluAndMul(approximate="tanh")
+
+
+def _argmax(op: Op, session: Session) -> Call:
+    """Greedy sampling over the last axis is the engine's own kernel on the CPU; an explicit axis is ATen's."""
     import torch
 
-    return _aten(op) if op.attr("dim") is not None else torch.ops._C.greedy_argmax
+    if op.attr("dim") is not None:
+        return _aten(op)
+    return torch.ops._C.greedy_argmax if session.device == "cpu" else lambda x: x.argmax(-1)
 
 
 _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {
@@ -170,7 +227,57 @@ _ENGINE: Mapping[str, Callable[[Op, Session], Call]] = {
     "silu_and_mul": _silu_and_mul,
     "cast": _cast,
     "copy": _copy,
+    "vocab_parallel_embedding": _vocab_parallel_embedding,
+    "gelu_tanh_and_mul": _gelu_tanh_and_mul,
     "argmax": _argmax,
+}
+
+
+# -- the same in plain torch -----------------------------------------------------------------------------------------
+
+
+def _native_rms_norm(op: Op, _session: Session) -> Call:
+    from vllm import ir
+
+    function, eps = ir.ops.rms_norm.impls["native"].impl_fn, _number(op, "eps")
+    return lambda x, weight=None: function(x, weight, eps, None)
+
+
+def _native_add_rms_norm(op: Op, _session: Session) -> Call:
+    from vllm import ir
+
+    function, eps = ir.ops.fused_add_rms_norm.impls["native"].impl_fn, _number(op, "eps")
+    return lambda x, residual, weight=None: function(x, residual, weight, eps, None)
+
+
+def _native_rotary_embedding(op: Op, _session: Session) -> Call:
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    head_size, neox = _integer(op, "head_size"), op.attr("is_neox") is not False
+    function = RotaryEmbedding.forward_static
+
+    def call(positions: Any, query: Any, key: Any, table: Any) -> tuple[Any, Any]:
+        return function(positions, query, key, head_size, table.shape[-1], table, neox)
+
+    return call
+
+
+def _native_silu_and_mul(_op: Op, _session: Session) -> Call:
+    from vllm.model_executor.layers.activation import SiluAndMul
+
+    return SiluAndMul.forward_native
+
+
+def _native_gelu_tanh_and_mul(_op: Op, session: Session) -> Call:
+    return _gelu_tanh_and_mul(_op, session).forward_native
+
+
+_NATIVE: Mapping[str, Callable[[Op, Session], Call]] = {
+    "rms_norm": _native_rms_norm,
+    "add_rms_norm": _native_add_rms_norm,
+    "rotary_embedding": _native_rotary_embedding,
+    "silu_and_mul": _native_silu_and_mul,
+    "gelu_tanh_and_mul": _native_gelu_tanh_and_mul,
 }
 
 

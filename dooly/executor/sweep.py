@@ -8,14 +8,17 @@ from typing import TypeAlias
 
 from dooly.database import Measurement, Point
 from dooly.errors import ProfileError
+from dooly.executor import vidur_grid
 from dooly.executor.moe import activated_bounds
 from dooly.ir import Kind, Operation
 from dooly.ir.expr import Expr
 
-__all__ = ["ErrorModel", "Ranges", "coarse_points", "expected_refinements", "next_point", "rows_limit"]
+__all__ = ["SWEEPS", "ErrorModel", "Ranges", "coarse_points", "expected_refinements", "next_point", "rows_limit"]
 
 ErrorModel: TypeAlias = Callable[[Operation, Sequence[Measurement]], Mapping[Point, float] | None]
 """Relative held-out error of the caller's formula at measured points; None where it has no formula yet."""
+
+SWEEPS = ("adaptive", "vidur")
 
 _STEP = 4
 _SHORT = 16
@@ -33,14 +36,16 @@ class Ranges:
         max_tokens: most tokens of one step.
         max_requests: most requests of one step.
         max_context: longest context of one request, prompt and output.
+        sweep: ``adaptive``: a coarse grid, then points where the curve is known worst; ``vidur``: Vidur's fixed grid.
 
     Raises:
-        ProfileError: a limit is below 1, or a step cannot hold one token of every request.
+        ProfileError: a limit is below 1, a step cannot hold one token of every request, or the sweep is unknown.
     """
 
     max_tokens: int = 512
     max_requests: int = 16
     max_context: int = 2048
+    sweep: str = "adaptive"
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_requests", "max_context"):
@@ -50,6 +55,8 @@ class Ranges:
             raise ProfileError(
                 f"max-requests is {self.max_requests} but a step holds only max-tokens = {self.max_tokens}; raise it"
             )
+        if self.sweep not in SWEEPS:
+            raise ProfileError(f"unknown sweep {self.sweep!r}; known: {', '.join(SWEEPS)}")
 
 
 def rows_limit(operation: Operation, ranges: Ranges) -> int:
@@ -60,6 +67,8 @@ def rows_limit(operation: Operation, ranges: Ranges) -> int:
 
 def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     """The grid that an operation needs before a formula makes sense, most telling points first."""
+    if ranges.sweep == "vidur":
+        return _fixed_grid(operation, ranges)
     if operation.kind is Kind.ATTENTION:
         points = _attention_grid(ranges)
     elif operation.kind is Kind.MOE:
@@ -67,6 +76,28 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     else:
         points = _axes_grid(operation, ranges)
     return tuple(dict.fromkeys(points))
+
+
+def _fixed_grid(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
+    if operation.kind is Kind.ATTENTION:
+        return tuple(dict.fromkeys(vidur_grid.attention_points(ranges.max_context)))
+    limit = rows_limit(operation, ranges)
+    rows = vidur_grid.token_counts(limit)
+    if operation.kind is Kind.MOE:
+        return tuple(Point.of(T=tokens, A=_expected_activated(operation, tokens)) for tokens in rows)
+    return tuple(_of_tokens(operation, tokens, ranges) for tokens in rows)
+
+
+def _of_tokens(operation: Operation, tokens: int, ranges: Ranges) -> Point:
+    rows = {"L": min(tokens, ranges.max_requests)} if "T" in operation.axes else {}
+    return Point.of(**(dict.fromkeys(operation.axes, tokens) | {n: v for n, v in rows.items() if n in operation.axes}))
+
+
+def _expected_activated(operation: Operation, tokens: int) -> int:
+    """Experts that `tokens` tokens activate when the router spreads them evenly."""
+    experts, top_k = _moe_sizes(operation)
+    low, high = activated_bounds(tokens, experts, top_k)
+    return min(high, max(low, round(experts * (1.0 - (1.0 - top_k / experts) ** tokens))))
 
 
 def geometric(limit: int, start: int = 1) -> list[int]:
@@ -109,9 +140,7 @@ def _axes_grid(operation: Operation, ranges: Ranges) -> Iterable[Point]:
 def _moe_grid(operation: Operation, limit: int) -> Iterable[Point]:
     experts, top_k = _moe_sizes(operation)
     for tokens in _ends_first(geometric(limit)):
-        low, high = activated_bounds(tokens, experts, top_k)
-        expected = round(experts * (1.0 - (1.0 - top_k / experts) ** tokens))
-        yield Point.of(T=tokens, A=min(high, max(low, expected)))
+        yield Point.of(T=tokens, A=_expected_activated(operation, tokens))
     for tokens in (max(1, limit // 16), limit):
         for activated in activated_bounds(tokens, experts, top_k):
             yield Point.of(T=tokens, A=activated)
@@ -170,6 +199,8 @@ def next_point(
         measured: all points that were taken, of which those beyond the grid count against the allowance.
         error: the caller's held-out error; by default that of interpolating between neighbours.
     """
+    if ranges.sweep == "vidur":
+        return None
     have = {measurement.point for measurement in measured}
     beyond = have - set(coarse_points(operation, ranges))
     if len(beyond) >= _EXTRA.get(operation.kind, _EXTRA_DEFAULT):

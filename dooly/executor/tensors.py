@@ -58,19 +58,19 @@ def need_memory(n_bytes: int, machine: Machine) -> None:
     """Refuse before the operating system kills the process.
 
     Raises:
-        MemoryError: `n_bytes` is more than half of the physical memory.
+        MemoryError: `n_bytes` is more than half of the device's memory.
     """
     if n_bytes > machine.memory_bytes // 2:
         raise MemoryError(f"needs {n_bytes / 2**30:.1f} GiB, more than half of {machine.memory_bytes / 2**30:.1f} GiB")
 
 
-def random_tensor(shape: tuple[int, ...], dtype: str, seed: int = 0) -> "torch.Tensor":
+def random_tensor(shape: tuple[int, ...], dtype: str, seed: int = 0, device: str = "cpu") -> "torch.Tensor":
     """Values of about unit size, at memory speed: one random tile repeated."""
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     count = math.prod(shape)
-    tile = torch.randn(min(count, _TILE), generator=generator).to(dtype_of(dtype))
+    tile = torch.randn(min(count, _TILE), generator=generator, device=device).to(dtype_of(dtype))
     if count == 0:
-        return torch.empty(shape, dtype=dtype_of(dtype))
+        return torch.empty(shape, dtype=dtype_of(dtype), device=device)
     return tile.repeat(math.ceil(count / tile.numel()))[:count].view(shape)

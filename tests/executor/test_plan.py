@@ -17,6 +17,7 @@ from dooly.executor.host import wanted_points
 from dooly.executor.runner import Trial
 from dooly.executor.session import Unsupported
 from dooly.executor.sweep import coarse_points
+from dooly.executor.timing import measure
 from dooly.ir import Operation, TensorType, parse_expr
 
 RANGES = Ranges(max_tokens=64, max_requests=4, max_context=128)
@@ -45,7 +46,10 @@ def pretend(monkeypatch):
 
     @contextmanager
     def no_session(machine):
-        yield SimpleNamespace(machine=machine, layers=state.layers)
+        def timed(trial, precision):
+            return measure(trial.call, precision, trial.aside)
+
+        yield SimpleNamespace(machine=machine, layers=state.layers, measure=timed)
 
     class Pretender:
         weight_bytes = 1 << 20

@@ -8,6 +8,8 @@ import pytest
 
 from dooly.database import Point
 from dooly.executor import Precision, machine
+from dooly.executor.region import RegionRunner, _model_and_after
+from dooly.executor.region_pass import Pass, compile_pass
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.tensors import copies_for, need_memory, random_tensor
@@ -95,22 +97,25 @@ def test_attention_of_any_batch(session, step, batch, window: str):
     The lengths are such that both fill as many blocks, and so the same ones, and that both are in the order of points.
     """
     runner = make_runner(step("f32", window)["attention3 128"], session)
-    trial = runner.trial(Point.of_requests(batch))
     old = (None, random_tensor((0, 64), "f32"), random_tensor((0, 64), "f32"))
+    filled = None
     if any(cached for _, cached in batch):
         filling = runner.trial(Point.of_requests([(cached, 0) for _, cached in batch]))
         filling.call()
-        old = filling.inputs
+        old, filled = filling.inputs, runner.caches[0]
+    trial = runner.trial(Point.of_requests(batch))
+    if filled is not None:
+        runner.caches[0].copy_(filled)
     wanted = reference_attention(batch, old, trial.inputs, 4, 2, 32, None if window == "none" else int(window))
     close(trial.call(), wanted, "f32")
 
 
 def test_requests_have_distinct_physical_blocks(session, step):
     runner = make_runner(step("bf16")["attention3 128"], session)
-    table = runner.block_table([(1, 100), (40, 0), (3, 64)], first_block=5)
+    table = runner.block_table([(1, 100), (40, 0), (3, 64)])
     blocks = [block for row in table for block in row]
     assert [len(row) for row in table] == [4, 2, 3]
-    assert sorted(blocks) == list(range(5, 14))
+    assert sorted(blocks) == list(range(1, 10))
     assert blocks != sorted(blocks)
 
 
@@ -217,3 +222,28 @@ def test_weights_exceed_the_cache_and_memory_is_checked_first(session):
     assert copies_for(1 << 40, here) == 2
     with pytest.raises(MemoryError, match="more than half"):
         need_memory(here.memory_bytes, here)
+
+
+def test_a_compiled_region_computes_the_same_for_any_number_of_tokens(session, step):
+    operation = step("f32")["slice+slice+rotary_embedding"]
+    runner = RegionRunner(operation, session)
+    part = Pass(operation.body, session, native=True)
+    compile_pass(part, runner.trial(Point.of(T=64)).inputs, session)
+    for tokens in (1, 7, 200):
+        trial = runner.trial(Point.of(T=tokens))
+        inputs = tuple(tensor.clone() for tensor in trial.inputs)
+        for found, wanted in zip(part(*inputs), trial.call(), strict=True):
+            close(found, wanted, "f32")
+
+
+def test_what_has_rows_of_logits_runs_after_the_model(step):
+    operation = step("bf16")["add+mul+index_select"]
+    model, after = _model_and_after(operation, operation.body)
+    assert [op.target for op in model.ops] == ["add", "mul"]
+    assert [op.target for op in after.ops] == ["index_select"]
+    assert {arg.name for arg in after.args} >= set(model.outputs)
+    assert after.outputs == operation.body.outputs
+    sampling = step("bf16")["cast+argmax"]
+    model, after = _model_and_after(sampling, sampling.body)
+    assert not model.ops
+    assert len(after.ops) == 2

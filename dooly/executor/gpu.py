@@ -1,0 +1,97 @@
+"""A GPU as NVML and torch describe it, and its clocks while it works."""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dooly.errors import ProfileError
+
+__all__ = ["Gauge", "Reading", "gpu_facts"]
+
+_PLATFORMS = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200"}
+_LIBRARIES = {
+    "cublas": ("nvidia-cublas", "nvidia-cublas-cu13", "nvidia-cublas-cu12"),
+    "triton": ("triton",),
+    "flashinfer": ("flashinfer-python",),
+}
+
+
+def gpu_facts(processor: str) -> dict[str, Any]:
+    """Fields of `Machine` that describe the first GPU.
+
+    Args:
+        processor: model of the host's processor.
+
+    Raises:
+        ProfileError: dooly does not know this kind of GPU, or torch cannot use it.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ProfileError("this machine has a GPU but torch cannot use it; install torch for CUDA")
+    properties: Any = torch.cuda.get_device_properties(0)
+    if properties.name not in _PLATFORMS:
+        raise ProfileError(f"the GPU here is {properties.name}; known: {', '.join(_PLATFORMS)}")
+    facts = {"cuda": torch.version.cuda or "", "driver": _driver(), "processor": processor}
+    facts |= {name: found for name, packages in _LIBRARIES.items() if (found := _first(packages))}
+    return {
+        "platform": _PLATFORMS[properties.name],
+        "device": properties.name,
+        "isa": f"sm_{properties.major}{properties.minor}",
+        "cache_bytes": properties.L2_cache_size,
+        "memory_bytes": properties.total_memory,
+        "facts": tuple(sorted(facts.items())),
+    }
+
+
+def _first(packages: tuple[str, ...]) -> str:
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _driver() -> str:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        text: str = pynvml.nvmlSystemGetDriverVersion()
+        return text
+    finally:
+        pynvml.nvmlShutdown()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """State of the GPU at one moment: clocks in MHz, temperature in degrees Celsius, power in W."""
+
+    clock_mhz: float
+    memory_mhz: float
+    temperature_c: float
+    power_w: float
+
+
+class Gauge:
+    """Reads the state of the GPU that torch uses; changes nothing."""
+
+    def __init__(self) -> None:
+        import pynvml
+        import torch
+
+        pynvml.nvmlInit()
+        self._nvml: Any = pynvml
+        uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+        self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+
+    def read(self) -> Reading:
+        """The present state."""
+        nvml, handle = self._nvml, self._handle
+        return Reading(
+            clock_mhz=float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            memory_mhz=float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            temperature_c=float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        )
