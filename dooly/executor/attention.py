@@ -73,7 +73,10 @@ class AttentionRunner:
                 raise Unsupported(f"the engine selects {backend.get_name()} here, the operation names {wanted}")
             self._spec: Any = self._layer.get_kv_cache_spec(self._config)
             device = torch.device(session.device)
-            self._builder: Any = backend.get_builder_cls()(self._spec, [self._name], self._config, device)
+            try:
+                self._builder: Any = backend.get_builder_cls()(self._spec, [self._name], self._config, device)
+            except NotImplementedError as error:
+                raise Unsupported(f"{backend.get_name()} refuses: {error}") from error
         self.caches: list[Any] = []
 
     def trial(self, point: Point) -> Trial:

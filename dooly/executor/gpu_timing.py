@@ -17,6 +17,7 @@ from dooly.executor.timing import Precision, confidence
 __all__ = ["measure_on_gpu"]
 
 _LONGEST_SAMPLE_US = 20_000.0
+_MOST_LOOPS = 256
 _BATCH = 5
 """Samples that are queued before the host waits, so that the GPU never waits for the host."""
 
@@ -45,9 +46,12 @@ def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool) -> Sample
     try:
         with torch.cuda.stream(stream):
             warmups = [_between_events(trial.call, 1)[0] for _ in range(max(precision.warmups, 1))]
-            loops = loops_for(trial.turns, min(warmups), precision.sample_us)
-            run = _captured(trial.call, loops) if graph else functools.partial(_repeat, trial.call, loops)
-            warmups += [value / loops for value in _between_events(run, 1)]
+            loops, call_us = 0, min(warmups)
+            while (wanted := loops_for(trial.turns, call_us, precision.sample_us)) > 1.5 * loops:
+                loops = wanted
+                run = _captured(trial.call, loops) if graph else functools.partial(_repeat, trial.call, loops)
+                warmups += [value / loops for value in _between_events(run, 2)]
+                call_us = warmups[-1]  # a call in a graph is far shorter than one that is launched
             values: list[float] = []
             started = time.perf_counter()
             while not _enough(values, precision, time.perf_counter() - started):
@@ -64,13 +68,13 @@ def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool) -> Sample
 
 
 def loops_for(turns: int, call_us: float, sample_us: float) -> int:
-    """Calls per sample: whole turns and at least `sample_us`, but no longer than 20 ms.
+    """Calls per sample: whole turns and at least `sample_us`, but no longer than 20 ms and no more than 256.
 
-    >>> loops_for(3, 10.0, 100.0), loops_for(64, 1000.0, 100.0)
-    (12, 20)
+    >>> loops_for(3, 10.0, 100.0), loops_for(64, 1000.0, 100.0), loops_for(3, 0.1, 100.0)
+    (12, 20, 256)
     """
     wanted = turns * math.ceil(sample_us / (call_us * turns))
-    return max(1, min(wanted, math.floor(_LONGEST_SAMPLE_US / call_us)))
+    return max(1, min(wanted, math.floor(_LONGEST_SAMPLE_US / call_us), _MOST_LOOPS))
 
 
 def _repeat(call: Callable[[], object], loops: int) -> None:

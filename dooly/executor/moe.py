@@ -2,8 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dooly.database import Point
 from dooly.executor.runner import Trial
@@ -24,8 +26,8 @@ def activated_bounds(tokens: int, experts: int, top_k: int) -> tuple[int, int]:
     return top_k, min(experts, tokens * top_k)
 
 
-def routing(tokens: int, experts: int, top_k: int, activated: int, shift: int = 0) -> list[list[int]]:
-    """Experts of each token such that exactly `activated` are hit and all of them equally often, give or take one.
+def routing(tokens: int, experts: int, top_k: int, activated: int, shift: int = 0) -> npt.NDArray[np.int64]:
+    """Experts of each token, [tokens, top_k], such that exactly `activated` are hit and all of them equally often, give or take one.
 
     Args:
         shift: which experts: `shift`, `shift + 1`, ... modulo `experts`.
@@ -36,9 +38,8 @@ def routing(tokens: int, experts: int, top_k: int, activated: int, shift: int = 
     low, high = activated_bounds(tokens, experts, top_k)
     if not low <= activated <= high:
         raise ValueError(f"{tokens} tokens of top {top_k} activate {low} to {high} experts, not {activated}")
-    return [
-        [((token * top_k + slot) % activated + shift) % experts for slot in range(top_k)] for token in range(tokens)
-    ]
+    slots = np.arange(tokens * top_k, dtype=np.int64).reshape(tokens, top_k)
+    return (slots % activated + shift) % experts
 
 
 class MoeRunner:
@@ -108,14 +109,14 @@ class MoeRunner:
 
         return Trial(call, inputs=(hidden, turns[0][1]), turns=len(turns))
 
-    def logits(self, routed: Sequence[Sequence[int]]) -> Any:
+    def logits(self, routed: npt.NDArray[np.int64]) -> Any:
         """Router logits [T, E] whose top k are the wanted experts, with distinct weights."""
         import torch
 
         logits_type = self._operation.operands[1].dtype
         device = self._session.device
         logits = self._session.random((len(routed), self._experts), "f32").clamp_(-4.0, 4.0)
-        wanted = torch.tensor(routed, dtype=torch.int64, device=device)
+        wanted = torch.from_numpy(routed).to(device)
         offsets = 10.0 + 0.5 * torch.arange(self._top_k, dtype=torch.float32, device=device).expand(len(routed), -1)
         return logits.scatter_(1, wanted, offsets).to(dtype_of(logits_type))
 

@@ -172,7 +172,7 @@ def open_session(machine: Machine) -> Generator[Session]:
         session.forward = create_forward_context({}, config, slot_mapping={})
         session.forward.all_moe_layers = None  # layers are called by name, as often as it takes
         try:
-            with override_forward_context(session.forward):
+            with override_forward_context(session.forward), set_current_vllm_config(config):
                 yield session
         finally:
             cleanup_dist_env_and_memory()

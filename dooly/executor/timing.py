@@ -43,7 +43,7 @@ class Precision:
     def usual(cls, device: str) -> "Precision":
         """What suits a device (torch's name): GPUs hardly scatter, so they need few samples for a closer interval."""
         if device == "cuda":
-            return cls(sample_us=300.0, tolerance=0.01, min_samples=15, max_samples=60, floor_s=0.0, cap_s=0.4)
+            return cls(sample_us=1000.0, tolerance=0.01, min_samples=15, max_samples=60, floor_s=0.0, cap_s=0.4)
         return cls()
 
     def cost_s(self, call_us: float) -> float:

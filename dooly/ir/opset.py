@@ -173,6 +173,7 @@ OPSET: Mapping[str, Spec] = {
     "sigmoid": _memory(4),
     "softmax": _memory(4),
     "gelu": _memory(9),
+    "gelu_tanh_and_mul": _memory(10),
     "clamp": _memory(0, min=-1.0, max=1.0),
     **dict.fromkeys(("cast", "copy", "cat", "stack", "fill", "where", "argmax"), _memory(0)),
     "masked_fill": _memory(0, value=0.0),

@@ -76,7 +76,7 @@ def test_moe_grid_stays_within_what_can_be_activated(moe):
 
 @pytest.mark.parametrize(("tokens", "experts", "top_k", "activated"), [(1, 8, 2, 2), (5, 8, 2, 7), (64, 128, 8, 100)])
 def test_routing_hits_exactly_so_many_experts_evenly(tokens: int, experts: int, top_k: int, activated: int):
-    routed = routing(tokens, experts, top_k, activated, shift=3)
+    routed = routing(tokens, experts, top_k, activated, shift=3).tolist()
     assert all(len(set(row)) == top_k for row in routed)
     counts = [sum(row.count(expert) for row in routed) for expert in range(experts)]
     assert sum(count > 0 for count in counts) == min(activated, tokens * top_k)
