@@ -27,7 +27,7 @@ def activated_bounds(tokens: int, experts: int, top_k: int) -> tuple[int, int]:
 
 
 def routing(tokens: int, experts: int, top_k: int, activated: int, shift: int = 0) -> npt.NDArray[np.int64]:
-    """Experts of each token, [tokens, top_k], such that exactly `activated` are hit and all of them equally often, give or take one.
+    """Experts of each token, [tokens, top_k]: exactly `activated` are hit, all equally often, give or take one.
 
     Args:
         shift: which experts: `shift`, `shift + 1`, ... modulo `experts`.
