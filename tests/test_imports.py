@@ -48,6 +48,7 @@ TORCH_FREE = (
     "dooly.executor",
     "dooly.sharing",
     "dooly.simulate",
+    "dooly.adapters.vidur.__main__",
     "dooly.cli.app",
 )
 

@@ -3,7 +3,7 @@
 import typer
 
 from dooly import __version__
-from dooly.cli import db
+from dooly.cli import db, export
 from dooly.cli.coverage import coverage
 from dooly.cli.fit import fit
 from dooly.cli.formulas import formulas
@@ -40,4 +40,5 @@ def main(
 
 for _command in (coverage, plan, profile, fit, formulas, predict, simulate, validate, verify_provenance):
     app.command()(_command)
+app.add_typer(export.app, name="export")
 app.add_typer(db.app, name="db")

@@ -11,17 +11,17 @@ from dooly.executor import Machine, environment_for, host_environment, machine
 from dooly.fit import Formula
 from dooly.fit.store import from_json
 from dooly.ir import Operation, Program, read_program
-from dooly.predict import HOST_PARTS, StepModel
+from dooly.predict import HOST_PARTS, SavedModel, StepModel
 
-__all__ = ["formulas_here", "lower", "model_path", "step_model"]
+__all__ = ["formulas_here", "lower", "model_path", "saved_model", "step_model"]
 
 
 def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Program:
     """All passes over the models as the CPU platform runs them: graphs and one table of operations.
 
     Args:
-        models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a table
-            of operations, which are read.
+        models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a
+            table of operations, which are read.
         tp, backend: of models that are captured.
 
     Raises:
@@ -55,19 +55,25 @@ def model_path(model: str) -> Path:
     return Path(dooly.__path__[0]) / "models" / model
 
 
-def step_model(model: str, location: str, backend: str | None = None, block_size: int = 32) -> StepModel:
-    """Step times of one model on this machine, from the formulas in the database.
+def saved_model(model: str, location: str, backend: str | None = None, block_size: int = 32, tp: int = 1) -> SavedModel:
+    """Step times of one model on this machine, from the formulas in the database, in the form that can be kept.
 
     Raises:
         PredictError: a formula is missing; says how to get it.  Or a file does not hold just one model.
     """
+    here = machine(block_size=block_size)
     with open_database(location) as database:
-        program = lower([model], backend=backend)
-        formulas = formulas_here(database, program.operations, machine(block_size=block_size))
+        program = lower([model], tp, backend)
+        formulas = formulas_here(database, program.operations, here)
     names = sorted({use.model for operation in program.operations for use in operation.uses})
     if len(names) != 1:
         raise PredictError(f"{model} holds {len(names)} models; expected one")
-    return StepModel.build(program.operations, formulas, names[0])
+    return SavedModel.of(program, names[0], formulas, here.device, here.memory_bytes)
+
+
+def step_model(model: str, location: str, backend: str | None = None, block_size: int = 32) -> StepModel:
+    """The step times alone; see `saved_model`."""
+    return saved_model(model, location, backend, block_size).steps
 
 
 def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:

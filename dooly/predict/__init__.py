@@ -3,6 +3,8 @@
 from dooly.batch import HOST_PARTS, Batch, StepCost
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.host import HostModel
+from dooly.predict.parts import Parts
+from dooly.predict.saved import SavedModel
 from dooly.predict.step_model import StepModel, StepTimes
 from dooly.predict.work import Routing, Work, collect_work
 
@@ -11,8 +13,10 @@ __all__ = [
     "Batch",
     "Breakdown",
     "HostModel",
+    "Parts",
     "Routing",
     "Row",
+    "SavedModel",
     "StepCost",
     "StepModel",
     "StepTimes",

@@ -1,0 +1,135 @@
+"""A model's step times as one file: everything that a prediction needs, and nothing of the engine or the database.
+
+Simulators run in environments of their own, without torch, vLLM and the machine that was measured.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dooly.batch import HOST_PARTS
+from dooly.errors import DoolyError, PredictError
+from dooly.files import write_text
+from dooly.fit.formula import Formula
+from dooly.fit.store import from_json, to_json
+from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind
+from dooly.ir.parser import parse_program
+from dooly.ir.program import Program
+from dooly.predict.host import HostModel
+from dooly.predict.step_model import StepModel
+from dooly.predict.work import collect_work
+
+__all__ = ["FORMAT", "SavedModel"]
+
+FORMAT = 1
+"""Version of the form.  1: first."""
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """One model on one device.
+
+    Attributes:
+        name: of the model.
+        device: what was measured, in words.
+        memory_bytes: of that device.
+        config: configuration symbols with their values, as in the header of the model's graph.
+        settings: what else chose its code path (dtype, attention backend, engine, platform).
+        operations: the distinct operations, with the uses by this model only.
+        formulas: by signature; the host's among them.
+    """
+
+    name: str
+    device: str
+    memory_bytes: int
+    config: Mapping[str, int]
+    settings: Mapping[str, str]
+    operations: tuple[Operation, ...]
+    formulas: Mapping[str, Formula]
+
+    @classmethod
+    def of(
+        cls, program: Program, name: str, formulas: Mapping[str, Formula], device: str, memory_bytes: int
+    ) -> "SavedModel":
+        """The part of a lowered program that one model needs; `config` is empty where only the table is there.
+
+        Raises:
+            PredictError: a formula is missing; names the operation and the command that measures it.
+        """
+        operations = program.for_model(name)
+        needed = {each.operation.signature for each in collect_work(operations, formulas, name)}
+        kept = {key: value for key, value in formulas.items() if key in needed or key in HOST_PARTS}
+        HostModel.of(kept)
+        graph = next((graph for graph in program.graphs if graph.name == name), None)
+        config, settings = (graph.config_values, dict(graph.settings)) if graph else ({}, {})
+        return cls(name, device, memory_bytes, config, settings, operations, kept)
+
+    @cached_property
+    def steps(self) -> StepModel:
+        """Its step times."""
+        return StepModel.build(self.operations, self.formulas, self.name)
+
+    @cached_property
+    def layers(self) -> int:
+        """Layers with attention."""
+        return sum(operation.count for operation in self.operations if operation.kind is Kind.ATTENTION)
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Ranks that share each layer."""
+        return self.config.get("TP", 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; `load` gives an equal prediction back, bit by bit.
+
+        Raises:
+            DoolyError: it cannot be written.
+        """
+        content = {
+            "format": FORMAT,
+            "model": self.name,
+            "device": self.device,
+            "memory_bytes": self.memory_bytes,
+            "config": dict(self.config),
+            "settings": dict(self.settings),
+            "operations": str(Program((), self.operations)),
+            "formulas": {signature: to_json(formula) for signature, formula in sorted(self.formulas.items())},
+        }
+        write_text(path, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SavedModel":
+        """Read what `save` wrote.
+
+        Raises:
+            PredictError: not such a file, or one of another form.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PredictError(f"{path}: {error.strerror}; `dooly export steps MODEL -o {path}` writes it") from error
+        except (ValueError, RecursionError) as error:
+            raise PredictError(f"{path}: not JSON; `dooly export steps MODEL` writes step times of a model") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise PredictError(f"{path}: not step times of form {FORMAT}; write it again with `dooly export steps`")
+        return cls._read(path, content)
+
+    @classmethod
+    def _read(cls, path: str | Path, content: dict[str, Any]) -> "SavedModel":
+        try:
+            return cls(
+                str(content["model"]),
+                str(content["device"]),
+                int(content["memory_bytes"]),
+                {str(name): int(value) for name, value in content["config"].items()},
+                {str(name): str(value) for name, value in content["settings"].items()},
+                parse_program(content["operations"]).operations,
+                {str(signature): from_json(formula) for signature, formula in content["formulas"].items()},
+            )
+        except (DoolyError, KeyError, TypeError, ValueError, AttributeError) as error:
+            first = str(error).partition("\n")[0]
+            raise PredictError(f"{path}: damaged ({first}); write it again with `dooly export steps`") from error
