@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dooly.capture.config import list_models, resolve_model
+from dooly.capture.options import Options
 from dooly.capture.parallel import Parallel
 from dooly.capture.platforms import PLATFORMS, activate, check_backend
 from dooly.ir import Graph
 
-__all__ = ["PLATFORMS", "capture", "check", "list_models", "load_engine", "resolve_model"]
+__all__ = [
+    "PLATFORMS",
+    "Options",
+    "Parallel",
+    "capture",
+    "capture_checked",
+    "check",
+    "list_models",
+    "load_engine",
+    "resolve_model",
+]
 
 
-def capture(model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: str | None = None) -> Graph:
+def capture(
+    model: str | Path,
+    *,
+    tp: int = 1,
+    platform: str = "cpu",
+    backend: str | None = None,
+    quantization: str | None = None,
+    kv_cache_dtype: str | None = None,
+    eager: bool = False,
+) -> Graph:
     """Graph of one step of a model as vLLM runs it: embedding, layers, logits of the rows asked for, greedy sampling.
 
     Built from the configuration alone: no weights, no GPU, no network.  Every dimension is an expression over
@@ -26,29 +47,39 @@ def capture(model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: s
         tp: tensor parallel ranks; the graph is that of one rank, with collectives as operations.
         platform: whose code is captured (``cpu``, ``h100``, ``h200``); a GPU that is absent is stood in for.
         backend: attention backend; by default what the engine picks.
+        quantization: ``fp8`` quantizes the weights of an unquantized model; on GPUs only.
+        kv_cache_dtype: ``fp8`` for a KV cache of that type; on GPUs only.
+        eager: what runs without compilation; otherwise the code that the engine hands to its compiler.
 
     Raises:
         CaptureError: bad input, reported before anything heavy is imported, or a model that cannot be captured.
     """
-    name, config, backend = check(model, tp=tp, platform=platform, backend=backend)
-    load_engine(platform)
+    options = Options(Parallel(tp), platform, backend, quantization, kv_cache_dtype, eager)
+    name, config = check(model, options)
+    return capture_checked(name, config, options)
+
+
+def capture_checked(name: str, config: Mapping[str, Any], options: Options) -> Graph:
+    """Graph of a step of a model that ``check`` has passed.
+
+    Raises:
+        CaptureError: the engine refuses the model, or its code does something that a graph cannot say.
+    """
+    load_engine(options.platform)
     from dooly.capture.frontend import capture_config
 
-    return capture_config(name, config, parallel=Parallel(tp), platform=platform, backend=backend)
+    return capture_config(name, config, options)
 
 
-def check(
-    model: str | Path, *, tp: int = 1, platform: str = "cpu", backend: str | None = None
-) -> tuple[str, dict[str, Any], str | None]:
-    """Name, configuration and backend of a capture, checked without importing anything heavy; arguments as there.
+def check(model: str | Path, options: Options) -> tuple[str, dict[str, Any]]:
+    """Name and configuration of a model that can run with ``options``; nothing heavy is imported.
 
     Raises:
         CaptureError: bad input.
     """
     name, config = resolve_model(model)
-    backend = check_backend(platform, backend)
-    Parallel(tp).check(config, name)
-    return name, config, backend
+    options.check(config, name)
+    return name, config
 
 
 def load_engine(platform: str = "cpu") -> None:

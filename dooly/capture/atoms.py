@@ -3,6 +3,7 @@
 PyTorch's symbolic sizes know floor division only, and ``(D*Nq)//TP`` of them does not simplify.  Where the model
 asserted that ``TP`` divides ``Nq``, the trace therefore gets the quotient ``q`` as its input and ``q*TP`` stands for
 ``Nq``: every size is then a polynomial of the inputs, and reading ``q`` as ``Nq/TP`` gives the exact expression back.
+A number that divides a symbol (a rotated head has an even size) is treated alike.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class Atoms:
         by = symbol(divisor)
         self._symbols: dict[sympy.Symbol, Expr] = {}
         self._quotients: list[_Quotient] = []
-        dividends = [dividend for below, dividend in facts if below == by]
-        for dividend in sorted(dividends, key=lambda d: not d.is_Symbol):
-            quotient = _Quotient(symbol(f"q{len(self._quotients)}"), dividend, by)
+        divided = [(below, above) for below, above in facts if below == by or (below.is_Integer and above.is_Symbol)]
+        for below, dividend in sorted(divided, key=lambda fact: not fact[1].is_Symbol):
+            if dividend in self._symbols:
+                continue
+            quotient = _Quotient(symbol(f"q{len(self._quotients)}"), dividend, below)
             self._quotients.append(quotient)
             if dividend.is_Symbol:
-                self._symbols[cast(sympy.Symbol, dividend)] = quotient.atom * by
+                self._symbols[cast(sympy.Symbol, dividend)] = quotient.atom * below
         self.meanings: dict[str, Expr] = {}
         self.values: dict[str, int] = {}
         for name in sorted(values):

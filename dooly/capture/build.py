@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import sympy
 import torch
-from vllm.config import set_current_vllm_config
+from vllm.config import CompilationMode, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers import rotary_embedding
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
@@ -25,8 +25,9 @@ from vllm.model_executor.model_loader.utils import initialize_model
 from dooly.capture.config import FIELDS, STRETCH, stretch
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import show_experts
-from dooly.capture.parallel import Parallel
+from dooly.capture.options import Options
 from dooly.capture.sizes import SizeRecorder
+from dooly.capture.weights import as_loaded
 from dooly.capture.world import world_of
 from dooly.engine import stated_dtype
 from dooly.errors import CaptureError
@@ -45,6 +46,7 @@ class Built:
         values: configuration symbols that occur, with their values.
         facts: divisibility asserted while building.
         sizes: shape of each parameter and buffer by name.
+        transposed: matrices that the model's code takes the other way round than ``sizes`` says.
         groups: parallel group coordinators whose size is a symbol.
     """
 
@@ -53,13 +55,12 @@ class Built:
     values: Mapping[str, int]
     facts: Facts
     sizes: Mapping[str, tuple[Expr, ...]]
+    transposed: frozenset[str]
     groups: tuple[Any, ...]
 
 
 @contextmanager
-def build(
-    config: Mapping[str, Any], *, parallel: Parallel, backend: str | None, place: str, plain: bool = False
-) -> Generator[Built]:
+def build(config: Mapping[str, Any], options: Options, place: str, *, plain: bool = False) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
     Args:
@@ -70,14 +71,14 @@ def build(
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
-        vllm_config = _engine_config(folder, parallel, backend, place)
+        vllm_config = _engine_config(folder, options, place)
         facts = Facts()
         values = {} if plain else _symbolize(vllm_config, config, facts)
-        with set_current_vllm_config(vllm_config), world_of(parallel) as groups:
+        with set_current_vllm_config(vllm_config), world_of(options.parallel) as groups:
             if not plain:
-                values |= parallel.symbols
+                values |= options.parallel.symbols
                 for group in groups:
-                    group.world_size = ConfigInt(parallel.tp, symbol("TP"), facts)
+                    group.world_size = ConfigInt(options.parallel.tp, symbol("TP"), facts)
             recorder = SizeRecorder()
             with ExitStack() as stack:
                 stack.enter_context(explained(place, "the engine cannot build this model"))
@@ -86,28 +87,34 @@ def build(
                 stack.enter_context(torch.device("meta"))
                 stack.enter_context(recorder)
                 model = initialize_model(vllm_config=vllm_config)
+                transposed = as_loaded(model)
             _take_common_path(model)
             sizes = _sizes(model, recorder)
-            yield Built(model, vllm_config, values, facts, sizes, tuple(groups))
+            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups))
 
 
-def _engine_config(folder: str, parallel: Parallel, backend: str | None, place: str) -> Any:
+def _engine_config(folder: str, options: Options, place: str) -> Any:
+    parallel = options.parallel
     settings: dict[str, Any] = {
-        "attention_backend": backend,
+        "attention_backend": options.backend,
+        "quantization": options.quantization,
+        "kv_cache_dtype": options.kv_cache_dtype or "auto",
+        "enforce_eager": options.eager,
         "compilation_config": {"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
     }
     if parallel.ranks > 1:
         settings |= {"tensor_parallel_size": parallel.tp, "distributed_executor_backend": "mp"}
     with explained(place, "the engine refuses this configuration"):
-        return EngineArgs(
+        config = EngineArgs(
             model=folder,
             load_format="dummy",
             skip_tokenizer_init=True,
             trust_remote_code=False,
             dtype=stated_dtype(Path(folder)),
-            enforce_eager=True,
             **settings,
         ).create_engine_config()
+    config.compilation_config.mode = CompilationMode.NONE  # the choice of custom operations stays
+    return config
 
 
 @contextmanager
@@ -203,8 +210,7 @@ def _rotary_tables(model: torch.nn.Module) -> dict[str, tuple[Expr, ...]]:
         positions, rotary = module.max_position_embeddings, int(module.rotary_dim)
         width = normal(head.expr * sympy.Rational(rotary, int(head)))
         module.rotary_dim = ConfigInt(rotary, width, head.facts)
-        if not module.is_neox_style:
-            head.facts.require(width, sympy.Integer(2))
+        head.facts.require(width, sympy.Integer(2))  # features are rotated in pairs
         rows, columns = table.shape
         stretched = positions * getattr(module, "scaling_factor", 1)
         known = [size for size in (positions, stretched) if size == rows and isinstance(size, ConfigInt)]

@@ -15,8 +15,8 @@ from dooly.capture.build import Built, build, explained
 from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
 from dooly.capture.layers import DERIVED, LayerPlan, layer_kinds, plan_layers, shorten
+from dooly.capture.options import Options
 from dooly.capture.owners import DTYPES, opaque_kind, owners
-from dooly.capture.parallel import Parallel
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
@@ -26,9 +26,7 @@ from dooly.ir import Divides, Graph, Op, symbol
 __all__ = ["capture_config", "derived"]
 
 
-def capture_config(
-    name: str, config: Mapping[str, Any], *, parallel: Parallel, platform: str, backend: str | None
-) -> Graph:
+def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Graph:
     """Capture a checked configuration on the active platform.
 
     Raises:
@@ -37,7 +35,7 @@ def capture_config(
     with explained(name, "the engine refuses this configuration"):
         config = {**derived(config), **config}
     plan = plan_layers(layer_kinds(config))
-    with build(shorten(config, plan.depth), parallel=parallel, backend=backend, place=name) as built:
+    with build(shorten(config, plan.depth), options, name) as built:
         with explained(name, "the engine's code for this model cannot be traced"):
             traced = trace(built)
         parameters = frozenset(parameter for parameter, _ in built.model.named_parameters())
@@ -45,11 +43,11 @@ def capture_config(
             Reader(traced.meanings, built.facts),
             traced.weights,
             parameters,
-            symbol("TP") if parallel.tp > 1 else sympy.Integer(1),
+            symbol("TP") if options.parallel.tp > 1 else sympy.Integer(1),
         )
         converter.convert(traced.module.graph, INPUTS)
         found = _owners(built, converter.ops)
-    values = {**config_values(config), **plan.values, **parallel.symbols}
+    values = {**config_values(config), **plan.values, **options.parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if owner.kind == "attention"})
     return Graph(
         name=name,
@@ -60,7 +58,8 @@ def capture_config(
             ("backend", ",".join(backends)),
             ("dtype", DTYPES[built.vllm_config.model_config.dtype]),
             ("engine", f"vllm {_engine_version()}"),
-            ("platform", platform),
+            ("mode", "eager" if options.eager else "compiled"),
+            ("platform", options.platform),
         ),
         owners=found,
         captured=converter.captured,

@@ -31,6 +31,9 @@ DTYPES: Mapping[torch.dtype, str] = {
 }
 """Element types by the name that the IR uses."""
 
+_CACHE_DTYPES = {"fp8": "f8e4m3", "fp8_e4m3": "f8e4m3", "fp8_e5m2": "f8e5m2"}
+"""Element types of caches that the engine keeps as plain bytes."""
+
 _KINDS = {
     "vllm.unified_attention_with_output": "attention",
     "vllm.unified_mla_attention_with_output": "mla_attention",
@@ -69,7 +72,7 @@ def _attention(module: Any, _: Mapping[int, str]) -> dict[str, object]:
         "head_size": _integer(module.head_size),
         "window": None if module.sliding_window is None else _integer(module.sliding_window),
         "soft_cap": float(getattr(implementation, "logits_soft_cap", None) or 0) or None,
-        "kv_dtype": DTYPES[module.kv_cache_torch_dtype],
+        "kv_dtype": _CACHE_DTYPES.get(module.kv_cache_dtype) or DTYPES[module.kv_cache_torch_dtype],
         "backend": module.attn_backend.get_name(),
         "causal": module.attn_type == "decoder",
         "sinks": bool(module.has_sink),

@@ -90,7 +90,7 @@ def activate(platform: str) -> None:
     if spec.is_cuda and not _has_cuda():
         from dooly.capture.standin import stand_in_for
 
-        if platforms._current_platform is not None:
+        if (known := platforms._current_platform) is not None and not known.is_unspecified():
             raise CaptureError(f"vLLM runs in this process already; capture for {platform} in another process")
         stand_in_for(spec)
     elif spec.is_cuda and platform not in (device := platforms.current_platform.get_device_name()).lower():

@@ -36,13 +36,19 @@ _KERNELS = (
     "fused_add_rms_norm(Tensor! input, Tensor! residual, Tensor? weight, float epsilon) -> ()",
     "rotary_embedding(Tensor positions, Tensor! query, Tensor!? key, int head_size, Tensor cos_sin_cache, "
     "bool is_neox, int rope_dim_offset=0, bool inverse=False) -> ()",
+    "cutlass_scaled_mm(Tensor! out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias) -> ()",
+    "static_scaled_fp8_quant(Tensor! result, Tensor input, Tensor scale, int[]? group_shape=None) -> ()",
+    "dynamic_scaled_fp8_quant(Tensor! result, Tensor input, Tensor! scale) -> ()",
+    "dynamic_per_token_scaled_fp8_quant(Tensor! result, Tensor input, Tensor! scale, Tensor? scale_ub) -> ()",
+    "per_token_group_fp8_quant(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, float eps, "
+    "float fp8_min, float fp8_max, bool scale_ue8m0, bool dummy_is_scale_transposed, bool dummy_is_tma_aligned) -> ()",
     "vocab_parallel_embedding(Tensor! result, Tensor input_ids, Tensor weight, int org_vocab_start_index, "
     "int org_vocab_end_index, int num_org_vocab_padding, int added_vocab_start_index, int added_vocab_end_index) -> ()",
 )
 """Schemas of the compiled operations that models call directly, as the engine's CUDA build declares them."""
 
 _QUESTIONS = ("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8", "cutlass_group_gemm_supported")
-"""What the engine asks its CUDA build while it starts; none of it concerns unquantized models, so the answer is no."""
+"""What the engine asks its CUDA build while it starts."""
 
 _libraries: list[torch.library.Library] = []
 
@@ -143,12 +149,12 @@ def _declare_kernels() -> None:
         library.impl(schema.partition("(")[0], _nothing, "Meta")
     for name in _QUESTIONS:
         library.define(f"{name}(int capability) -> bool")
-        library.impl(name, _no, "CompositeExplicitAutograd")
+        library.impl(name, _on_hopper, "CompositeExplicitAutograd")
 
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Results are written in place, so there is no shape to compute."""
 
 
-def _no(*_: int) -> bool:
-    return False
+def _on_hopper(capability: int) -> bool:
+    return capability >= 90

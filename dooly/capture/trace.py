@@ -71,8 +71,12 @@ def trace(built: Built) -> Trace:
             state = {}
             for name, shape in built.sizes.items():
                 like = _tensor(built.model, name)
-                state[f"model.{name}"] = torch.empty([size(dim) for dim in shape], dtype=like.dtype, device="meta")
+                tensor = torch.empty([size(dim) for dim in shape], dtype=like.dtype, device="meta")
                 weights[next(reversed(tracer.graph.nodes)).name] = name
+                if name in built.transposed:
+                    tensor = tensor.t()
+                    next(reversed(tracer.graph.nodes)).meta["module_path"] = name.rpartition(".")[0]
+                state[f"model.{name}"] = tensor
             stack.enter_context(kept_tensors(step))
             stack.enter_context(rebound((built.model, built.vllm_config.model_config.hf_config, *built.groups), size))
             stack.enter_context(ModelCode(tracer.graph))

@@ -57,6 +57,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--tp", type=int, default=1, metavar="N", help="tensor-parallel size (default: 1)")
     parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="what the engine sees (default: cpu)")
     parser.add_argument("--backend", metavar="NAME", help="attention backend (default: the engine's choice)")
+    parser.add_argument("--quantization", choices=("fp8",), help="quantize the weights while they are loaded (GPUs)")
+    parser.add_argument("--kv-cache-dtype", choices=("fp8",), help="element type of the KV cache (GPUs)")
+    parser.add_argument("--eager", action="store_true", help="what runs without compilation (default: compiled)")
     parser.add_argument("--list", action="store_true", help="list passes and bundled models")
     return parser
 
@@ -114,13 +117,16 @@ def _stdin() -> Program:
 
 
 def _capture(model: str, args: argparse.Namespace) -> Graph:
-    from dooly.capture import capture, check, load_engine
+    from dooly.capture import Options, Parallel, capture_checked, check, load_engine
 
-    check(model, tp=args.tp, platform=args.platform, backend=args.backend)
+    options = Options(
+        Parallel(args.tp), args.platform, args.backend, args.quantization, args.kv_cache_dtype, args.eager
+    )
+    name, config = check(model, options)
     start = time.perf_counter()
     load_engine(args.platform)
     loaded = time.perf_counter()
-    graph = capture(model, tp=args.tp, platform=args.platform, backend=args.backend)
+    graph = capture_checked(name, config, options)
     if args.time_passes:
         print(f"{loaded - start:8.3f} s  import of torch and vLLM", file=sys.stderr)
         print(f"{time.perf_counter() - loaded:8.3f} s  capture {graph.name}", file=sys.stderr)

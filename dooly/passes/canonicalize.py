@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from dooly.errors import PassError
 from dooly.ir import Free, Graph, Kind, Op, Program, Value, kind_of
+from dooly.passes.rotary import fold_rotary
 from dooly.passes.rules import RULES, Context
 
 __all__ = ["Canonicalize"]
@@ -35,7 +36,13 @@ class Canonicalize:
     name: ClassVar[str] = "canonicalize"
 
     def run(self, program: Program, /) -> Program:
-        return program.map_graphs(lambda graph: _rename(_drop_dead(_rewrite(graph))))
+        return program.map_graphs(_graph)
+
+
+def _graph(graph: Graph) -> Graph:
+    rewritten = _drop_dead(_rewrite(graph))
+    folded = fold_rotary(rewritten)
+    return _rename(rewritten if folded is rewritten else _drop_dead(_rewrite(folded)))
 
 
 def _rewrite(graph: Graph) -> Graph:

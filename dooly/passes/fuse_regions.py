@@ -25,6 +25,7 @@ class FuseRegions:
     path to it.  Two operations of equal depth have no anchor between them, so a group can always run in one piece.
     Views that lead into a group go with it, and so does what computes on weights alone for one reader in it; views that
     only follow a group stay outside and cost nothing.
+    In a graph of eager mode nothing is fused: each memory-bound operation is a region of its own.
     Needs ``canonicalize``.  Keeps names of values that outlive their region.  Idempotent.
     """
 
@@ -38,7 +39,8 @@ def _graph(graph: Graph) -> Graph:
     for op in graph.ops:
         if op.target in ("aten.t", "aten.linear", "aten.detach", "aten.embedding"):  # it always rewrites these
             raise PassError(f"%{op.name} is still {op.target}; run canonicalize first")
-    groups = _groups(graph)
+    eager = dict(graph.settings).get("mode") == "eager"
+    groups = [[op] for op in graph.ops if kind_of(op.target) is Kind.MEMORY] if eager else _groups(graph)
     if not groups:
         return graph
     members = {id(op): index for index, group in enumerate(groups) for op in group}

@@ -22,8 +22,8 @@ from vllm.ir import enable_torch_wrap
 from dooly.capture.build import Built, build, explained
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.observe import module_paths
+from dooly.capture.options import Options
 from dooly.capture.owners import DTYPES, opaque_kind, owners
-from dooly.capture.parallel import Parallel
 from dooly.capture.step import Step
 from dooly.ir import Owner
 from dooly.provenance.observed import Call, Observed, Tensor
@@ -31,15 +31,13 @@ from dooly.provenance.observed import Call, Observed, Tensor
 __all__ = ["Watch", "observe"]
 
 
-def observe(
-    config: Mapping[str, Any], *, parallel: Parallel, backend: str | None, place: str, tokens: int, rows: int
-) -> Observed:
+def observe(config: Mapping[str, Any], *, options: Options, place: str, tokens: int, rows: int) -> Observed:
     """Run one step of ``tokens`` tokens and ``rows`` rows of logits, all layers, on tensors without data.
 
     Raises:
         CaptureError: the engine refuses the configuration, or its code fails.
     """
-    with build(config, parallel=parallel, backend=backend, place=place, plain=True) as built:
+    with build(config, options, place, plain=True) as built:
         declare_shapes()
         step = Step(built.model)
         named = (*built.model.named_parameters(), *built.model.named_buffers())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dooly.capture import capture, check, load_engine
+from dooly.capture import Options, Parallel, capture_checked, check, load_engine
 from dooly.capture.layers import layer_kinds
-from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError
 from dooly.ir import Graph, origin_of
 from dooly.provenance.compare import Comparison, Counterexample, Key
@@ -86,12 +85,13 @@ def verify_provenance(
     Raises:
         CaptureError: bad input, or a model that cannot be captured.
     """
-    name, config, backend = check(model, tp=tp, platform=platform, backend=backend)
+    options = Options(Parallel(tp), platform, backend)
+    name, config = check(model, options)
     load_engine(platform)
     if graph is None:
-        graph = capture(model, tp=tp, platform=platform, backend=backend)
+        graph = capture_checked(name, config, options)
     start = time.perf_counter()
-    every = list(_comparisons(name, config, Parallel(tp), backend, graph, count, seed))
+    every = list(_comparisons(name, config, options, graph, count, seed))
     if not any(comparison.counterexamples for comparison in every):  # else the passes would start from what is wrong
         lowered = fused(graph)
         for comparison in every:
@@ -115,7 +115,7 @@ def verify_provenance(
 
 
 def _comparisons(
-    name: str, config: Mapping[str, Any], parallel: Parallel, backend: str | None, graph: Graph, count: int, seed: int
+    name: str, config: Mapping[str, Any], options: Options, graph: Graph, count: int, seed: int
 ) -> Iterator[Comparison]:
     from dooly.capture.frontend import derived
     from dooly.provenance.blackbox import observe
@@ -123,17 +123,16 @@ def _comparisons(
     def compared(witness: Witness) -> Comparison:
         seen = observe(
             witness.config,
-            parallel=witness.parallel,
-            backend=backend,
+            options=replace(options, parallel=witness.parallel),
             place=name,
             tokens=witness.tokens,
             rows=witness.rows,
         )
         return Comparison(graph, seen, witness)
 
-    yield compared(original(config, parallel, graph))
+    yield compared(original(config, options.parallel, graph))
     kinds = layer_kinds({**derived(config), **config})
-    drawn = witnesses(config, parallel, kinds, graph, seed)
+    drawn = witnesses(config, options.parallel, kinds, graph, seed)
     for _ in range(count):
         refusal: CaptureError | None = None
         for witness in islice(drawn, _REFUSALS):

@@ -59,14 +59,14 @@ def test_parameters_have_the_shapes_of_the_engine_and_only_constants_lack_symbol
 
 def plain_shapes(model: str, tp: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Shapes of the parameters and buffers of the model built by the engine from plain numbers, two layers deep."""
+    from dooly.capture import Options, Parallel
     from dooly.capture.build import build
     from dooly.capture.layers import shorten
-    from dooly.capture.parallel import Parallel
 
     name, config = resolve_model(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dooly.capture.build.FIELDS", {})
-        with build(shorten(config, 2), parallel=Parallel(tp), backend=None, place=name) as built:
+        with build(shorten(config, 2), Options(Parallel(tp)), name) as built:
             for path, tensor in (*built.model.named_parameters(), *built.model.named_buffers()):
                 yield path, tuple(int(dim) for dim in tensor.shape)
 
@@ -146,7 +146,7 @@ def test_every_operation_of_a_layer_says_where_it_comes_from() -> None:
     inside = [op for op in graph.ops if op.target not in ("input", "weight", "aten.index")]
     assert all(op.path for op in inside)
     assert all(re.fullmatch(r"vllm/[\w/]+\.py:\d+", op.source) for op in inside)
-    assert {op.path for op in inside if op.target == "_C.rotary_embedding"} == {
+    assert {op.path for op in inside if "rotary_embedding/" in op.source} == {
         "model.layers.0.self_attn.rotary_emb",
         "model.layers.1.self_attn.rotary_emb",
     }
@@ -294,9 +294,9 @@ def test_an_absent_gpu_is_stood_in_for() -> None:
     ]
     assert {dict(graph.settings)["platform"] for graph in graphs} == {"h100"}
     targets = {op.target for op in graphs[0].ops}
-    assert {"_C.silu_and_mul", "_C.rotary_embedding", "vllm_ir.rms_norm"} <= targets
+    assert {"aten.silu", "aten.cat", "vllm_ir.rms_norm"} <= targets  # compiled: no custom operations
+    assert not any(target.startswith("_C.") for target in targets)
     assert body(graphs[0]) == body(graphs[1])
-    assert any(op.target == "_C.vocab_parallel_embedding" for op in graphs[2].ops)
 
 
 def test_every_bundled_model_can_be_captured() -> None:
