@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -26,8 +26,9 @@ def fused(graph: Graph) -> Graph:
 def compare_lowered(graph: Graph, comparison: Comparison) -> None:
     """Hold every operation of a fused graph, and of the table lowered from it, against the calls behind it.
 
-    A result has the shape that the last of its calls returned; an operand is memory that its calls read; a product has
-    the FLOPs of its calls; an attribute that a call has too is equal there; the table counts what the graph counts.
+    A result has the shape that the last of its calls returned, or as many elements as one of several; an operand is
+    memory that its calls read; a product has the FLOPs of its calls; an attribute that a call has too is equal there;
+    the table counts what the graph counts.
     """
     _operations(graph.ops, graph.values(), comparison)
     for op in graph.ops:
@@ -44,7 +45,7 @@ def _operations(ops: Iterable[Op], values: Mapping[str, Value], comparison: Comp
         if not calls or op.target in ("region", "weight"):
             continue
         types = [values[name].type for name in op.operands]
-        _results(op, calls[-1], comparison)
+        _results(op, calls, comparison)
         if kind_of(op.target) is not Kind.MOE:  # its weights are read inside the engine
             _operands(op, types, calls, comparison)
         if kind_of(op.target) is Kind.GEMM:
@@ -70,8 +71,17 @@ def _operands(op: Op, types: Iterable[TensorType], calls: Iterable[Call], compar
             read.remove(match)
 
 
-def _results(op: Op, call: Call, comparison: Comparison) -> None:
-    for position, (value, tensor) in enumerate(zip(op.results, call.results)):
+def _results(op: Op, calls: Sequence[Call], comparison: Comparison) -> None:
+    """Shapes as the last call returned; where the op has more results than that, elements as several calls did."""
+    last = calls[-1].results
+    if len(op.results) > len(last):
+        returned = [prod(tensor.shape) for call in calls for tensor in call.results]
+        for value in op.results:
+            size = comparison.at(value.type.numel)
+            if size not in returned:
+                comparison.refute(("result", op.name), op, "elements", str(value.type.shape), size, returned)
+        return
+    for position, (value, tensor) in enumerate(zip(op.results, last)):
         if comparison.at(value.type.shape) != tensor.shape:
             text = str(value.type.shape)
             comparison.refute(
