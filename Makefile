@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup test lint format types demo notebooks bench clean
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## build .venv with PyTorch, vLLM for CPU, and dooly itself
 
@@ -55,6 +55,12 @@ demo: $(STAMP) ## the whole chain on this machine, in under four minutes
 notebooks: $(STAMP) ## run the notebooks and keep their outputs
 	$(BIN)/python -m dooly.passes llama-3.1-8b -p annotate-shapes -o notebooks/llama-3.1-8b.ir
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
+
+docs: $(STAMP) ## write the pages that come from the code: operations and what they cost
+	$(BIN)/python scripts/operation_table.py
+
+architectures: $(STAMP) ## docs/architectures.md: every bundled model captured, deduplicated and checked by witnesses
+	$(BIN)/python benchmarks/architectures.py
 
 bench: $(STAMP) ## seconds of capture and of each pass for four models; microseconds of a step prediction
 	$(BIN)/python -m dooly.passes --time-passes llama-3.1-8b llama-3.1-70b qwen3-8b mixtral-8x7b > /dev/null

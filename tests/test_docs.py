@@ -10,6 +10,7 @@ import pytest
 
 from dooly.ir import parse_program
 from dooly.passes.__main__ import main
+from scripts.operation_table import PAGE, operation_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,6 +55,16 @@ def test_python_blocks_run_and_print_what_the_page_says(page: Path, monkeypatch)
             assert printed == text, f"{page.name}:{line}"
         elif language == "ir":
             assert str(parse_program(text)) == text, f"{page.name}:{line}"
+
+
+def test_the_table_of_operations_is_what_the_rules_say():
+    assert PAGE.read_text() == operation_table(), "run `make docs`"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 @pytest.mark.parametrize(("arguments", "output"), consoles())
