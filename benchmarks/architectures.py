@@ -25,7 +25,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
 BUFFERS = ("cos_sin_cache", "normalizer")
 HEAD = """# Architectures
 
-Written by `make architectures`: one run over all bundled models, vLLM on {cores} CPU cores; that run measured every figure.
+Written by `make architectures`: one run over all bundled models, vLLM on {cores} CPU cores. It measured each figure.
 
 | column | meaning |
 |---|---|
@@ -38,7 +38,7 @@ MEANINGS = {
     "only here": "those that no other model here has",
     "dimensions": "of all results in the captured graph",
     "derived": "share of them that are expressions over declared symbols, or constants, by construction",
-    "confirmed": "share of them that every witness agrees with: the engine run again in plain numbers at the model's own "
+    "confirmed": "share of them that every witness agrees with: the engine again in plain numbers at the model's own "
     "and at {witnesses} other configurations, one of them held out",
     "capture, passes, witnesses": "seconds, without the import of PyTorch and vLLM ({load:.0f} s, once)",
 }
