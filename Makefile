@@ -54,6 +54,7 @@ demo: $(STAMP) ## the whole chain on this machine, in under four minutes
 
 notebooks: $(STAMP) ## run the notebooks and keep their outputs
 	$(BIN)/python -m dooly.passes llama-3.1-8b -p annotate-shapes -o notebooks/llama-3.1-8b.ir
+	$(BIN)/python -m dooly.passes $(notdir $(wildcard dooly/models/*)) -o notebooks/families.ir
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
 docs: $(STAMP) ## write the pages that come from the code: operations and what they cost

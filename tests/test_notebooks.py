@@ -29,9 +29,12 @@ def texts(cell) -> list[str]:
 
 @pytest.mark.engine
 def test_the_stored_ir_is_what_capture_gives():
-    from dooly.capture import capture
-    from dooly.ir import Program
-    from dooly.passes import run, select
+    from dooly.ir import Program, read_program
+    from dooly.passes import PIPELINE, run, select
+    from tests.captures import captured
 
-    fresh = run(Program((capture("llama-3.1-8b"),)), select("annotate-shapes"))
+    fresh = run(Program((captured("llama-3.1-8b"),)), select("annotate-shapes"))
     assert str(fresh) == (ROOT / "notebooks" / "llama-3.1-8b.ir").read_text(), "run `make notebooks`"
+    stored = read_program(ROOT / "notebooks" / "families.ir")
+    for model in ("llama-3.1-8b", "mixtral-8x7b"):
+        assert run(Program((captured(model),)), PIPELINE).operations == stored.for_model(model), "run `make notebooks`"

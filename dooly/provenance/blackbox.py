@@ -63,7 +63,7 @@ def observe(config: Mapping[str, Any], *, options: Options, place: str, tokens: 
 
 def _owners(built: Built, calls: list[Call]) -> tuple[Owner, ...]:
     opaque = [(kind, call.arguments["layer_name"]) for call in calls if (kind := opaque_kind(call.target)) is not None]
-    names = {id(module): name for name, module in built.model.named_modules()}
+    names = {id(item): name for name, item in (*built.model.named_modules(), *built.model.named_parameters())}
     return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 
 
