@@ -76,22 +76,22 @@ def shared_work(plan: Plan, database: Database) -> SharedWork:
     needed = [operation for operation in operations if not _is_free(operation)]
     missing = sum(operation.signature not in formulas for operation in needed)
 
-    def roofline_us(operation: Operation, _model: str) -> float:
+    def roofline_us(operation: Operation) -> float:
         row = rows[operation.signature]
         return row.share * operation.count / row.operation.count
 
-    def formula_us(operation: Operation, model: str) -> float:
-        work = collect_work([operation], formulas, model) if not _is_free(operation) else ()
+    def formula_us(operation: Operation) -> float:
+        work = collect_work([operation], formulas, operation.uses[0].model) if not _is_free(operation) else ()
         return sum(_work_us(each, batch) for each in work for batch in _typical(plan.ranges))
 
-    def measuring_s(operation: Operation, _model: str) -> float:
+    def measuring_s(operation: Operation) -> float:
         return rows[operation.signature].estimate_s + rows[operation.signature].saved_s
 
-    def by(weigh: Callable[[Operation, str], float]) -> Sharing:
+    def by(weigh: Callable[[Operation], float]) -> Sharing:
         return Sharing.of(operations, models, weigh)
 
     return SharedWork(
-        by(lambda _operation, _model: 1.0),
+        by(lambda _operation: 1.0),
         by(roofline_us if missing else formula_us),
         by(measuring_s),
         "roofline" if missing else "formulas",

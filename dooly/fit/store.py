@@ -10,7 +10,8 @@ from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation
 from dooly.fit.residual import Curve, Field, Residual
 from dooly.fit.terms import PARAMETERS, Contribution
-from dooly.ir.expr import Expr, ExprSyntaxError, format_expr, parse_expr
+from dooly.ir.expr import Expr, format_expr
+from dooly.ir.expr_parser import ExprSyntaxError, parse_expr
 
 __all__ = ["FORMAT", "from_json", "to_json"]
 

@@ -8,10 +8,10 @@ from dooly.ir.expr import (
     floor_div,
     format_expr,
     normal,
-    parse_expr,
     symbol,
     symbols_of,
 )
+from dooly.ir.expr_parser import parse_expr
 from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value
 from dooly.ir.operation import Operation, Use
 from dooly.ir.opset import Kind, kind_of, spec_of

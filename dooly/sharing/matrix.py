@@ -21,15 +21,15 @@ class Sharing:
 
     @classmethod
     def of(
-        cls, operations: Iterable[Operation], models: Iterable[str], weigh: Callable[[Operation, str], float]
+        cls, operations: Iterable[Operation], models: Iterable[str], weigh: Callable[[Operation], float]
     ) -> "Sharing":
         """Weights by a rule over a table of operations.
 
         Args:
-            weigh: weight of an operation in a model that uses it.
+            weigh: weight of an operation that has the uses of one model only.
         """
         program = Program((), tuple(operations))
-        return cls({model: {op.signature: weigh(op, model) for op in program.for_model(model)} for model in models})
+        return cls({model: {op.signature: weigh(op) for op in program.for_model(model)} for model in models})
 
     @property
     def models(self) -> tuple[str, ...]:

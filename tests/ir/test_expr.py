@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dooly.ir import evaluate, exact_div, format_expr, normal, parse_expr, symbol, symbols_of
-from dooly.ir.expr import ExprSyntaxError
+from dooly.ir.expr_parser import ExprSyntaxError
 from tests.strategies import NAMES, expressions
 
 

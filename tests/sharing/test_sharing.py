@@ -31,7 +31,7 @@ def text(name: str, wide: int) -> str:
 
 def test_shares_follow_the_operation_table():
     program = run(parse_program(text("a", 96) + text("b", 96) + text("c", 128)), PIPELINE)
-    sharing = Sharing.of(program.operations, ("a", "b", "c"), lambda operation, model: 1.0)
+    sharing = Sharing.of(program.operations, ("a", "b", "c"), lambda operation: 1.0)
     assert sharing.matrix() == ((1.0, 1.0, 0.0), (1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     assert sharing.adds("a") == 0.0
     assert sharing.adds("c") == 3.0
