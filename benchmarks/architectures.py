@@ -22,7 +22,7 @@ from dooly.provenance import verify_provenance
 __all__ = ["main"]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
-BUFFERS = ("cos_sin_cache", "normalizer")
+BUFFERS = ("cos_sin_cache", "normalizer", "_k_scale")
 HEAD = """# Architectures
 
 Written by `make architectures`: one run over all bundled models, vLLM on {cores} CPU cores. It measured each figure.

@@ -6,9 +6,12 @@ from typing import Any
 
 from dooly.batch import Batch
 from dooly.cli.knowledge import formulas_here
-from dooly.database import Database
+from dooly.database import Database, Point
 from dooly.executor import Plan, Ranges
-from dooly.ir import Kind, Operation
+from dooly.executor.cost import CostModel
+from dooly.fit.observation import experts_reached
+from dooly.fit.subject import subject_of
+from dooly.ir import Kind, Operation, Use
 from dooly.predict.work import Work, collect_work
 from dooly.sharing import Sharing
 
@@ -21,9 +24,9 @@ class SharedWork:
 
     Attributes:
         operations: each distinct operation is 1.
-        time: of a typical decode step and a typical prefill step; us from formulas, of all models together 1 from the
-            roofline.
-        measuring: seconds, spent or expected, to measure an operation over the ranges of the plan.
+        time: us of a typical decode step and a typical prefill step.
+        measuring: seconds, spent or expected, to measure an operation over the ranges of the plan; 0 where nothing here
+            can measure it.
         time_from: ``formulas`` where the database has one of every operation, else ``roofline`` for all of them; never
             a mixture.
         without_formula: how many operations have none.
@@ -72,13 +75,18 @@ def shared_work(plan: Plan, database: Database) -> SharedWork:
     operations = [row.operation for row in plan.rows]
     models = sorted({use.model for operation in operations for use in operation.uses})
     rows = {row.operation.signature: row for row in plan.rows}
+    costs = CostModel(plan.machine)
     formulas = formulas_here(database, operations, plan.machine)
     needed = [operation for operation in operations if not _is_free(operation)]
     missing = sum(operation.signature not in formulas for operation in needed)
 
     def roofline_us(operation: Operation) -> float:
-        row = rows[operation.signature]
-        return row.share * operation.count / row.operation.count
+        if _is_free(operation):
+            return 0.0
+        calls = (
+            (use.count, _point(operation, use, batch)) for use in operation.uses for batch in _typical(plan.ranges)
+        )
+        return sum(count * costs.latency_us(operation, point) for count, point in calls)
 
     def formula_us(operation: Operation) -> float:
         work = collect_work([operation], formulas, operation.uses[0].model) if not _is_free(operation) else ()
@@ -108,6 +116,18 @@ def _typical(ranges: Ranges) -> Sequence[Batch]:
     """All requests decode; one prompt is read."""
     prompt = min(ranges.max_tokens, ranges.max_context)
     return Batch.of(*[(1, ranges.max_context // 4)] * ranges.max_requests), Batch.of((prompt, 0))
+
+
+def _point(operation: Operation, use: Use, batch: Batch) -> Point:
+    """What one use asks of the operation in a step; experts are reached as under uniform routing."""
+    if operation.kind is Kind.ATTENTION:
+        return Point.of_requests(batch.requests)
+    step = {"T": batch.tokens, "R": len(batch.requests), "L": batch.logits}
+    step |= {axis: step[name] for axis, name in use.bind}
+    reached = subject_of(operation).experts
+    if reached is not None:
+        step["A"] = max(1, round(experts_reached(step["T"], *reached)))
+    return Point.of(**{axis: step[axis] for axis in operation.axes})
 
 
 def _work_us(work: Work, batch: Batch) -> float:

@@ -4,11 +4,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dooly.batch import Batch
 from dooly.database import Measurement, Point
 from dooly.executor.machine import Machine
 from dooly.executor.tensors import copies_for
 from dooly.executor.timing import Precision
-from dooly.ir import Kind, Operation, evaluate
+from dooly.ir import Expr, Kind, Operation, evaluate
 
 __all__ = ["CostModel"]
 
@@ -84,8 +85,11 @@ class CostModel:
         return self._rates.point_s + precision.cost_s(self.latency_us(operation, point))
 
     def _roofline_us(self, operation: Operation, point: Point) -> float:
-        axes = point.axes
-        flops, n_bytes = (float(evaluate(expression, axes)) for expression in (operation.flops, operation.bytes))
+        values = point.axes
+        if point.requests:
+            window = operation.attr("window")
+            values = Batch.of(*point.batch).attention(int(window) if isinstance(window, Expr) else None)
+        flops, n_bytes = (float(evaluate(expression, values)) for expression in (operation.flops, operation.bytes))
         dtype = operation.operands[0].dtype if operation.operands else "f32"
         rate = self._rates.gflops[0 if dtype in ("f32", "f64") else 1]
         return self._rates.launch_us + max(flops / rate, n_bytes / self._rates.gb_per_s) / 1e3
