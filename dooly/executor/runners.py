@@ -25,6 +25,8 @@ def why_not(operation: Operation) -> str | None:
     """Why no runner here can measure this operation; None if one can."""
     if operation.target == "matmul":
         return "a product with an untransposed weight; the engine's linear layers have none"
+    if operation.target == "scaled_linear":
+        return "a product of quantized matrices; only unquantized ones are measured yet"
     if operation.kind in _RUNNERS:
         return None
     if operation.kind is Kind.COLLECTIVE:

@@ -129,7 +129,7 @@ _VIEWS = ("reshape", "slice", "split", "transpose", "expand", "insert")
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
     **dict.fromkeys(_VIEWS, Spec(Kind.VIEW, _none, bytes=_none)),
-    **dict.fromkeys(("linear", "matmul"), Spec(Kind.GEMM, _linear_flops)),
+    **dict.fromkeys(("linear", "matmul", "scaled_linear"), Spec(Kind.GEMM, _linear_flops)),
     "attention": Spec(
         Kind.ATTENTION,
         stateful.attention_flops,
@@ -167,7 +167,9 @@ OPSET: Mapping[str, Spec] = {
     ),
     **dict.fromkeys(("add", "mul"), _commutative(1, other=1.0)),
     **dict.fromkeys(("sub", "div"), _memory(1, other=1.0)),
-    **dict.fromkeys(("neg", "exp", "tanh"), _memory(1)),
+    **dict.fromkeys(("neg", "exp", "tanh", "abs", "reciprocal"), _memory(1)),
+    "amax": Spec(Kind.MEMORY, lambda call: call.operands[0].numel),
+    "scaled_fp8_quant": _memory(3),
     "silu": _memory(4),
     "silu_and_mul": _memory(5),
     "sigmoid": _memory(4),

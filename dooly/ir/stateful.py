@@ -22,7 +22,8 @@ def attention_bytes(call: Call) -> Expr:
     cache = call.item_bytes("kv_dtype", call.results[0].dtype)
     row = call.integer("kv_heads") * call.integer("head_size")
     tokens = call.results[0].shape[0]
-    query = 2 * call.integer("heads") * call.integer("head_size") * tokens * item
+    asked = ITEM_BYTES[call.operands[0].dtype] if call.operands else item  # queries may be quantized
+    query = call.integer("heads") * call.integer("head_size") * tokens * (asked + item)
     return query + 2 * row * tokens * (item + cache) + 2 * row * symbol("S") * cache
 
 

@@ -12,6 +12,7 @@ from dooly.passes.rules.layers import (
     silu_and_mul,
 )
 from dooly.passes.rules.products import product, transposed_weight
+from dooly.passes.rules.quantized import amax, scaled_fp8_quant, scaled_linear
 from dooly.passes.rules.rule import Context, Rule
 from dooly.passes.rules.views import drop_identity, reshape, slice_, split, transpose
 
@@ -22,6 +23,9 @@ RULES: tuple[Rule, ...] = (
     transpose,
     product,
     transposed_weight,
+    scaled_linear,
+    scaled_fp8_quant,
+    amax,
     split,
     slice_,
     cast,
