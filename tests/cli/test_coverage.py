@@ -49,6 +49,15 @@ def test_a_table_of_operations_will_do(models, capsys):
     assert [row["model"] for row in json.loads(capsys.readouterr().out)["models"]] == ["a", "b", "c"]
 
 
+def test_every_bundled_architecture_has_a_time(monkeypatch, tmp_path, capsys):
+    table = Path(__file__).resolve().parents[2] / "notebooks" / "families.ir"
+    monkeypatch.chdir(tmp_path)
+    assert main(["coverage", str(table), "--json", *ARGUMENTS]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["models"]) >= 12
+    assert all(row[index] == 1.0 for index, row in enumerate(answer["sharing"]["time"]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,5 +1,6 @@
 """Equal work is equal text: regions in one order, numbers that change no cost in one value, views in one form."""
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dooly.ir import Block, Op, TensorType, Value, attributes, evaluate, parse_program, symbol
+from dooly.ir import Block, Op, Program, TensorType, Value, attributes, evaluate, parse_program, symbol
 from dooly.passes import PIPELINE, run
 from dooly.passes.canonical_block import in_canonical_order, with_plain_views
 from dooly.passes.dedup import flow_of
@@ -175,3 +176,12 @@ def test_a_copy_of_equal_type_is_work_and_reads_its_source_alone():
     assert operation.flops == 4 * 64 * symbol("T")
 
 
+
+
+@pytest.mark.engine
+def test_the_order_of_real_models_does_not_matter():
+    from tests.captures import captured
+
+    graphs = [captured(name) for name in ("llama-3.1-8b", "qwen3-8b", "mixtral-8x7b")]
+    tables = {run(Program(tuple(order)), PIPELINE).operations for order in itertools.permutations(graphs)}
+    assert len(tables) == 1
