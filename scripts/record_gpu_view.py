@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import platform as machine
+import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -67,7 +68,7 @@ def main() -> int:
         except Exception as error:  # the rest of the record is worth having
             failed[name] = f"{type(error).__name__}: {error}"[:500]
         seconds[name] = round(time.perf_counter() - start, 2)
-        print(f"{seconds[name]:8.2f} s  {name}  {failed.get(name, '')}")
+        sys.stdout.write(f"{seconds[name]:8.2f} s  {name}  {failed.get(name, '')}\n")
     record = {**_environment(), "platform": args.platform, "seconds": seconds, "failed": failed}
     (args.folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return 0
