@@ -5,20 +5,48 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dooly.errors import PredictError
 
-__all__ = ["HOST_PARTS", "Batch", "BatchColumns", "StepClass", "StepCost"]
+__all__ = ["HOST_PARTS", "Batch", "BatchColumns", "StepBatch", "StepClass", "StepCost"]
 
 StepClass = Literal["decode", "prefill", "mixed"]
 Column = NDArray[np.float64]
 
 HOST_PARTS = ("host_before", "host_after", "host_dispatch")
 """Signatures of the pseudo operations that hold the host's share of a step."""
+
+
+class StepBatch(Protocol):
+    """What a step works on, as far as its time depends on it: a `Batch`, or sums that a simulation keeps up."""
+
+    @property
+    def requests(self) -> tuple[tuple[int, int], ...]:
+        """(new tokens, tokens already cached) of each request."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Requests, R."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """New tokens, T."""
+        ...
+
+    @property
+    def logits(self) -> int:
+        """Rows whose logits are computed, L."""
+        ...
+
+    def attention(self, window: int | None = None) -> dict[str, int]:
+        """As `Batch.attention`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,9 +119,18 @@ class Batch:
             alike[request] = alike.get(request, 0) + 1
         return {"requests": [[q, c, alike[q, c]] for q, c in sorted(alike)]}
 
-    @cached_property
+    @property
+    def count(self) -> int:
+        """Requests, R."""
+        return len(self.requests)
+
+    @property
     def tokens(self) -> int:
         """New tokens of the step, T."""
+        return self._tokens
+
+    @cached_property
+    def _tokens(self) -> int:
         return sum(q for q, _ in self.requests)
 
     @property

@@ -38,6 +38,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs {' and '.join(missing)}: make setup")
     if item.get_closest_marker("gpu") is not None and not _has_gpu():
         pytest.skip("needs an NVIDIA GPU")
+    if item.get_closest_marker("exhaustive") is not None and "exhaustive" not in item.config.option.markexpr:
+        pytest.skip("takes minutes: pytest -m exhaustive")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

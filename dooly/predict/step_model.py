@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import Batch, BatchColumns, StepCost
+from dooly.batch import Batch, BatchColumns, StepBatch, StepCost
 from dooly.fit.formula import Formula
 from dooly.fit.observation import experts_reached
 from dooly.ir.operation import Operation
@@ -79,9 +79,9 @@ class StepModel:
         """
         return cls(collect_work(operations, formulas, model, routing), HostModel.of(formulas))
 
-    def step_time(self, batch: Batch) -> StepCost:
+    def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
-        tokens, requests = batch.tokens, len(batch.requests)
+        tokens, requests = batch.tokens, batch.count
         sizes = {"T": tokens, "R": requests, "L": batch.logits}
         device, outside = self._dispatch_us, self._dispatch_outside
         for axis, table in self._tables:

@@ -7,7 +7,7 @@ from dooly.engine import EngineSettings
 from dooly.simulate.metrics import Distribution, Summary, request_frame, summarize
 from dooly.simulate.record import record_runs
 from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
-from dooly.simulate.simulator import Progress, StepTime, simulate
+from dooly.simulate.simulator import Progress, StepTime, simulate, simulate_fast
 from dooly.simulate.synthetic import TraceFit, fit_trace, read_fit, sample_trace, write_fit
 from dooly.simulate.trace import Trace, TraceRequest, read_trace, write_trace
 from dooly.simulate.validate import RequestError, StepError, Validation, compare
@@ -38,6 +38,7 @@ __all__ = [
     "sample_trace",
     "save_run",
     "simulate",
+    "simulate_fast",
     "summarize",
     "write_fit",
     "write_trace",

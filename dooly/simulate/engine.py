@@ -10,33 +10,26 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dooly.batch import Batch
+from dooly.batch import Batch, StepBatch
 from dooly.engine import EngineSettings, engine_config, model_folder, one_line
 from dooly.errors import SimulationError
+from dooly.simulate.scheduling import TokenEvent
+from dooly.simulate.trace import PREFIX_BLOCK, TraceRequest
 
-__all__ = ["EngineScheduler", "Scheduled", "TokenEvent"]
+__all__ = ["EngineScheduler", "Scheduled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
     """One scheduled step: its batch (None if nothing is to be computed) and what vLLM wants back with the results."""
 
-    batch: Batch | None
+    batch: StepBatch | None
     scheduler_output: Any
     runner_output: Any
-
-
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """A request got `tokens` output tokens; `cached_tokens` of its prompt were cached (known with the first token)."""
-
-    request_id: str
-    tokens: int
-    finished: bool
-    cached_tokens: int
 
 
 class EngineScheduler:
@@ -61,21 +54,29 @@ class EngineScheduler:
         except Exception as error:  # model code may fail in any way on a configuration it was not written for
             raise SimulationError(f"{model_folder(model)}: no KV cache for it: {one_line(error)}") from error
         from vllm.sampling_params import SamplingParams
+        from vllm.v1.outputs import ModelRunnerOutput
+        from vllm.v1.request import Request
+
+        self._request_class, self._parameters_class, self._output_class = Request, SamplingParams, ModelRunnerOutput
+        self._config, self._kv_cache = config, kv_cache
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over with an empty queue and an empty cache."""
         from vllm.utils.hashing import get_hash_fn_by_name
         from vllm.v1.core.kv_cache_utils import (
             get_request_block_hasher,
             init_none_hash,
             resolve_kv_cache_block_sizes,
         )
-        from vllm.v1.outputs import ModelRunnerOutput
-        from vllm.v1.request import Request
         from vllm.v1.structured_output import StructuredOutputManager
 
-        block_size, hash_block_size = resolve_kv_cache_block_sizes(kv_cache, config)
+        config = self._config
+        block_size, hash_block_size = resolve_kv_cache_block_sizes(self._kv_cache, config)
         self.depth: int = config.max_concurrent_batches
         self.scheduler: Any = config.scheduler_config.get_scheduler_cls()(
             vllm_config=config,
-            kv_cache_config=kv_cache,
+            kv_cache_config=self._kv_cache,
             structured_output_manager=StructuredOutputManager(config),
             include_finished_set=False,
             log_stats=False,
@@ -87,11 +88,20 @@ class EngineScheduler:
             hash_function = get_hash_fn_by_name(config.cache_config.prefix_caching_hash_algo)
             init_none_hash(hash_function)
             self._hasher = get_request_block_hasher(hash_block_size, hash_function)
-        self._request_class, self._parameters_class, self._output_class = Request, SamplingParams, ModelRunnerOutput
         self._parameters: dict[int, Any] = {}
+        self._requests: dict[str, Any] = {}
+        self._sampled: dict[str, list[int]] = {}
+        self._own = count(-1, -1)
+
+    def submit(self, name: str, request: TraceRequest) -> None:
+        """Queue a request of a trace: equal token ids where prefix ids are equal, and ids of its own elsewhere."""
+        shared = [prefix for prefix in request.prefix for _ in range(PREFIX_BLOCK)][: request.prompt_tokens]
+        own = next(self._own)
+        self.add(name, shared + [own] * (request.prompt_tokens - len(shared)), request.output_tokens, request.arrival_s)
+        self._sampled[name] = [own]
 
     def add(self, request_id: str, prompt: list[int], max_tokens: int, arrival_s: float) -> None:
-        """Queue a request: its token ids, and how many tokens it will produce."""
+        """Queue a request: its token ids, and how many tokens it will produce (no model sees them; any numbers do)."""
         if max_tokens not in self._parameters:
             self._parameters[max_tokens] = self._parameters_class(
                 max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False
@@ -104,6 +114,8 @@ class EngineScheduler:
             arrival_time=arrival_s,
             block_hasher=self._hasher,
         )
+        self._requests[request_id] = request
+        self._sampled[request_id] = [0]
         self.scheduler.add_request(request)
 
     def busy(self) -> bool:
@@ -122,8 +134,8 @@ class EngineScheduler:
         ids = list(counts)
         runner_output = self._output_class(
             req_ids=ids,
-            req_id_to_index={request_id: index for index, request_id in enumerate(ids)},
-            sampled_token_ids=[[] if requests[request_id].is_prefill_chunk else [0] for request_id in ids],
+            req_id_to_index=dict(zip(ids, count())),
+            sampled_token_ids=[[] if requests[i].is_prefill_chunk else self._sampled[i] for i in ids],
         )
         if not counts:
             return Scheduled(None, output, runner_output)
@@ -132,18 +144,19 @@ class EngineScheduler:
         return Scheduled(Batch(pairs, len(pairs)), output, runner_output)
 
     def update(self, step: Scheduled) -> list[TokenEvent]:
-        """Give a step's results to the scheduler; returns the tokens that came out."""
+        """Give a step's results to the scheduler; returns the first and last tokens that came out."""
         groups = self.scheduler.update_from_output(step.scheduler_output, step.runner_output)
-        return [
-            TokenEvent(
-                item.request_id,
-                len(item.new_token_ids),
-                item.finish_reason is not None,
-                0 if item.prefill_stats is None else item.prefill_stats.num_cached_tokens,
-            )
-            for group in groups.values()
-            for item in group.outputs
-        ]
+        events: list[TokenEvent] = []
+        for group in groups.values():
+            for item in group.outputs:
+                first, finished = item.prefill_stats is not None, item.finish_reason is not None
+                if first or finished:
+                    tokens = self._requests[item.request_id].num_output_tokens
+                    cached = item.prefill_stats.num_cached_tokens if first else 0
+                    events.append(TokenEvent(item.request_id, tokens, finished, cached))
+                if finished:
+                    del self._requests[item.request_id], self._sampled[item.request_id]
+        return events
 
     def preempted(self, step: Scheduled) -> list[str]:
         """The requests that lost their KV blocks when this step was composed."""

@@ -18,7 +18,8 @@ from dooly.files import write_text
 __all__ = ["RequestRecord", "Run", "StepDetail", "StepRecord", "load_run", "save_run"]
 
 # 1: first version
-FORMAT = "dooly-run 1"
+# 2: steps may be left out
+FORMAT = "dooly-run 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,10 @@ class Run:
         settings: of the engine.
         clipped: requests whose lengths were cut to fit the model.
         requests: in order of the trace.
-        steps: in order of time.
+        steps: in order of time; left out by a fast simulation unless asked for.
         wall_s: seconds that simulating or recording took.
         facts: the machine and software of a measured run (sorted key, value); empty for a simulated one.
+        unlisted: steps that are left out: how many, and requests in all of them.
     """
 
     source: Literal["simulated", "measured"]
@@ -130,6 +132,17 @@ class Run:
     steps: tuple[StepRecord, ...]
     wall_s: float
     facts: tuple[tuple[str, str], ...] = ()
+    unlisted: tuple[int, int] = (0, 0)
+
+    @property
+    def step_count(self) -> int:
+        """Steps that computed something."""
+        return len(self.steps) + self.unlisted[0]
+
+    @property
+    def mean_running(self) -> float:
+        """Requests in a step, averaged over steps."""
+        return (sum(step.batch.count for step in self.steps) + self.unlisted[1]) / self.step_count
 
 
 def save_run(run: Run, path: str | Path) -> None:
@@ -147,6 +160,7 @@ def save_run(run: Run, path: str | Path) -> None:
         "clipped": run.clipped,
         "wall_s": run.wall_s,
         "facts": dict(run.facts),
+        "unlisted": run.unlisted,
     }
     requests = [json.dumps(asdict(request)) for request in run.requests]
     steps = [json.dumps(_step_fields(step)) for step in run.steps]
@@ -194,6 +208,7 @@ def load_run(path: str | Path) -> Run:
             steps=tuple(_step(fields) for fields in content["steps"]),
             wall_s=float(content["wall_s"]),
             facts=tuple(sorted((str(k), str(v)) for k, v in content["facts"].items())),
+            unlisted=(int(content["unlisted"][0]), int(content["unlisted"][1])),
         )
     except OSError as error:
         raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -1,7 +1,8 @@
-"""The engine's scheduler on a simulated clock: what each request of a trace would have waited.
+"""A scheduler on a simulated clock: what each request of a trace would have waited.
 
-Nothing of the policy is ours.  This module owns the clock: when requests arrive, when a step starts and ends, and when
-its tokens are out.  Identical inputs give identical results.
+No policy is here: batches are composed by the engine's own scheduler, or by the compact one that is held to it.  This
+module owns the clock: when requests arrive, when a step starts and ends, and when its tokens are out.  Identical inputs
+give identical results.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dooly.batch import Batch, StepCost
+from dooly.batch import Batch, StepBatch, StepCost
 from dooly.engine import EngineSettings, model_folder
 from dooly.errors import SimulationError
-from dooly.simulate.engine import EngineScheduler, Scheduled
+from dooly.simulate.compact import CompactScheduler
+from dooly.simulate.engine import EngineScheduler
+from dooly.simulate.interpolate import DecodeCosts
 from dooly.simulate.run import RequestRecord, Run, StepRecord
-from dooly.simulate.trace import Trace, TraceRequest
+from dooly.simulate.scheduling import Scheduler, Step
+from dooly.simulate.trace import Trace
 
-__all__ = ["Progress", "StepTime", "simulate"]
+__all__ = ["Progress", "StepTime", "simulate", "simulate_fast"]
 
-StepTime = Callable[[Batch], float | StepCost]
+StepTime = Callable[[StepBatch], float | StepCost]
 Progress = Callable[[int, int], None]
 
 
@@ -29,7 +33,6 @@ Progress = Callable[[int, int], None]
 class _Request:
     """A request under way."""
 
-    trace: TraceRequest
     first_token_s: float | None = None
     finish_s: float | None = None
     tokens: int = 0
@@ -64,19 +67,38 @@ def simulate(
     """
     settings = EngineSettings() if settings is None else settings
     check_lengths(trace, settings)
-    start = time.perf_counter()
-    simulator = _Simulator(EngineScheduler(model, settings), trace, step_time, progress)
-    simulator.run()
-    return Run(
-        source="simulated",
-        model=model_folder(model).name,
-        trace=trace.name,
-        settings=settings,
-        clipped=trace.clipped,
-        requests=simulator.records(),
-        steps=tuple(simulator.steps),
-        wall_s=time.perf_counter() - start,
-    )
+    scheduler = EngineScheduler(model, settings)
+    return _Simulator(scheduler, trace, step_time, progress, True).run(model_folder(model).name, settings)
+
+
+def simulate_fast(
+    model: str,
+    trace: Trace,
+    step_time: StepTime,
+    settings: EngineSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    keep_steps: bool = False,
+) -> Run:
+    """`simulate` with the compact scheduler: the same run for a model whose layers all have one full attention, without
+    vLLM and much faster.
+
+    Every batch is the same; times of steps in which the same requests go on decoding are interpolated (`DecodeCosts`).
+
+    Args:
+        model: its name.
+        trace, settings, progress: as for `simulate`.
+        step_time: as for `simulate`; a time that asks for single requests (`StepBatch.requests`, or attention within a
+            window) makes it slower.
+        keep_steps: whether the run lists its steps.
+
+    Raises:
+        SimulationError: a request is too long, a step time is not positive, or with prefix caching the block size does
+            not divide the tokens of a prefix block.
+    """
+    settings = EngineSettings() if settings is None else settings
+    check_lengths(trace, settings)
+    return _Simulator(CompactScheduler(settings), trace, step_time, progress, keep_steps).run(model, settings)
 
 
 def check_lengths(trace: Trace, settings: EngineSettings) -> None:
@@ -91,20 +113,42 @@ def check_lengths(trace: Trace, settings: EngineSettings) -> None:
 
 
 class _Simulator:
-    def __init__(self, engine: EngineScheduler, trace: Trace, step_time: StepTime, progress: Progress | None) -> None:
+    def __init__(
+        self, engine: Scheduler, trace: Trace, step_time: StepTime, progress: Progress | None, keep_steps: bool
+    ) -> None:
         self.engine, self.trace, self.step_time, self.progress = engine, trace, step_time, progress
+        self.cost = DecodeCosts(self._cost) if isinstance(engine, CompactScheduler) else self._cost
+        self.keep_steps = keep_steps
         self.requests: dict[str, _Request] = {}
         self.steps: list[StepRecord] = []
+        self.unlisted = (0, 0)
         self.done = 0
         self.now_s = 0.0
         self.device_free_s = 0.0
         self.waiting = deque(enumerate(trace.requests))
-        self.in_flight: deque[tuple[float, float, Scheduled]] = deque()
+        self.in_flight: deque[tuple[float, float, Step]] = deque()
 
-    def run(self) -> None:
+    def run(self, model: str, settings: EngineSettings) -> Run:
+        """Serve the trace to its end."""
+        start = time.perf_counter()
+        self._serve()
+        return Run(
+            source="simulated",
+            model=model,
+            trace=self.trace.name,
+            settings=settings,
+            clipped=self.trace.clipped,
+            requests=self._records(),
+            steps=tuple(self.steps),
+            wall_s=time.perf_counter() - start,
+            unlisted=self.unlisted,
+        )
+
+    def _serve(self) -> None:
         """The loop of the engine core: take arrivals, compose a step if there is room, else finish the oldest."""
         while True:
-            self._admit()
+            if self.waiting and self.waiting[0][1].arrival_s <= self.now_s:
+                self._admit()
             if self.engine.busy():
                 self._launch()
                 if len(self.in_flight) < self.engine.depth and (self.in_flight[-1][2].batch or self.engine.busy()):
@@ -119,62 +163,65 @@ class _Simulator:
     def _admit(self) -> None:
         while self.waiting and self.waiting[0][1].arrival_s <= self.now_s:
             index, request = self.waiting.popleft()
-            # The first block differs from request to request, so that prefix caching finds only what it should.
-            prompt = [index + 1] + [0] * (request.prompt_tokens - 1)
-            self.requests[str(index)] = _Request(request)
-            self.engine.add(str(index), prompt, request.output_tokens, request.arrival_s)
+            self.requests[str(index)] = _Request()
+            self.engine.submit(str(index), request)
 
     def _launch(self) -> None:
         start_s = self.now_s
         step = self.engine.schedule()
-        for request_id in self.engine.preempted(step):
-            self.requests[request_id].preemptions += 1
-        if step.batch is None:
+        for name in self.engine.preempted(step):
+            self.requests[name].preemptions += 1
+        batch = step.batch
+        if batch is None:
             self.in_flight.append((self.now_s, 0.0, step))
             return
-        cost = self._cost(step.batch)
+        cost = self.cost(batch)
         self.now_s += cost.host_before_us / 1e6
         # What is left of the total between the two host parts; a synchronous engine waits for all of it.
         device_s = (cost.total_us - cost.host_before_us - cost.host_after_us) / 1e6
         self.device_free_s = max(self.device_free_s, self.now_s) + device_s
         self.in_flight.append((self.device_free_s, cost.host_after_us / 1e6, step))
-        end_s = self.device_free_s + cost.host_after_us / 1e6
-        self.steps.append(
-            StepRecord(
-                start_s=start_s,
-                batch=step.batch,
-                host_before_us=cost.host_before_us,
-                device_us=cost.device_us,
-                host_after_us=cost.host_after_us,
-                total_us=(end_s - start_s) * 1e6,
+        if self.keep_steps:
+            end_s = self.device_free_s + cost.host_after_us / 1e6
+            self.steps.append(
+                StepRecord(
+                    start_s=start_s,
+                    batch=batch if isinstance(batch, Batch) else Batch(batch.requests, batch.logits),
+                    host_before_us=cost.host_before_us,
+                    device_us=cost.device_us,
+                    host_after_us=cost.host_after_us,
+                    total_us=(end_s - start_s) * 1e6,
+                )
             )
-        )
+        else:
+            steps, requests = self.unlisted
+            self.unlisted = steps + 1, requests + batch.count
 
-    def _cost(self, batch: Batch) -> StepCost:
+    def _cost(self, batch: StepBatch) -> StepCost:
         cost = self.step_time(batch)
         if not isinstance(cost, StepCost):
             cost = StepCost(0.0, cost * 1e6, 0.0, cost * 1e6)
         parts = (cost.host_before_us, cost.host_after_us, cost.total_us - cost.host_before_us - cost.host_after_us)
         if not (min(parts) >= 0 and 0 < cost.total_us < float("inf")):
-            raise SimulationError(f"step time of {batch.tokens} tokens in {len(batch.requests)} requests is {cost}")
+            raise SimulationError(f"step time of {batch.tokens} tokens in {batch.count} requests is {cost}")
         return cost
 
     def _finish_oldest(self) -> None:
         end_s, host_after_s, step = self.in_flight.popleft()
         self.now_s = max(self.now_s, end_s) + host_after_s
         for event in self.engine.update(step):
-            request = self.requests[event.request_id]
-            if event.tokens and request.first_token_s is None:
+            request = self.requests[event.name]
+            if request.first_token_s is None:
                 request.first_token_s = self.now_s
                 request.cached_tokens = event.cached_tokens
-            request.tokens += event.tokens
             if event.finished:
+                request.tokens = event.tokens
                 request.finish_s = self.now_s
                 self.done += 1
                 if self.progress is not None:
                     self.progress(self.done, len(self.trace))
 
-    def records(self) -> tuple[RequestRecord, ...]:
+    def _records(self) -> tuple[RequestRecord, ...]:
         """What became of each request, in order of the trace."""
         records: list[RequestRecord] = []
         for index, expected in enumerate(self.trace.requests):

@@ -23,7 +23,10 @@ import polars as pl
 from dooly.errors import TraceError
 from dooly.files import write_text
 
-__all__ = ["Trace", "TraceRequest", "read_trace", "write_trace"]
+__all__ = ["PREFIX_BLOCK", "Trace", "TraceRequest", "read_trace", "write_trace"]
+
+PREFIX_BLOCK = 512
+"""Tokens of a prompt that one prefix id stands for (as Mooncake publishes them)."""
 
 MAX_TOKENS = 2**31 - 1
 _FLOAT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -32,11 +35,19 @@ _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """One request: `arrival_s` seconds after the first one, prompt length and output length in tokens."""
+    """One request.
+
+    Attributes:
+        arrival_s: seconds after the first one.
+        prompt_tokens, output_tokens: its lengths.
+        prefix: ids of its leading blocks of `PREFIX_BLOCK` tokens: prompts that begin with the same ids begin with
+            the same tokens.  The prompt may end in the last one; what no id covers is like no other prompt.
+    """
 
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+    prefix: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
@@ -44,6 +55,11 @@ class TraceRequest:
         for name, tokens in (("prompt", self.prompt_tokens), ("output", self.output_tokens)):
             if not 1 <= tokens <= MAX_TOKENS:
                 raise TraceError(f"{tokens} {name} tokens; expected 1 to {MAX_TOKENS}")
+        if self.prefix and (min(self.prefix) < 0 or (len(self.prefix) - 1) * PREFIX_BLOCK >= self.prompt_tokens):
+            raise TraceError(
+                f"{len(self.prefix)} prefix ids for {self.prompt_tokens} prompt tokens; expected ids from 0, at most "
+                f"one for each {PREFIX_BLOCK} tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,8 @@ class Trace:
             if request.prompt_tokens + request.output_tokens > max_model_len:
                 output = min(request.output_tokens, max_model_len // 2)
                 prompt = min(request.prompt_tokens, max_model_len - output)
-                request = replace(request, prompt_tokens=prompt, output_tokens=output)
+                blocks = -(-prompt // PREFIX_BLOCK)
+                request = TraceRequest(request.arrival_s, prompt, output, request.prefix[:blocks])
                 clipped += 1
             kept.append(request)
         return replace(self, requests=tuple(kept), clipped=clipped)

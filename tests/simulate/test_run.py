@@ -35,12 +35,12 @@ def test_refused_files(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     with pytest.raises(SimulationError, match="cannot be read"):
         load_run(path)
-    for text in ("", "[]", "{}", '{"format": "dooly-run 1", "source": "measured"}'):
+    for text in ("", "[]", "{}", '{"format": "dooly-run 2", "source": "measured"}'):
         path.write_text(text)
         with pytest.raises(SimulationError, match="not a recorded run"):
             load_run(path)
     path.write_text('{"format": "dooly-run 99"}')
-    with pytest.raises(SimulationError, match="this version reads 'dooly-run 1'"):
+    with pytest.raises(SimulationError, match="this version reads 'dooly-run 2'"):
         load_run(path)
     save_run(RUN, path)
     content = json.loads(path.read_text())

@@ -1,0 +1,57 @@
+"""Step times between which only the contexts grow: computed at two ends, interpolated in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dooly.batch import StepBatch, StepCost
+from dooly.simulate.compact import CompactBatch
+
+__all__ = ["DecodeCosts"]
+
+FURTHEST = 32  # steps
+SHARE = 16  # of the mean context
+
+
+class DecodeCosts:
+    """Cost of steps, asked in order.
+
+    While the same requests decode, their contexts grow by one token a step and the time changes smoothly; it is
+    computed for a step and for one up to 32 steps (at most a 16th of the mean context) later, and is linear in between.
+    """
+
+    def __init__(self, cost: Callable[[StepBatch], StepCost]) -> None:
+        self._cost = cost
+        self._composition = -1
+        self._at = self._length = 0
+        self._start = self._slope = (0.0, 0.0, 0.0, 0.0)
+        self._extrapolated = False
+
+    def __call__(self, batch: StepBatch) -> StepCost:
+        """Cost of the next step."""
+        if not isinstance(batch, CompactBatch) or batch.composition < 0:
+            self._composition = -1
+            return self._cost(batch)
+        if batch.composition != self._composition:  # many sets of requests last for one step only
+            self._composition, self._at, self._length = batch.composition, 0, 0
+            return self._cost(batch)
+        self._at += 1
+        if self._at >= self._length:
+            ahead = min(batch.sums["S"] // (SHARE * batch.count), FURTHEST)
+            start = self._cost(batch)
+            if ahead < 4:
+                self._length = 0
+                return start
+            self._from(start, self._cost(batch.later(ahead)), ahead)
+            return start
+        at = self._at
+        before, device, after, total = (a + b * at for a, b in zip(self._start, self._slope))
+        return StepCost(before, device, after, total, self._extrapolated)
+
+    def _from(self, start: StepCost, end: StepCost, steps: int) -> None:
+        self._at, self._length = 0, steps
+        self._start = (start.host_before_us, start.device_us, start.host_after_us, start.total_us)
+        ends = (end.host_before_us, end.device_us, end.host_after_us, end.total_us)
+        before, device, after, total = ((b - a) / steps for a, b in zip(self._start, ends))
+        self._slope = (before, device, after, total)
+        self._extrapolated = start.extrapolated or end.extrapolated
