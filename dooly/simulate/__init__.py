@@ -9,11 +9,13 @@ from dooly.simulate.record import record_runs
 from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
 from dooly.simulate.simulator import Progress, StepTime, simulate, simulate_fast
 from dooly.simulate.synthetic import TraceFit, fit_trace, read_fit, sample_trace, write_fit
-from dooly.simulate.trace import Trace, TraceRequest, read_trace, write_trace
+from dooly.simulate.trace import PREFIX_BLOCK, Trace, TraceRequest
+from dooly.simulate.trace_files import read_trace, write_trace
 from dooly.simulate.validate import RequestError, StepError, Validation, compare
 
 __all__ = [
     "Distribution",
+    "PREFIX_BLOCK",
     "EngineSettings",
     "Progress",
     "RequestError",

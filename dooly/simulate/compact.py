@@ -179,16 +179,21 @@ class CompactScheduler:
             while self._longest[0][2].turn != self._longest[0][1] or self._longest[0][2].last < step:
                 heapq.heappop(self._longest)
             most = step + 1 - self._longest[0][0]
-        pairs, prefill_pairs = rows, 0
+        pairs = rows
+        prefill_tokens = prefill_rows = prefill_pairs = 0
         for new, cached in prefills:
             tokens += new
             rows += new + cached
             seen = new * cached + new * (new + 1) // 2
             pairs += seen
-            prefill_pairs += seen if new > 1 else 0
             most = max(most, seen)
+            if new > 1:
+                prefill_tokens += new
+                prefill_rows += new + cached
+                prefill_pairs += seen
         count = decodes + len(prefills)
-        sums = {"T": tokens, "R": count, "S": rows, "P": pairs, "Pp": prefill_pairs, "Pm": most}
+        sums = {"T": tokens, "R": count, "S": rows, "P": pairs, "Pm": most}
+        sums |= {"Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
 
         def list_requests(ahead: int) -> tuple[tuple[int, int], ...]:
             cached = step + ahead

@@ -1,36 +1,23 @@
-"""Arrival traces: when requests arrive and how long they are.  Reads files; imports neither torch nor vLLM.
-
-Two CSV formats are read, told apart by their header; further columns are ignored:
-
-* ours: ``arrival_s,prompt_tokens,output_tokens`` (seconds, from any origin)
-* Azure 2023 and 2024, as published: ``TIMESTAMP,ContextTokens,GeneratedTokens`` (date and time, UTC unless it says)
-"""
+"""Arrival traces: when requests arrive, how long they are, and which beginnings they share."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import pairwise
-from pathlib import Path
+from itertools import accumulate, pairwise
 
+import numpy as np
 import polars as pl
 
 from dooly.errors import TraceError
-from dooly.files import write_text
 
-__all__ = ["PREFIX_BLOCK", "Trace", "TraceRequest", "read_trace", "write_trace"]
+__all__ = ["MAX_TOKENS", "PREFIX_BLOCK", "Trace", "TraceRequest"]
 
 PREFIX_BLOCK = 512
 """Tokens of a prompt that one prefix id stands for (as Mooncake publishes them)."""
 
 MAX_TOKENS = 2**31 - 1
-_FLOAT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +94,29 @@ class Trace:
 
     def at_rate(self, requests_per_s: float) -> Trace:
         """The same requests, arrivals stretched or squeezed in proportion to a mean of `requests_per_s`."""
-        if not (math.isfinite(requests_per_s) and requests_per_s > 0):
-            raise TraceError(f"rate of {requests_per_s} requests/s; expected a positive number")
+        _check_rate(requests_per_s)
         if math.isinf(self.rate):
-            raise TraceError(f"{self.name}: all requests arrive at once, so there is no rate to change")
+            raise TraceError(
+                f"{self.name}: all requests arrive at once, so they have no rate; ask for poisson or fixed arrivals"
+            )
         factor = self.rate / requests_per_s
         return replace(self, requests=tuple(replace(r, arrival_s=r.arrival_s * factor) for r in self.requests))
+
+    def poisson(self, requests_per_s: float, *, seed: int) -> Trace:
+        """The same requests in the same order, with independent exponential gaps of that mean rate."""
+        _check_rate(requests_per_s)
+        uniform = np.random.default_rng(seed).random(len(self) - 1)  # its stream is the same in all versions of NumPy
+        gaps: list[float] = (-np.log1p(-uniform) / requests_per_s).tolist()
+        return self._arriving(accumulate(gaps, initial=0.0))
+
+    def fixed(self, requests_per_s: float) -> Trace:
+        """The same requests in the same order, at equal gaps."""
+        _check_rate(requests_per_s)
+        return self._arriving(index / requests_per_s for index in range(len(self)))
+
+    def _arriving(self, arrivals_s: Iterable[float]) -> Trace:
+        moved = (replace(r, arrival_s=arrival_s) for r, arrival_s in zip(self.requests, arrivals_s, strict=True))
+        return replace(self, requests=tuple(moved))
 
     def clip(self, max_model_len: int) -> Trace:
         """Shorten what does not fit: output to half of `max_model_len` tokens, then prompt to what is left.
@@ -145,115 +149,6 @@ class Trace:
         )
 
 
-def _seconds(text: str) -> float:
-    value = float(text) if _FLOAT.fullmatch(text) else math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{text[:40]!r} is not a number of seconds, 0 or more")
-    return value
-
-
-def _timestamp(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text[:40]!r} is not a date and time such as 2023-11-16 18:15:46.6805900") from None
-
-
-def _tokens(text: str) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a whole number of tokens")
-    if not 1 <= int(text) <= MAX_TOKENS:
-        raise ValueError(f"{int(text)} tokens; expected 1 to {MAX_TOKENS}")
-    return int(text)
-
-
-_FORMATS: tuple[tuple[tuple[str, str, str], Callable[[str], float]], ...] = (
-    (("arrival_s", "prompt_tokens", "output_tokens"), _seconds),
-    (("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _timestamp),
-)
-
-
-def read_trace(path: str | Path) -> Trace:
-    """Read an arrival trace in either format of this module.
-
-    Raises:
-        TraceError: one line with file and line number: no such file, no header, no rows, a missing column or field,
-            a value that is negative, not a number or not whole, zero tokens, or an arrival before the one above it
-            (rows are never reordered silently: a trace out of order is usually two traces in one file).
-    """
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
-    return parse_trace(text, name=str(path))
-
-
-def parse_trace(text: str, *, name: str) -> Trace:
-    """`read_trace` for text in hand; `name` stands for the file in messages.
-
-    >>> parse_trace("arrival_s,prompt_tokens,output_tokens\\n5.0,10,2\\n5.5,20,1\\n", name="two").requests[1]
-    TraceRequest(arrival_s=0.5, prompt_tokens=20, output_tokens=1)
-    """
-    rows = _rows(text, name)
-    line, header = next(rows, (0, []))
-    if not header:
-        raise TraceError(f"{name}: the file is empty; expected a header such as {','.join(_FORMATS[0][0])}")
-    columns, read_arrival = _columns(header, f"{name}:{line}")
-    origin: float | None = None
-    requests: list[TraceRequest] = []
-    for line, row in rows:
-        place = f"{name}:{line}"
-        if len(row) != len(header):
-            raise TraceError(f"{place}: {len(row)} fields; the header has {len(header)}")
-        try:
-            arrival = read_arrival(row[columns[0]])
-            prompt, output = _tokens(row[columns[1]]), _tokens(row[columns[2]])
-        except ValueError as error:
-            raise TraceError(f"{place}: {error}") from None
-        origin = arrival if origin is None else origin
-        if requests and arrival - origin < requests[-1].arrival_s:
-            raise TraceError(f"{place}: arrives before the request above it; sort the file by arrival")
-        requests.append(TraceRequest(arrival - origin, prompt, output))
-    if not requests:
-        raise TraceError(f"{name}: a header but no requests below it")
-    return Trace(name, tuple(requests))
-
-
-def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        for row in reader:
-            fields = [field.strip() for field in row]
-            if any(fields):
-                yield reader.line_num, fields
-    except csv.Error as error:
-        raise TraceError(f"{name}:{reader.line_num}: not CSV: {error}") from error
-
-
-def _columns(header: list[str], place: str) -> tuple[tuple[int, int, int], Callable[[str], float]]:
-    """Positions of arrival, prompt and output in the header, and how to read an arrival."""
-    for names, read_arrival in _FORMATS:
-        missing = [column for column in names if column not in header]
-        if not missing:
-            return (header.index(names[0]), header.index(names[1]), header.index(names[2])), read_arrival
-        if len(missing) < len(names):
-            raise TraceError(f"{place}: no column {' or '.join(missing)}; the header is {','.join(header)[:80]!r}")
-    expected = " or ".join(",".join(names) for names, _ in _FORMATS)
-    raise TraceError(f"{place}: unknown header {','.join(header)[:80]!r}; expected {expected}")
-
-
-def write_trace(trace: Trace, path: str | Path) -> None:
-    """Write `trace` in our format, arrivals to the microsecond.
-
-    Raises:
-        DoolyError: the file cannot be written.
-    """
-    lines: Iterable[str] = (f"{r.arrival_s:.6f},{r.prompt_tokens},{r.output_tokens}\n" for r in trace.requests)
-    write_text(path, "arrival_s,prompt_tokens,output_tokens\n" + "".join(lines))
+def _check_rate(requests_per_s: float) -> None:
+    if not (math.isfinite(requests_per_s) and requests_per_s > 0):
+        raise TraceError(f"rate of {requests_per_s} requests/s; expected a positive number")
