@@ -6,11 +6,16 @@ from pathlib import Path
 
 from dooly.errors import DoolyError
 
-__all__ = ["write_text"]
+__all__ = ["write_bytes", "write_text"]
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text; an existing file is replaced only once the new one is complete on disk.
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file; an existing file is replaced only once the new one is complete on disk.
 
     Raises:
         DoolyError: the file cannot be written; what was there before still is.
@@ -18,12 +23,12 @@ def write_text(path: str | Path, text: str) -> None:
     target = Path(path).resolve()  # through a link, so that the link stays
     try:
         if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(content)
             return
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())

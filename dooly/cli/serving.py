@@ -1,7 +1,7 @@
 """Options of the commands that serve a trace: which requests, and how the engine batches them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,29 +10,36 @@ if TYPE_CHECKING:
     from dooly.simulate import Trace
 
 __all__ = [
+    "Arrivals",
+    "Asynchronous",
     "BatchedTokens",
     "BlockSize",
     "Blocks",
     "ModelLength",
+    "PrefixCaching",
     "Rate",
     "Requests",
+    "Seed",
     "Sequences",
-    "TraceFile",
+    "TraceSource",
     "engine_settings",
     "load_trace",
 ]
 
-SHIPPED_TRACE = Path(__file__).resolve().parent.parent / "traces" / "azure-conv-synthetic.csv"
-
-TraceFile = Annotated[
-    Path | None,
+TraceSource = Annotated[
+    str,
     typer.Argument(
-        help="CSV of arrival_s,prompt_tokens,output_tokens or in the Azure 2023 format; default: the shipped trace",
-        show_default=False,
+        help="azure-conv, azure-code, mooncake or arxiv (synthetic, fitted to the public traces), or a file: CSV of "
+        "arrival_s,prompt_tokens,output_tokens, or the published file of one of these traces",
     ),
 ]
-Requests = Annotated[int | None, typer.Option(help="only the first so many requests of the trace")]
+Requests = Annotated[int | None, typer.Option(help="only the first so many requests; a synthetic trace has 1,000")]
 Rate = Annotated[float | None, typer.Option(help="mean arrivals per second; the trace's own if not given")]
+Arrivals = Annotated[
+    Literal["trace", "poisson", "fixed"],
+    typer.Option(help="when requests arrive: as the trace says, at random, or at equal gaps (both need --rate)"),
+]
+Seed = Annotated[int, typer.Option(help="of synthetic traces and of Poisson arrivals")]
 Sequences = Annotated[int, typer.Option("--max-num-seqs", help="most requests in one step")]
 BatchedTokens = Annotated[int, typer.Option("--max-num-batched-tokens", help="most tokens in one step")]
 ModelLength = Annotated[
@@ -40,21 +47,39 @@ ModelLength = Annotated[
 ]
 BlockSize = Annotated[int, typer.Option(help="tokens in one KV cache block")]
 Blocks = Annotated[int | None, typer.Option("--num-blocks", help="KV cache blocks; enough for all if not given")]
+PrefixCaching = Annotated[bool, typer.Option("--prefix-caching", help="reuse KV blocks of prompts that begin alike")]
+Asynchronous = Annotated[bool, typer.Option("--async", help="schedule the next step while the current one runs")]
 
 
-def load_trace(path: Path | None, requests: int | None, rate: float | None, max_model_len: int) -> "Trace":
+def load_trace(
+    source: str,
+    requests: int | None,
+    rate: float | None,
+    max_model_len: int,
+    arrivals: Literal["trace", "poisson", "fixed"] = "trace",
+    seed: int = 2023,
+) -> "Trace":
     """The trace asked for, shortened to what the engine takes; says how many requests that changed.
 
     Raises:
         TraceError: the file cannot be read, or an option makes no sense.
     """
     from dooly.cli.output import say
-    from dooly.simulate import read_trace
+    from dooly.errors import TraceError
+    from dooly.simulate import SHIPPED, read_trace, shipped_trace
 
-    trace = read_trace(SHIPPED_TRACE if path is None else path)
-    if requests is not None:
-        trace = trace.first(requests)
-    if rate is not None:
+    if requests is not None and requests < 1:
+        raise TraceError(f"--requests is {requests}; expected at least 1")
+    if source in SHIPPED and not Path(source).exists():
+        trace = shipped_trace(source, requests or 1000, seed=seed)
+    else:
+        trace = read_trace(source)
+        trace = trace if requests is None else trace.first(requests)
+    if arrivals != "trace":
+        if rate is None:
+            raise TraceError(f"--arrivals {arrivals} needs --rate, the mean arrivals per second")
+        trace = trace.fixed(rate) if arrivals == "fixed" else trace.poisson(rate, seed=seed)
+    elif rate is not None:
         trace = trace.at_rate(rate)
     trace = trace.clip(max_model_len)
     if trace.clipped:
@@ -63,9 +88,15 @@ def load_trace(path: Path | None, requests: int | None, rate: float | None, max_
 
 
 def engine_settings(
-    sequences: int, batched_tokens: int, model_length: int, block_size: int, blocks: int | None
+    sequences: int,
+    batched_tokens: int,
+    model_length: int,
+    block_size: int,
+    blocks: int | None,
+    prefix_caching: bool = False,
+    asynchronous: bool = False,
 ) -> "EngineSettings":
-    """Settings of a synchronous engine without prefix caching.
+    """Settings of the engine.
 
     Raises:
         SimulationError: they contradict each other.
@@ -78,4 +109,6 @@ def engine_settings(
         max_model_len=model_length,
         block_size=block_size,
         num_blocks=blocks,
+        prefix_caching=prefix_caching,
+        async_scheduling=asynchronous,
     )

@@ -7,14 +7,18 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model
 from dooly.cli.serving import (
+    Arrivals,
+    Asynchronous,
     BatchedTokens,
     Blocks,
     BlockSize,
     ModelLength,
+    PrefixCaching,
     Rate,
     Requests,
+    Seed,
     Sequences,
-    TraceFile,
+    TraceSource,
     engine_settings,
     load_trace,
 )
@@ -27,47 +31,69 @@ __all__ = ["simulate"]
 
 def simulate(
     model: Model,
-    trace: TraceFile = None,
+    trace: TraceSource = "azure-conv",
     requests: Requests = None,
     rate: Rate = None,
+    arrivals: Arrivals = "trace",
+    seed: Seed = 2023,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="compact scheduler instead of the engine's: same batches")
+    ] = False,
     max_num_seqs: Sequences = 16,
     max_num_batched_tokens: BatchedTokens = 512,
     max_model_len: ModelLength = 2048,
     block_size: BlockSize = 32,
     num_blocks: Blocks = None,
+    prefix_caching: PrefixCaching = False,
+    asynchronous: Asynchronous = False,
     db: Db = DATABASE,
     backend: Backend = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="also write every request and step to this JSON file")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="also write every request to this file: .parquet as a table, else JSON with every step",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve a trace on a simulated clock.
 
-    Runs vLLM's own scheduler at the step times predicted for this machine; reports latencies and throughput.
+    Runs vLLM's own scheduler, or with --fast one of our own that composes the same batches, at the step times
+    predicted for this machine; reports latencies and throughput.
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
     from dooly.cli.knowledge import model_path, step_model
     from dooly.cli.output import print_json, progress_bar, say
-    from dooly.simulate import save_run, summarize
+    from dooly.simulate import save_run, simulate_fast, summarize, write_requests
     from dooly.simulate import simulate as serve
 
-    settings = engine_settings(max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
-    arrivals = load_trace(trace, requests, rate, max_model_len)
+    settings = engine_settings(
+        max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks, prefix_caching, asynchronous
+    )
+    served = load_trace(trace, requests, rate, max_model_len, arrivals, seed)
     path = model_path(model)
     steps = step_model(model, db, backend, block_size)
+    table = output is not None and output.suffix == ".parquet"
     with progress_bar("requests") as progress:
-        task = progress.add_task("simulating", total=len(arrivals))
-        run = serve(
-            path,
-            arrivals,
-            steps.step_time,
-            settings,
-            progress=lambda done, _: progress.update(task, completed=done),
-        )
+        task = progress.add_task("simulating", total=len(served))
+
+        def report(done: int, _: int) -> None:
+            progress.update(task, completed=done)
+
+        if fast:
+            keep = output is not None and not table
+            name = (path.parent if path.name == "config.json" else path).name
+            run = simulate_fast(name, served, steps.step_time, settings, progress=report, keep_steps=keep)
+        else:
+            run = serve(path, served, steps.step_time, settings, progress=report)
     if output is not None:
-        save_run(run, output)
+        if table:
+            write_requests(run, output)
+        else:
+            save_run(run, output)
         say(f"wrote {output}")
     summary = summarize(run)
     if as_json:

@@ -15,7 +15,7 @@ from dooly.cli.serving import (
     Rate,
     Requests,
     Sequences,
-    TraceFile,
+    TraceSource,
     engine_settings,
     load_trace,
 )
@@ -25,7 +25,7 @@ __all__ = ["validate"]
 
 def validate(
     model: Model,
-    trace: TraceFile = None,
+    trace: TraceSource = "azure-conv",
     requests: Requests = 40,
     rate: Rate = None,
     repeats: Annotated[int, typer.Option(help="real runs; from two on their scatter is reported as noise")] = 1,

@@ -4,11 +4,11 @@ Importing this package imports neither torch nor vLLM; `simulate` and `record_ru
 """
 
 from dooly.engine import EngineSettings
-from dooly.simulate.metrics import Distribution, Summary, request_frame, summarize
+from dooly.simulate.metrics import Distribution, Summary, request_frame, summarize, write_requests
 from dooly.simulate.record import record_runs
 from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
 from dooly.simulate.simulator import Progress, StepTime, simulate, simulate_fast
-from dooly.simulate.synthetic import TraceFit, fit_trace, read_fit, sample_trace, write_fit
+from dooly.simulate.synthetic import SHIPPED, TraceFit, fit_trace, read_fit, sample_trace, shipped_trace, write_fit
 from dooly.simulate.trace import PREFIX_BLOCK, Trace, TraceRequest
 from dooly.simulate.trace_files import read_trace, write_trace
 from dooly.simulate.validate import RequestError, StepError, Validation, compare
@@ -16,6 +16,7 @@ from dooly.simulate.validate import RequestError, StepError, Validation, compare
 __all__ = [
     "Distribution",
     "PREFIX_BLOCK",
+    "SHIPPED",
     "EngineSettings",
     "Progress",
     "RequestError",
@@ -39,9 +40,11 @@ __all__ = [
     "request_frame",
     "sample_trace",
     "save_run",
+    "shipped_trace",
     "simulate",
     "simulate_fast",
     "summarize",
     "write_fit",
+    "write_requests",
     "write_trace",
 ]

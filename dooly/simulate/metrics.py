@@ -6,14 +6,17 @@ with one token have none); E2E the time to the last token.
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from dooly.files import write_bytes
 from dooly.simulate.run import Run
 
-__all__ = ["Distribution", "Summary", "request_frame", "summarize"]
+__all__ = ["Distribution", "Summary", "request_frame", "summarize", "write_requests"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,17 @@ def request_frame(run: Run) -> pl.DataFrame:
         },
         schema_overrides={"tpot_ms": pl.Float64},
     )
+
+
+def write_requests(run: Run, path: str | Path) -> None:
+    """Write `request_frame` as Parquet.
+
+    Raises:
+        DoolyError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    request_frame(run).write_parquet(content)
+    write_bytes(path, content.getvalue())
 
 
 def distribution(values: pl.Series) -> Distribution | None:

@@ -101,6 +101,17 @@ def test_a_trace_is_simulated_and_the_run_can_be_kept(folder, capsys):
     assert run(capsys, folder, *arguments)["e2e"] == answer["e2e"]
 
 
+@pytest.mark.parametrize("mode", [(), ("--async",), ("--prefix-caching", "--num-blocks", "12", "--async")])
+def test_the_fast_mode_answers_as_the_engines_scheduler_does(folder, capsys, mode):
+    arguments = ("simulate", str(folder / "small"), "mooncake", "--requests", "30", "--rate", "50", *SETTINGS, *mode)
+    engine = run(capsys, folder, *arguments, "--arrivals", "poisson")
+    table = folder / "requests.parquet"
+    fast = run(capsys, folder, *arguments, "--arrivals", "poisson", "--fast", "-o", str(table))
+    assert (fast["steps"], fast["preemptions"]) == (engine["steps"], engine["preemptions"])
+    assert fast["e2e"]["p90_ms"] == pytest.approx(engine["e2e"]["p90_ms"], rel=1e-3)
+    assert table.stat().st_size > 0
+
+
 def test_prediction_stands_beside_the_real_engine(folder, capsys):
     answer = run(
         capsys, folder, "validate", str(folder / "small"), str(folder / "trace.csv"), "--repeats", "2", *SETTINGS

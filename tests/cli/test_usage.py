@@ -110,6 +110,13 @@ def test_engine_settings_that_contradict_each_other(capsys):
     assert "raise one or lower the other" in message
 
 
+def test_arrivals_without_a_rate(capsys):
+    assert "needs --rate" in told(capsys, "simulate", "tiny-llama", "azure-conv", "--arrivals", "poisson")
+    assert "have no rate" in told(capsys, "simulate", "tiny-llama", "arxiv", "--rate", "2")
+    assert "'sometimes' is not one of" in told(capsys, "simulate", "tiny-llama", "arxiv", "--arrivals", "sometimes")
+    assert "--requests is 0" in told(capsys, "simulate", "tiny-llama", "--requests", "0")
+
+
 def test_bad_traces(tmp_path, capsys):
     empty, wrong = tmp_path / "empty.csv", tmp_path / "wrong.csv"
     empty.write_text("")

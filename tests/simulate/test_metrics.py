@@ -1,12 +1,14 @@
 """Latency percentiles and throughput, against figures worked out by hand."""
 
 import json
+from pathlib import Path
 
+import polars as pl
 import pytest
 
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
-from dooly.simulate.metrics import request_frame, summarize
+from dooly.simulate.metrics import request_frame, summarize, write_requests
 from dooly.simulate.run import RequestRecord, Run, StepRecord
 
 
@@ -52,3 +54,8 @@ def test_no_tpot_without_second_tokens() -> None:
     summary = summarize(run_of(RequestRecord(0.0, 0.5, 0.5, 10, 1, 0, 0)))
     assert summary.tpot is None
     assert summary.json()["tpot"] is None
+
+
+def test_requests_as_parquet(tmp_path: Path) -> None:
+    write_requests(RUN, tmp_path / "requests.parquet")
+    assert pl.read_parquet(tmp_path / "requests.parquet").equals(request_frame(RUN))

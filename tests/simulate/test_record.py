@@ -7,15 +7,14 @@ import pytest
 from dooly.batch import StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
-from dooly.simulate import Run, Trace, compare, load_run, read_trace, record_runs, save_run, simulate
+from dooly.simulate import Run, Trace, compare, load_run, record_runs, save_run, shipped_trace, simulate
 
-SHIPPED = Path(__file__).parents[2] / "dooly" / "traces" / "azure-conv-synthetic.csv"
 SETTINGS = EngineSettings(max_num_seqs=8, max_num_batched_tokens=128, max_model_len=128)
 
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    return read_trace(SHIPPED).first(16).clip(128).at_rate(40)
+    return shipped_trace("azure-conv").first(16).clip(128).at_rate(40)
 
 
 @pytest.fixture(scope="module")

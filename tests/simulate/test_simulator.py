@@ -7,9 +7,9 @@ import pytest
 from dooly.batch import Batch, StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
-from dooly.simulate import Trace, TraceRequest, read_trace, simulate, summarize
+from dooly.simulate import Trace, TraceRequest, shipped_trace, simulate, summarize
 
-SHIPPED = Path(__file__).parents[2] / "dooly" / "traces" / "azure-conv-synthetic.csv"
+MODELS = Path(__file__).parents[2] / "dooly" / "models"
 SETTINGS = EngineSettings(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=256)
 
 
@@ -61,7 +61,7 @@ def test_host_time_is_hidden_in_an_asynchronous_engine(models: dict[str, Path]) 
 @pytest.mark.engine
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_deterministic_and_in_order(models: dict[str, Path], asynchronous: bool) -> None:
-    trace = read_trace(SHIPPED).first(60).clip(256).at_rate(20)
+    trace = shipped_trace("azure-conv").first(60).clip(256).at_rate(20)
     settings = EngineSettings(8, 128, 256, num_blocks=24, async_scheduling=asynchronous)
     reports: list[tuple[int, int]] = []
     first = simulate(models["llama"], trace, affine, settings, progress=lambda done, all_: reports.append((done, all_)))
@@ -81,11 +81,11 @@ def test_deterministic_and_in_order(models: dict[str, Path], asynchronous: bool)
 @pytest.mark.engine
 def test_large_models_need_no_memory_and_keep_their_settings() -> None:
     """70 B parameters, prefix caching, 28,982 blocks: what the CPU platform would change is what was asked for."""
-    model = SHIPPED.parents[1] / "models" / "llama-3.1-70b"
+    model = MODELS / "llama-3.1-70b"
     settings = EngineSettings(
         128, 2048, 8192, block_size=16, num_blocks=28982, prefix_caching=True, async_scheduling=True
     )
-    run = simulate(model, read_trace(SHIPPED).first(20), affine, settings)
+    run = simulate(model, shipped_trace("azure-conv").first(20), affine, settings)
     assert run.clipped == 0
     assert max(step.batch.tokens for step in run.steps) <= 2048
 

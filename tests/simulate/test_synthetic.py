@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dooly.errors import TraceError
-from dooly.simulate.synthetic import fit_trace, read_fit, sample_trace, write_fit
-from dooly.simulate.trace import Trace, TraceRequest, read_trace
+from dooly.simulate.synthetic import fit_trace, read_fit, sample_trace, shipped_trace, write_fit
+from dooly.simulate.trace import Trace, TraceRequest
 
 SHIPPED = Path(__file__).parents[2] / "dooly" / "traces"
 
@@ -59,7 +59,7 @@ def test_same_seed_same_trace() -> None:
 
 @given(st.integers(1, 40), st.integers(0, 100))
 def test_every_sample_is_a_valid_trace(count: int, seed: int) -> None:
-    assert len(sample_trace(read_fit(SHIPPED / "azure-conv-fit.json"), count, seed=seed)) == count
+    assert len(sample_trace(read_fit(SHIPPED / "azure-conv.json"), count, seed=seed)) == count
 
 
 def test_a_constant_trace_can_be_fitted() -> None:
@@ -93,6 +93,47 @@ def test_tables_check_themselves() -> None:
         fit_trace(original(20))
 
 
-def test_shipped_trace_comes_from_its_fit() -> None:
-    fit = read_fit(SHIPPED / "azure-conv-fit.json")
-    assert sample_trace(fit, 1000, seed=2023).requests == read_trace(SHIPPED / "azure-conv-synthetic.csv").requests
+@pytest.mark.parametrize(
+    ("name", "prompt", "output", "rate"),
+    [("azure-code", 2047.8, 27.9, 2.57), ("azure-conv", 1154.7, 211.1, 5.53), ("mooncake", 12035.1, 342.6, 3.4)],
+)
+def test_shipped_traces_have_the_means_of_the_originals(name: str, prompt: float, output: float, rate: float) -> None:
+    trace = shipped_trace(name)
+    assert np.mean([r.prompt_tokens for r in trace.requests]) == pytest.approx(prompt, rel=0.01)
+    assert np.mean([r.output_tokens for r in trace.requests]) == pytest.approx(output, rel=0.03)
+    assert trace.rate == pytest.approx(rate, rel=0.25)
+    assert shipped_trace(name) == trace
+
+
+def test_shipped_lengths_need_arrivals() -> None:
+    trace = shipped_trace("arxiv", 500)
+    assert np.mean([r.prompt_tokens for r in trace.requests]) == pytest.approx(2588, rel=0.01)
+    assert trace.duration_s == 0
+    assert trace.fixed(4).duration_s == pytest.approx(499 / 4)
+    assert trace.poisson(4, seed=1).rate == pytest.approx(4, rel=0.15)
+    with pytest.raises(TraceError, match="no shipped trace 'azure'; there are azure-code, azure-conv"):
+        shipped_trace("azure")
+
+
+def test_shared_beginnings_are_drawn_too() -> None:
+    """Half of the prompts begin as the one before, up to a block of their own; the others are new."""
+    rows: list[TraceRequest] = []
+    for i in range(400):
+        old = rows[-1].prefix if rows and i % 2 else ()
+        rows.append(TraceRequest(i / 10, 512 * (len(old) + 2), 5, (*old, 10 * i, 10 * i + 1)))
+    sample = sample_trace(fit_trace(Trace("chains.jsonl", tuple(rows))), 400, seed=1)
+    seen: set[tuple[int, ...]] = set()
+    shared = 0
+    for request in sample.requests:
+        assert len(request.prefix) == -(-request.prompt_tokens // 512)
+        shared += request.prefix[:2] in seen
+        seen.add(request.prefix[:2])
+    assert 150 < shared < 250
+
+
+def test_the_mean_of_a_heavy_tail_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    output = (1 + rng.pareto(1.5, 20_000) * 20).astype(int)
+    trace = Trace("tail", tuple(TraceRequest(float(i), 100, int(o)) for i, o in enumerate(output)))
+    drawn = [r.output_tokens for r in sample_trace(fit_trace(trace), 5000, seed=0).requests]
+    assert np.mean(drawn) == pytest.approx(np.mean(output), rel=0.1)

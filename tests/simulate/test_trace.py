@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dooly.errors import TraceError
-from dooly.simulate.trace import Trace, TraceRequest, parse_trace, read_trace, write_trace
+from dooly.simulate.synthetic import shipped_trace
+from dooly.simulate.trace import Trace, TraceRequest
+from dooly.simulate.trace_files import parse_trace, read_trace, write_trace
 
 HEADER = "arrival_s,prompt_tokens,output_tokens\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-SHIPPED = Path(__file__).parents[2] / "dooly" / "traces" / "azure-conv-synthetic.csv"
 
 
 def trace_of(*rows: tuple[float, int, int]) -> Trace:
@@ -166,6 +167,44 @@ def test_helpers_refuse_nonsense() -> None:
 
 
 def test_shipped_trace_is_readable() -> None:
-    trace = read_trace(SHIPPED)
+    trace = shipped_trace("azure-conv")
     assert len(trace) == 1000
     assert 4 < trace.rate < 7
+
+
+MOONCAKE = '{"timestamp": 3000, "input_length": 1100, "output_length": 5, "hash_ids": [0, 1, 2]}\n'
+
+
+def test_mooncake_files(tmp_path: Path) -> None:
+    second = MOONCAKE.replace("3000", "4500").replace("1, 2", "1, 7")
+    trace = parse_trace(MOONCAKE + "\n" + second, name="t")
+    assert [(r.arrival_s, r.prompt_tokens, r.prefix) for r in trace.requests] == [
+        (0.0, 1100, (0, 1, 2)),
+        (1.5, 1100, (0, 1, 7)),
+    ]
+    write_trace(trace, tmp_path / "t.jsonl")
+    assert read_trace(tmp_path / "t.jsonl").requests == trace.requests
+    assert trace.clip(800).requests[0].prefix == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("1100", "1024", "t:1: 3 prefix ids for 1024 prompt tokens"),
+        ("1100", "1100.5", "t:1: not a line of a Mooncake trace: lengths and ids must be whole"),
+        ('"input_length"', '"length"', "t:1: not a line of a Mooncake trace: no 'input_length'"),
+        ("3000", '"soon"', "t:1: not a line of a Mooncake trace: could not convert"),
+        ("3000", "NaN", "t:1: arrival of nan s"),
+        ("[0, 1, 2]", "[0, -1, 2]", "t:1: 3 prefix ids"),
+        ("}", "", "t:1: not a line of a Mooncake trace"),
+    ],
+)
+def test_refused_mooncake_lines(old: str, new: str, message: str) -> None:
+    with pytest.raises(TraceError) as caught:
+        parse_trace(MOONCAKE.replace(old, new), name="t")
+    assert str(caught.value).startswith(message)
+
+
+def test_lengths_without_arrivals() -> None:
+    trace = parse_trace("num_prefill_tokens,num_decode_tokens,pd_ratio\n30,2,15.0\n7,1,7.0\n", name="t")
+    assert [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in trace.requests] == [(0.0, 30, 2), (0.0, 7, 1)]
