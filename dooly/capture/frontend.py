@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -21,9 +21,9 @@ from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
 from dooly.errors import CaptureError
-from dooly.ir import Divides, Graph, Op, symbol
+from dooly.ir import Divides, Graph, Op, Owner, symbol
 
-__all__ = ["capture_config", "derived"]
+__all__ = ["capture_config", "derived", "described", "names_of"]
 
 
 def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Graph:
@@ -36,6 +36,7 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
         config = {**derived(config), **config}
     plan = plan_layers(layer_kinds(config))
     with build(shorten(config, plan.depth), options, name) as built:
+        names = names_of(built.model)
         with explained(name, "the engine's code for this model cannot be traced"):
             traced = trace(built)
         parameters = frozenset(parameter for parameter, _ in built.model.named_parameters())
@@ -46,7 +47,8 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
             symbol("TP") if options.parallel.tp > 1 else sympy.Integer(1),
         )
         converter.convert(traced.module.graph, INPUTS)
-        found = _owners(built, converter.ops)
+        calls = [(op.target, str(op.attr("layer_name"))) for op in converter.ops]
+        found = described(built, names, calls)
     values = {**config_values(config), **plan.values, **options.parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if owner.kind == "attention"})
     return Graph(
@@ -63,7 +65,7 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
         ),
         owners=found,
         captured=converter.captured,
-        ops=_counted(converter.ops, plan, _layers_path(built.model, plan.depth), parameters),
+        ops=_counted(converter.ops, plan, _layers_path(built.model, plan.depth)),
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
@@ -76,10 +78,15 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: getattr(known, key) for key in DERIVED if getattr(known, key, None) is not None}
 
 
-def _owners(built: Built, ops: list[Op]) -> Any:
-    calls = [(kind, str(op.attr("layer_name"))) for op in ops if (kind := opaque_kind(op.target)) is not None]
-    names = {id(item): name for name, item in (*built.model.named_modules(), *built.model.named_parameters())}
-    return owners(calls, built.vllm_config.compilation_config.static_forward_context, names)
+def names_of(model: torch.nn.Module) -> dict[int, str]:
+    """Paths of modules and parameters by ``id``."""
+    return {id(item): name for name, item in (*model.named_modules(), *model.named_parameters())}
+
+
+def described(built: Built, names: Mapping[int, str], calls: Iterable[tuple[str, str]]) -> tuple[Owner, ...]:
+    """What the modules behind opaque operations say, of all operations as ``(target, layer name)``."""
+    opaque = [(kind, layer) for target, layer in calls if (kind := opaque_kind(target)) is not None]
+    return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 
 
 def _layers_path(model: torch.nn.Module, depth: int) -> str:
@@ -90,12 +97,12 @@ def _layers_path(model: torch.nn.Module, depth: int) -> str:
     raise CaptureError(f"{type(model).__name__} has no list of {depth} layers")
 
 
-def _counted(ops: list[Op], plan: LayerPlan, path: str, parameters: frozenset[str]) -> tuple[Op, ...]:
-    """Operations with the number of times that the whole model does them; layers share tables, not parameters."""
+def _counted(ops: list[Op], plan: LayerPlan, path: str) -> tuple[Op, ...]:
+    """Operations with the number of times that the whole model does them; layers share their rotary tables."""
     prefix = f"{path}."
 
     def counted(op: Op) -> Op:
-        if not op.path.startswith(prefix) or (op.target == "weight" and op.path not in parameters):
+        if not op.path.startswith(prefix) or op.path.endswith(".cos_sin_cache"):
             return op
         return replace(op, count=plan.counts[int(op.path.removeprefix(prefix).partition(".")[0])])
 

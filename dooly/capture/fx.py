@@ -73,7 +73,7 @@ class Converter:
         value = node.meta.get("val")
         if node.name in self._weights:
             name = self._weights[node.name]
-            if name not in self._parameters and not node.users:
+            if name not in self._parameters and all(user.name in self._weights for user in node.users):
                 self._free("constant", index)
             else:
                 self._source("weight", node, name, (index,))

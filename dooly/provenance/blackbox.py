@@ -19,13 +19,13 @@ from vllm.config import set_current_vllm_config
 from vllm.forward_context import set_forward_context
 from vllm.ir import enable_torch_wrap
 
-from dooly.capture.build import Built, build, explained
+from dooly.capture.build import build, explained
+from dooly.capture.frontend import described, names_of
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.observe import module_paths
 from dooly.capture.options import Options
-from dooly.capture.owners import DTYPES, opaque_kind, owners
+from dooly.capture.owners import DTYPES
 from dooly.capture.step import Step
-from dooly.ir import Owner
 from dooly.provenance.observed import Call, Observed, Tensor
 
 __all__ = ["Watch", "observe"]
@@ -39,6 +39,7 @@ def observe(config: Mapping[str, Any], *, options: Options, place: str, tokens: 
     """
     with build(config, options, place, plain=True) as built:
         declare_shapes()
+        names = names_of(built.model)
         step = Step(built.model)
         named = (*built.model.named_parameters(), *built.model.named_buffers())
         with ExitStack() as stack:
@@ -51,20 +52,24 @@ def observe(config: Mapping[str, Any], *, options: Options, place: str, tokens: 
             state = {f"model.{name}": torch.empty(p.shape, dtype=p.dtype, device="meta") for name, p in named}
             ids, positions = (torch.empty(tokens, dtype=torch.long, device="meta") for _ in range(2))
             indices = torch.empty(rows, dtype=torch.long, device="meta")
+            hook = step.register_forward_hook(lambda *_: _replace(built.model, state))
+            torch.func.functional_call(step, dict(state), (ids, positions, indices))
+            hook.remove()
             watch = stack.enter_context(Watch(stack.enter_context(module_paths(step))))
             torch.func.functional_call(step, state, (ids, positions, indices))
         parameters = {name for name, _ in built.model.named_parameters()}
         weights = [
-            Call(name, "weight" if name in parameters else "buffer", (), (_tensor(tensor),), {}, 1)
-            for name, tensor in named
+            Call(name, "weight" if name in parameters else "buffer", (), (_tensor(state[f"model.{name}"]),), {}, 1)
+            for name, _ in named
         ]
-        return Observed((*weights, *watch.calls), _owners(built, watch.calls))
+        layers = [(call.target, str(call.arguments.get("layer_name"))) for call in watch.calls]
+        return Observed((*weights, *watch.calls), described(built, names, layers))
 
 
-def _owners(built: Built, calls: list[Call]) -> tuple[Owner, ...]:
-    opaque = [(kind, call.arguments["layer_name"]) for call in calls if (kind := opaque_kind(call.target)) is not None]
-    names = {id(item): name for name, item in (*built.model.named_modules(), *built.model.named_parameters())}
-    return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
+def _replace(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Buffers that the model replaced in its first step: every later step finds them as they are."""
+    for name, tensor in model.named_buffers():
+        state[f"model.{name}"] = tensor
 
 
 class Watch(TorchDispatchMode):

@@ -6,13 +6,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import sympy
 
 from dooly.ir import Attribute, Graph, Op, Owner, evaluate, format_expr
 from dooly.ir.expr import Expr
-from dooly.provenance.observed import Call, Observed
+from dooly.provenance.observed import Call, Observed, Tensor
 from dooly.provenance.witness import Witness
 
 __all__ = ["Comparison", "Counterexample", "Key"]
@@ -65,8 +65,12 @@ class Comparison:
         self._known: dict[Expr, int | float] = {}
         found = self._aligned()
         values = graph.values()
+        made = {op.name: (i, op) for i, op in enumerate(graph.ops) if op.target == "insert"}
         for index, call in found.items():
             op = graph.ops[index]
+            for name, tensor in zip(op.operands, call.reads):
+                if name in made:
+                    self._dimensions(*made[name], 0, tensor)
             self.calls |= dict.fromkeys(op.nodes, call)
             self._results(index, op, call)
             self._operands(op, [self.at(values[name].type.shape) for name in op.operands], call)
@@ -114,7 +118,7 @@ class Comparison:
             ran[_place(call.path, call.target)].append(call)
         claimed: defaultdict[str, list[int]] = defaultdict(list)
         for index, op in enumerate(self.graph.ops):
-            if op.target != "input":
+            if op.target not in _SYNTHETIC:
                 claimed[_place(op.path, op.target)].append(index)
         found: dict[int, Call] = {}
         for place, indices in claimed.items():
@@ -133,14 +137,17 @@ class Comparison:
             claimed = [self.at(value.type.shape) for value in op.results[call.returned :]]
             unread = [i for i in range(call.returned, len(found)) if found[i].shape not in claimed]
             del found[unread[-1] if unread else -1]
-        for position, value in enumerate(op.results):
-            type_, tensor = value.type, found[position] if position < len(found) else None
-            if tensor is None or (tensor.dtype, len(tensor.shape)) != (type_.dtype, len(type_.shape)):
-                self.refute((index,), op, f"result {position}", str(type_), self.at(type_.shape), tensor)
-                continue
-            for axis, dim in enumerate(type_.shape):
-                what = f"dimension {axis} of result {position}"
-                self.check(("dimension", index, position, axis), op, what, dim, tensor.shape[axis])
+        for position in range(len(op.results)):
+            self._dimensions(index, op, position, found[position] if position < len(found) else None)
+
+    def _dimensions(self, index: int, op: Op, position: int, tensor: Tensor | None) -> None:
+        type_ = op.results[position].type
+        if tensor is None or (tensor.dtype, len(tensor.shape)) != (type_.dtype, len(type_.shape)):
+            self.refute((index,), op, f"result {position}", str(type_), self.at(type_.shape), tensor)
+            return
+        for axis, dim in enumerate(type_.shape):
+            what = f"dimension {axis} of result {position}"
+            self.check(("dimension", index, position, axis), op, what, dim, tensor.shape[axis])
 
     def _operands(self, op: Op, claimed: list[Any], call: Call) -> None:
         found = [tensor.shape for tensor in call.reads]
@@ -228,6 +235,9 @@ def _is(op: Op, call: Call) -> bool:
     return op.target == call.target or (op.target, call.target) in (("weight", "buffer"), _WHOLE_SLICE)
 
 
+_SYNTHETIC = frozenset(("input", "insert"))
+"""Not operations that run: what a step is given, and memory after a part of it was written in place."""
+
 _WHOLE_SLICE = ("aten.slice", "aten.alias")
 """Where a vocabulary needs no padding, PyTorch writes the slice of all of it as what it is."""
 
@@ -246,10 +256,16 @@ def _any_layer(text: str) -> str:
 
 def _kind(call: Call) -> Hashable:
     """Equal for the calls that layers of one kind have in common."""
-    given = {name: _any_layer(value) if isinstance(value, str) else value for name, value in call.arguments.items()}
-    return call.target, _any_layer(call.path), call.reads, call.results, tuple(sorted(given.items()))
+    given = tuple((name, _anywhere(call.arguments[name])) for name in sorted(call.arguments))
+    return call.target, _any_layer(call.path), call.reads, call.results, given
 
 
 def _said(owner: Owner) -> Hashable:
-    texts = ((name, _any_layer(value) if isinstance(value, str) else value) for name, value in owner.attrs)
-    return owner.kind, _any_layer(owner.path), tuple(texts)
+    return owner.kind, _any_layer(owner.path), _anywhere(owner.attrs)
+
+
+def _anywhere(value: Any) -> Any:
+    """A value in which layers are not told apart."""
+    if isinstance(value, tuple):
+        return tuple(map(_anywhere, cast("tuple[Any, ...]", value)))
+    return _any_layer(value) if isinstance(value, str) else value

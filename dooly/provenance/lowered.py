@@ -30,24 +30,26 @@ def compare_lowered(graph: Graph, comparison: Comparison) -> None:
     memory that its calls read; a product has the FLOPs of its calls; an attribute that a call has too is equal there;
     the table counts what the graph counts.
     """
-    _operations(graph.ops, graph.values(), comparison)
+    weights = {op.name for op in graph.ops if op.target == "weight"}
+    _operations(graph.ops, graph.values(), weights, comparison)
     for op in graph.ops:
         if op.body is not None:
             values = {value.name: value for value in op.body.args}
             values |= {value.name: value for each in op.body.ops for value in each.results}
-            _operations(op.body.ops, values, comparison)
+            _operations(op.body.ops, values, set(), comparison)
     _table(graph, comparison)
 
 
-def _operations(ops: Iterable[Op], values: Mapping[str, Value], comparison: Comparison) -> None:
+def _operations(ops: Iterable[Op], values: Mapping[str, Value], weights: set[str], comparison: Comparison) -> None:
     for op in ops:
         calls = [comparison.calls[node] for node in op.nodes if node in comparison.calls]
         if not calls or op.target in ("region", "weight"):
             continue
         types = [values[name].type for name in op.operands]
         _results(op, calls, comparison)
-        if kind_of(op.target) is not Kind.MOE:  # its weights are read inside the engine
-            _operands(op, types, calls, comparison)
+        hidden = weights if kind_of(op.target) in (Kind.ATTENTION, Kind.MOE) else ()  # read inside the engine
+        shown = {name: values[name].type for name in op.operands if name not in hidden}
+        _operands(op, [(name, shown[name]) for name in op.operands if name in shown], calls, comparison)
         if kind_of(op.target) is Kind.GEMM:
             flops = comparison.at(
                 spec_of(op.target).flops(Signature(types, [v.type for v in op.results], dict(op.attrs)))
@@ -58,10 +60,10 @@ def _operations(ops: Iterable[Op], values: Mapping[str, Value], comparison: Comp
         _attributes(op, calls[-1], comparison)
 
 
-def _operands(op: Op, types: Iterable[TensorType], calls: Iterable[Call], comparison: Comparison) -> None:
+def _operands(op: Op, types: Iterable[tuple[str, TensorType]], calls: Iterable[Call], comparison: Comparison) -> None:
     """Each operand is, up to views, another tensor that the calls read, or the whole memory behind one."""
     read = [(prod(tensor.shape), tensor.base) for call in calls for tensor in call.reads]
-    for name, type_ in zip(op.operands, types):
+    for name, type_ in types:
         size = comparison.at(type_.numel)
         match = next((each for each in read if each[0] == size), None) or next((e for e in read if size in e), None)
         if match is None:
@@ -96,7 +98,7 @@ def _attributes(op: Op, call: Call, comparison: Comparison) -> None:
         if name not in call.arguments or isinstance(claim, float):
             continue
         found = call.arguments[name]
-        if name == "dim" and isinstance(found, int) and rank:
+        if name == "dim" and isinstance(found, int) and comparison.at(claim) != found and rank:
             found %= rank
         if name == "start" and found is None:
             found = 0

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from dooly.capture.config import FIELDS, config_values
+from dooly.capture.config import FIELDS, STRETCH, config_values, stretch
 from dooly.capture.layers import plan_layers, shorten
 from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError
@@ -85,7 +85,8 @@ _DEEPER = 12
 """Layers of a witness beyond those that capture needs."""
 
 _HEAD_SIZES = (64, 80, 96, 112, 128, 160, 192, 256)
-_SMALL = {"K": (2, 7), "Es": (1, 5)}
+_SMALL = {"G": (5, 9), "Kg": (2, 4), "K": (2, 7), "Es": (1, 5), "Fp": (2, 60)}
+_GROUPS = ("G", "Kg")
 
 
 class _Draw:
@@ -120,7 +121,10 @@ class _Draw:
         changed |= {
             field: min(token, self.values["V"] - 1) for field, token in config.items() if _is_token(field, token)
         }
-        return _resized(changed, int(symbols.get("D", 0)), self.values.get("D", 0))
+        changed = _resized(changed, int(symbols.get("D", 0)), self.values.get("D", 0))
+        if stretched := {field: self.values[STRETCH[field]] for field in stretch(config)}:
+            changed["rope_scaling"] = {**changed["rope_scaling"], **stretched}
+        return changed
 
     def _heads(self) -> None:
         """Ranks, KV heads and heads, which keep the order of ranks and KV heads: the engine branches on it."""
@@ -143,6 +147,11 @@ class _Draw:
         old, ranks = self._old[name], self.values.get("TP", 1)
         if name == "D":
             return self._rng.choice([size for size in _HEAD_SIZES if size not in (old, *self.values.values())])
+        if name in _GROUPS:
+            return old if old == 1 else self.fresh(1, *_SMALL[name])  # one group is another branch of the engine
+        if name == "E":
+            step = math.lcm(math.gcd(old, 32), self.values.get("G", 1), ranks if "E" in self._split else 1)
+            return self.fresh(step, 9 * step, 40 * step)
         if name in _SMALL:
             return self.fresh(1, *_SMALL[name])
         if name == "V":

@@ -31,10 +31,7 @@ pytestmark = pytest.mark.engine
 MLA = frozenset({"DeepseekV2ForCausalLM"})
 """The CPU engine prefills those in one piece only; ``start_cpu_engine`` refuses them."""
 
-HIDDEN = frozenset({"Qwen3MoeForCausalLM"})
-"""Their router is still inside an opaque operation of the graph."""
-
-RUNNABLE = sorted(set(tiny_models()) & set(ARCHITECTURES) - set(NOT_ON_A_CPU) - MLA - HIDDEN)
+RUNNABLE = sorted(set(tiny_models()) & set(ARCHITECTURES) - set(NOT_ON_A_CPU) - MLA)
 PRODUCTS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "_C.onednn_mm"})
 SETTINGS = EngineSettings(max_num_seqs=4, max_num_batched_tokens=40, max_model_len=160)
 
