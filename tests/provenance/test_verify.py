@@ -143,7 +143,7 @@ def test_a_wrong_shape_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """annotate-shapes rewrites floor divisions; taking one for exact that is not changes a dimension."""
     from dooly.passes import annotate_shapes
 
-    monkeypatch.setattr(annotate_shapes, "exact_div", lambda above, below, facts: above / below)
+    monkeypatch.setattr(annotate_shapes, "floor_div", lambda above, below, facts: above / below)
     first = refuted("tiny-llama")[0]
     assert "embed_tokens" in first or "lm_head" in first or "logits_processor" in first
     assert "V + 63" in first
