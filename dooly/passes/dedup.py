@@ -7,10 +7,10 @@ from typing import ClassVar
 import networkx as nx
 
 from dooly.errors import PassError
-from dooly.ir import Block, Operation, Program, Use, format_type, spec_of
-from dooly.ir.printer import format_attributes
+from dooly.ir import Operation, Program, Use, format_type
+from dooly.passes.flow import flow_of, isomorphic
 
-__all__ = ["Dedup", "flow_of"]
+__all__ = ["Dedup"]
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,10 @@ def _merge_isomorphic(operations: Sequence[Operation]) -> list[Operation]:
             continue
         flow = flow_of(operation.body)
         candidates = by_labels.setdefault(tuple(sorted(str(flow.nodes[node]["label"]) for node in flow)), [])
-        twin = next((index for other, index in candidates if _isomorphic(flow, other)), None)
+        twin = next((index for other, index in candidates if isomorphic(flow, other)), None)
         if twin is None:
             candidates.append((flow, len(kept)))
             kept.append(operation)
         else:
             kept[twin] = _merge([kept[twin], operation])
     return kept
-
-
-def _isomorphic(a: "nx.DiGraph[str]", b: "nx.DiGraph[str]") -> bool:
-    return nx.is_isomorphic(a, b, node_match=lambda x, y: x["label"] == y["label"])
-
-
-def flow_of(body: Block) -> "nx.DiGraph[str]":
-    """Data flow of a region: a node per argument, per operation and per operand slot, labelled by what it does."""
-    flow: nx.DiGraph[str] = nx.DiGraph()
-    for value in body.args:
-        flow.add_node(value.name, label=f"arg {format_type(value.type)}")
-    for op in body.ops:
-        types = ", ".join(format_type(value.type) for value in op.results)
-        flow.add_node(f"op {op.name}", label=f"{op.target}{format_attributes(op.attrs)} : {types}")
-        commutes = spec_of(op.target).commutes
-        for slot, name in enumerate(op.operands):
-            flow.add_node(f"slot {op.name} {slot}", label="slot" if commutes else f"slot {slot}")
-            flow.add_edge(name, f"slot {op.name} {slot}")
-            flow.add_edge(f"slot {op.name} {slot}", f"op {op.name}")
-        for index, value in enumerate(op.results):
-            flow.add_node(value.name, label=f"result {index}")
-            flow.add_edge(f"op {op.name}", value.name)
-    for name in body.outputs:
-        flow.add_node(f"out {name}", label="out")
-        flow.add_edge(name, f"out {name}")
-    return flow

@@ -9,10 +9,10 @@ from dooly.ir import Block, Graph, Op, Program, Value
 from dooly.passes.annotate_shapes import AnnotateShapes
 from dooly.passes.base import run
 from dooly.passes.canonicalize import Canonicalize
-from dooly.passes.dedup import flow_of
 from dooly.passes.expand_opaque import ExpandOpaque
+from dooly.passes.flow import flow_of, isomorphic
 
-__all__ = ["layer_classes", "same_flow"]
+__all__ = ["layer_classes"]
 
 _LAYER = re.compile(r"[^\d]*?\.(\d+)\.")
 
@@ -27,19 +27,15 @@ def layer_classes(graph: Graph) -> tuple[tuple[int, ...], ...]:
         PassError: the graph does not pass ``annotate-shapes``, ``expand-opaque`` or ``canonicalize``.
     """
     (plain,) = run(Program((graph,)), (AnnotateShapes(), ExpandOpaque(), Canonicalize())).graphs
-    classes: list[tuple[Block, list[int]]] = []
+    classes: list[tuple[nx.DiGraph[str], list[int]]] = []
     for number, block in sorted(_layers(plain).items()):
-        twin = next((members for other, members in classes if same_flow(block, other)), None)
+        flow = flow_of(block)
+        twin = next((members for other, members in classes if isomorphic(flow, other)), None)
         if twin is None:
-            classes.append((block, [number]))
+            classes.append((flow, [number]))
         else:
             twin.append(number)
     return tuple(tuple(members) for _, members in classes)
-
-
-def same_flow(a: Block, b: Block) -> bool:
-    """Whether two blocks are isomorphic: the same operations on the same types, linked alike."""
-    return nx.is_isomorphic(flow_of(a), flow_of(b), node_match=lambda x, y: x["label"] == y["label"])
 
 
 def _layers(graph: Graph) -> dict[int, Block]:

@@ -46,7 +46,7 @@ def heat_map(title: str, names: Sequence[str], matrix: Sequence[Sequence[float]]
 
 def _cell(x: float, y: float, share: float) -> str:
     colour = ",".join(str(round(light + (dark - light) * share)) for light, dark in zip(_LIGHT, _DARK, strict=True))
-    ink = "white" if share > 0.5 else "black"
+    ink = "white" if share > 0.5 else "black" if share else "#bbb"
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{_CELL}" height="{_CELL}" fill="rgb({colour})" stroke="white"/>'
         f'<text x="{x + _CELL / 2:.1f}" y="{y + _CELL / 2 + 4:.1f}" text-anchor="middle" fill="{ink}">'
