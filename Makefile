@@ -16,10 +16,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types demo notebooks bench clean
+.PHONY: help setup test test-adapters lint format types demo notebooks bench clean
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## build .venv with PyTorch, vLLM for CPU, and dooly itself
 
@@ -45,6 +45,26 @@ types: $(STAMP) ## pyright, strict, over dooly/
 test: lint types ## everything that CI runs: lint, types, tests, doctests, notebooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
+# Environments of their own, because each simulator has its own list; not part of CI.  VIDUR_SOURCE names a checkout of
+# microsoft/vidur, which is tested too where it is given.
+ADAPTERS := .venv-adapters
+VIDUR_SOURCE ?=
+export VIDUR_SOURCE
+
+test-adapters: $(ADAPTERS)/.installed ## exported data in the simulators themselves, in environments of their own
+	$(ADAPTERS)/vidur/bin/python -m pytest -W default tests/adapters/real/test_vidur.py
+	$(ADAPTERS)/others/bin/python -m pytest -W default tests/adapters/real/test_others.py
+
+$(ADAPTERS)/.installed: pyproject.toml
+	rm -rf $(ADAPTERS)
+	$(PYTHON) -m venv $(ADAPTERS)/vidur
+	$(ADAPTERS)/vidur/bin/pip install -qq 'pytest>=9' 'hypothesis>=6.150' vidur==0.0.26 --editable .
+	$(PYTHON) -m venv $(ADAPTERS)/others
+	$(ADAPTERS)/others/bin/pip install -qq 'pytest>=9' 'hypothesis>=6.150' msgspec vllm-sr-sim==0.1.0.dev20260713123629 \
+		xpyd-sim==0.5.0 --editable .
+	$(ADAPTERS)/others/bin/pip install -qq --no-deps ai-dynamo==1.2.1 ai-dynamo-runtime==1.2.1
+	@touch $@
+
 format: $(STAMP) ## rewrite the sources in the one format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -67,6 +87,6 @@ bench: $(STAMP) ## seconds of capture and of each pass for four models; microsec
 	$(BIN)/python -m dooly.passes --time-passes llama-3.1-8b llama-3.1-70b qwen3-8b mixtral-8x7b > /dev/null
 	$(BIN)/python benchmarks/step_time.py
 
-clean: ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove environments, caches and build outputs
+	rm -rf $(VENV) $(ADAPTERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,46 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dooly.adapters.grid import Outside
 from dooly.adapters.layer import LAYER_PARTS, STEP_PARTS, shares_of
 from dooly.batch import Batch, StepCost
 from dooly.predict import Parts, SavedModel
 
-__all__ = ["Outside", "Slots"]
+__all__ = ["Slots"]
 
 _NAMES = (*LAYER_PARTS, *STEP_PARTS)
-
-
-@dataclass
-class Outside:
-    """Steps that lay outside of the measured sizes.
-
-    Attributes:
-        steps: all that were asked for.
-        count: those outside.
-        tokens, requests, context: largest among those.
-    """
-
-    steps: int = 0
-    count: int = 0
-    tokens: int = 0
-    requests: int = 0
-    context: int = 0
-
-    def add(self, batch: Batch) -> None:
-        """Note a step outside."""
-        self.count += 1
-        self.tokens = max(self.tokens, batch.tokens)
-        self.requests = max(self.requests, len(batch.requests))
-        self.context = max(self.context, max(q + c for q, c in batch.requests))
-
-    def message(self, model: str) -> str:
-        """What happened and what to measure; empty if nothing did."""
-        if not self.count:
-            return ""
-        return (
-            f"{self.count} of {self.steps} steps lay outside the sizes that were measured; `dooly profile {model} "
-            f"--max-tokens {self.tokens} --max-requests {self.requests} --max-context {self.context}` measures them"
-        )
 
 
 @dataclass
@@ -74,9 +42,7 @@ class Slots:
         """Positional arguments of ExecutionTime for requests of (new, cached) tokens; their total is `step_time`."""
         batch = Batch(tuple(requests), len(requests))
         cost, times, dispatch = self._parts.at(batch)
-        self.outside.steps += 1
-        if cost.extrapolated:
-            self.outside.add(batch)
+        self.outside.note(batch, cost)
         each = 1e-3 / self._layers
         norm1, pre, rope, attention, post, norm2, up, act, down, moe, reduce, other, *of_step = times
         decode = attention * self._decode_share(batch)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.adapters.vidur.slots import Outside, Slots
+from dooly.adapters.grid import Outside
+from dooly.adapters.vidur.slots import Slots
 from dooly.batch import Batch
 from dooly.predict import SavedModel
 from tests.adapters.conftest import LAYERS, mixture, saved
@@ -67,10 +68,10 @@ def test_steps_outside_the_measured_sizes_are_counted(model: SavedModel) -> None
     slots.fields([(1, 100)])
     assert slots.outside.message("small") == ""
     slots.fields([(9000, 0), (1, 20)])
-    assert slots.outside == Outside(2, 1, 9001, 2, 9000)
+    assert slots.outside == Outside(2, 1, 9001, 2, 9000, 21)
     assert slots.outside.message("small") == (
-        "1 of 2 steps lay outside the sizes that were measured; "
-        "`dooly profile small --max-tokens 9001 --max-requests 2 --max-context 9000` measures them"
+        "1 of 2 steps lay outside the sizes that were measured (up to 9001 tokens, 2 requests, contexts 21 to 9000); "
+        "`dooly profile small --max-tokens 9001 --max-requests 2 --max-context 9000` reaches as far"
     )
 
 
