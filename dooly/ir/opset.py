@@ -37,8 +37,8 @@ class Kind(Enum):
 
 _ZERO = sympy.Integer(0)
 TABLE_ROWS = sympy.Integer(32768)
-"""Rows of the table that stands for all tables of which single rows are read: more than a step has tokens, and of usual
-width more bytes than a cache holds."""
+"""Rows of the table that stands for all tables of which single rows are read: more than a step has tokens, and for a
+vocabulary of usual width more bytes than a cache holds."""
 
 
 @dataclass(frozen=True)

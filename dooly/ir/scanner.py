@@ -1,4 +1,4 @@
-"""Characters to tokens: taking words, numbers, strings, lists and expressions from a text, with errors that name the place."""
+"""Characters to tokens: words, numbers, strings, lists and expressions of a text, with errors that name the place."""
 
 import json
 import re
