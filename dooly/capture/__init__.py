@@ -30,6 +30,8 @@ def capture(
     model: str | Path,
     *,
     tp: int = 1,
+    dp: int = 1,
+    expert_parallel: bool = False,
     platform: str = "cpu",
     backend: str | None = None,
     quantization: str | None = None,
@@ -39,12 +41,14 @@ def capture(
     """Graph of one step of a model as vLLM runs it: embedding, layers, logits of the rows asked for, greedy sampling.
 
     Built from the configuration alone: no weights, no GPU, no network.  Every dimension is an expression over
-    configuration symbols (``TP`` among them where ``tp > 1``) and the request symbols ``T`` (tokens) and ``L`` (rows
-    that need logits).
+    configuration symbols (``TP`` and ``DP`` among them where more than one) and the request symbols ``T`` (tokens) and
+    ``L`` (rows that need logits).
 
     Args:
         model: a bundled name, a folder with a config.json, or such a file.
-        tp: tensor parallel ranks; the graph is that of one rank, with collectives as operations.
+        tp: tensor-parallel ranks; the graph is that of one rank, with collectives as operations.
+        dp: data-parallel ranks; tokens and requests are those of one, and all are taken to have as many tokens.
+        expert_parallel: whether a rank holds whole experts of a mixture, or a slice of each.
         platform: whose code is captured (``cpu``, ``h100``, ``h200``); a GPU that is absent is stood in for.
         backend: attention backend; by default what the engine picks.
         quantization: ``fp8`` quantizes the weights of an unquantized model; on GPUs only.
@@ -54,7 +58,7 @@ def capture(
     Raises:
         CaptureError: bad input, reported before anything heavy is imported, or a model that cannot be captured.
     """
-    options = Options(Parallel(tp), platform, backend, quantization, kv_cache_dtype, eager)
+    options = Options(Parallel(tp, dp, expert_parallel), platform, backend, quantization, kv_cache_dtype, eager)
     name, config = check(model, options)
     return capture_checked(name, config, options)
 

@@ -24,11 +24,11 @@ from vllm.model_executor.model_loader.utils import initialize_model
 
 from dooly.capture.config import FIELDS, STRETCH, stretch
 from dooly.capture.configint import ConfigInt, Facts, expression
-from dooly.capture.experts import show_experts
+from dooly.capture.experts import placed_without_data, show_experts
 from dooly.capture.options import Options
 from dooly.capture.sizes import SizeRecorder
 from dooly.capture.weights import as_loaded
-from dooly.capture.world import world_of
+from dooly.capture.world import group_kind, world_of
 from dooly.engine import stated_dtype
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr, normal, symbol
@@ -78,11 +78,12 @@ def build(config: Mapping[str, Any], options: Options, place: str, *, plain: boo
             if not plain:
                 values |= options.parallel.symbols
                 for group in groups:
-                    group.world_size = ConfigInt(options.parallel.tp, symbol("TP"), facts)
+                    group.world_size = ConfigInt(*options.parallel.group(group_kind(group)), facts)
             recorder = SizeRecorder()
             with ExitStack() as stack:
                 stack.enter_context(explained(place, "the engine cannot build this model"))
                 stack.enter_context(_fresh_rotary_tables())
+                stack.enter_context(placed_without_data())
                 stack.enter_context(_default_dtype(vllm_config.model_config.dtype))
                 stack.enter_context(torch.device("meta"))
                 stack.enter_context(recorder)
@@ -103,7 +104,12 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
         "compilation_config": {"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
     }
     if parallel.ranks > 1:
-        settings |= {"tensor_parallel_size": parallel.tp, "distributed_executor_backend": "mp"}
+        settings |= {
+            "tensor_parallel_size": parallel.tp,
+            "data_parallel_size": parallel.dp,
+            "enable_expert_parallel": parallel.expert,
+            "distributed_executor_backend": "mp",
+        }
     with explained(place, "the engine refuses this configuration"):
         config = EngineArgs(
             model=folder,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-import sympy
 import torch
 from transformers import AutoConfig
 
@@ -21,7 +20,7 @@ from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
 from dooly.errors import CaptureError
-from dooly.ir import Divides, Graph, Op, Owner, symbol
+from dooly.ir import Divides, Graph, Op, Owner
 
 __all__ = ["capture_config", "derived", "described", "names_of"]
 
@@ -44,13 +43,13 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
             Reader(traced.meanings, built.facts),
             traced.weights,
             parameters,
-            symbol("TP") if options.parallel.tp > 1 else sympy.Integer(1),
+            lambda group: options.parallel.group(group)[1],
         )
         converter.convert(traced.module.graph, INPUTS)
         calls = [(op.target, str(op.attr("layer_name"))) for op in converter.ops]
         found = described(built, names, calls)
     values = {**config_values(config), **plan.values, **options.parallel.symbols}
-    backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if owner.kind == "attention"})
+    backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if "attention" in owner.kind})
     return Graph(
         name=name,
         config=tuple(values.items()),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -38,10 +38,12 @@ class Converter:
         reader: reads PyTorch's sizes.
         weights: parameter names by the name of the node that creates them.
         parameters: those of them that are parameters; buffers that nothing reads are dropped.
-        ranks: ranks of a collective.
+        ranks: ranks of a collective, by the name of its group.
     """
 
-    def __init__(self, reader: Reader, weights: Mapping[str, str], parameters: frozenset[str], ranks: Expr) -> None:
+    def __init__(
+        self, reader: Reader, weights: Mapping[str, str], parameters: frozenset[str], ranks: Callable[[str], Expr]
+    ) -> None:
         self.ops: list[Op] = []
         self.free: list[Free] = []
         self.outputs: tuple[str, ...] = ()
@@ -108,7 +110,8 @@ class Converter:
             return
         if call.target in _COLLECTIVES:
             along = {"dim": call.attrs["dim"]} if "dim" in call.attrs else {}
-            call.attrs = {"group": str(call.attrs["group_name"]).partition(":")[0], "ranks": self._ranks, **along}
+            group = str(call.attrs["group_name"]).partition(":")[0]
+            call.attrs = {"group": group, "ranks": self._ranks(group), **along}
         self._emit(call)
 
     def _operand(self, call: _Call, argument: Any, tensor: Node) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import sympy
+
 from dooly.errors import CaptureError
+from dooly.ir.expr import Expr, symbol
 
 __all__ = ["Parallel"]
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""Fields that say how many experts a mixture has."""
 
 _VOCAB_PADDING = 64
 
@@ -19,19 +26,30 @@ class Parallel:
 
     Attributes:
         tp: tensor-parallel ranks, over which each layer is split.
+        dp: data-parallel ranks: each has requests of its own, and they share the experts of a mixture.
+        expert: whether a rank holds whole experts, or a slice of each.
     """
 
     tp: int = 1
+    dp: int = 1
+    expert: bool = False
 
     @property
     def ranks(self) -> int:
         """Devices in all."""
-        return self.tp
+        return self.tp * self.dp
 
     @property
     def symbols(self) -> dict[str, int]:
         """Configuration symbols that this adds, with their values: those of sizes above one."""
-        return {name: size for name, size in (("TP", self.tp),) if size > 1}
+        return {name: size for name, size in (("DP", self.dp), ("TP", self.tp)) if size > 1}
+
+    def group(self, name: str) -> tuple[int, Expr]:
+        """Ranks of the engine's group ``tp``, ``dp`` or ``ep`` as a number and as an expression."""
+        sizes = {"tp": ("TP",), "dp": ("DP",), "ep": ("DP", "TP")}
+        known = self.symbols
+        among = [size for size in sizes.get(name, ()) if size in known]
+        return prod(known[size] for size in among), prod((symbol(size) for size in among), start=sympy.Integer(1))
 
     def check(self, config: Mapping[str, Any], place: str) -> None:
         """Check that a model can be spread like this.
@@ -39,13 +57,14 @@ class Parallel:
         Raises:
             CaptureError: a size that is split does not divide; KV heads may also be fewer than ranks (replicated).
         """
-        if isinstance(self.tp, bool) or self.tp < 1:
-            raise CaptureError(f"{place}: tensor parallel size {self.tp} is not a positive integer")
-        sizes = {
-            name: int(config[name])
-            for name in ("num_attention_heads", "intermediate_size", "moe_intermediate_size")
-            if config.get(name)
-        }
+        for name, size in (("tensor", self.tp), ("data", self.dp)):
+            if isinstance(size, bool) or size < 1:
+                raise CaptureError(f"{place}: {name} parallel size {size} is not a positive integer")
+        self._check_experts(config, place)
+        split = ["num_attention_heads", "intermediate_size"]
+        if not self.expert or config.get("n_shared_experts"):
+            split.append("moe_intermediate_size")
+        sizes = {name: int(config[name]) for name in split if config.get(name)}
         sizes["padded vocab_size"] = -(-int(config["vocab_size"]) // _VOCAB_PADDING) * _VOCAB_PADDING
         for name, size in sizes.items():
             if size % self.tp:
@@ -55,4 +74,23 @@ class Parallel:
             raise CaptureError(
                 f"{place}: tensor parallel size {self.tp} neither divides num_key_value_heads {kv_heads} "
                 "nor is a multiple of it"
+            )
+
+    def _check_experts(self, config: Mapping[str, Any], place: str) -> None:
+        experts = next((config[name] for name in EXPERTS if config.get(name)), None)
+        if experts is None:
+            if self.expert:
+                raise CaptureError(f"{place}: expert parallelism needs a mixture of experts; this model has none")
+            if self.dp > 1:
+                raise CaptureError(
+                    f"{place}: data-parallel ranks of a model without experts share nothing; capture one of them"
+                )
+            return
+        if self.expert and self.ranks > experts:
+            raise CaptureError(f"{place}: {self.ranks} expert-parallel ranks are more than the {experts} experts")
+        width = config.get("moe_intermediate_size") or config["intermediate_size"]
+        if not self.expert and width % self.ranks:
+            raise CaptureError(
+                f"{place}: {self.ranks} ranks do not divide the {width} features of an expert; "
+                "with expert parallelism each rank holds whole experts"
             )

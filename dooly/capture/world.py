@@ -12,14 +12,14 @@ from typing import Any
 
 from dooly.capture.parallel import Parallel
 
-__all__ = ["world_of"]
+__all__ = ["group_kind", "world_of"]
 
 
 @contextmanager
 def world_of(parallel: Parallel) -> Generator[list[Any]]:
     """Parallel groups of the engine for rank 0 while the block lasts; needs a current ``VllmConfig``.
 
-    Yields the group coordinators that tensor parallelism concerns; empty for one rank.  Groups that an engine in this
+    Yields the group coordinators of more than one rank.  Groups that an engine in this
     process holds already are put back afterwards.
     """
     from vllm.distributed import parallel_state
@@ -27,19 +27,40 @@ def world_of(parallel: Parallel) -> Generator[list[Any]]:
     with ExitStack() as stack:
         if parallel_state._WORLD is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            parallel_state.init_distributed_environment(1, 0, f"file://{folder / 'store'}", 0, "gloo")
+            with _alone():
+                parallel_state.init_distributed_environment(1, 0, f"file://{folder / 'store'}", 0, "gloo")
             stack.callback(parallel_state.destroy_distributed_environment)
         coordinator = parallel_state.GroupCoordinator
         held = {name: value for name, value in vars(parallel_state).items() if isinstance(value, coordinator)}
         held.pop("_WORLD")
         parallel_state.__dict__.update(dict.fromkeys(held))
         stack.callback(parallel_state.__dict__.update, held)
-        parallel_state.initialize_model_parallel(1, 1)
+        with _alone():
+            parallel_state.initialize_model_parallel(1, 1)
         stack.callback(parallel_state.destroy_model_parallel)
         groups: list[Any] = []
-        if parallel.tp > 1:
-            ranks = list(range(parallel.tp))
-            groups = [group for group in (parallel_state._TP, parallel_state._EP) if group is not None]
-            for group in groups:
-                group.world_size, group.ranks, group.use_custom_op_call = parallel.tp, ranks, True
+        for group in (parallel_state._TP, parallel_state._DP, parallel_state._EP):
+            size, _ = (1, None) if group is None else parallel.group(group_kind(group))
+            if group is not None and size > 1:
+                group.world_size, group.ranks, group.use_custom_op_call = size, list(range(size)), True
+                groups.append(group)
         yield groups
+
+
+@contextmanager
+def _alone() -> Generator[None]:
+    """Groups of one rank each: the engine would wait for its data-parallel peers, which it reads from its settings."""
+    from vllm.config import get_current_vllm_config
+
+    settings = get_current_vllm_config().parallel_config
+    before = settings.data_parallel_size
+    settings.data_parallel_size = 1
+    try:
+        yield
+    finally:
+        settings.data_parallel_size = before
+
+
+def group_kind(group: Any) -> str:
+    """Which group a coordinator is of: ``tp``, ``dp``, ``ep``."""
+    return str(group.unique_name).partition(":")[0]

@@ -98,7 +98,12 @@ def floor_div(a: Expr, b: Expr, facts: Iterable[tuple[Expr, Expr]]) -> Expr:
     >>> Dr = symbol("Dr")
     >>> floor_div(Dr + 1, sympy.Integer(2), [(sympy.Integer(2), Dr)])
     Dr/2
+    >>> T, TP = symbol("T"), symbol("TP")
+    >>> floor_div(-T, TP, []) == -floor_div(T + TP - 1, TP, [])
+    True
     """
+    if normal(a).could_extract_minus_sign() and not normal(b).could_extract_minus_sign():  # rounding up, in one spelling
+        return normal(-floor_div(normal(b - a - 1), b, facts))
     ratios = [normal(n / d) for d, n in facts]
     quotients = [normal(term / b) for term in sympy.Add.make_args(normal(a))]
     whole = [quotient for quotient in quotients if _is_integer(quotient, ratios)]

@@ -178,6 +178,7 @@ OPSET: Mapping[str, Spec] = {
     "gelu_tanh_and_mul": _memory(10),
     "clamp": _memory(0, min=-1.0, max=1.0),
     **dict.fromkeys(("cast", "copy", "cat", "stack", "fill", "where", "argmax"), _memory(0)),
+    **dict.fromkeys(("constant_pad_nd", "sequence_chunk"), _memory(0)),
     "masked_fill": _memory(0, value=0.0),
     **dict.fromkeys(("ge", "gt", "le", "lt"), _memory(0, other=1.0)),
     **dict.fromkeys(("eq", "ne"), _commutative(0, other=1.0)),

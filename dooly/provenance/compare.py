@@ -181,7 +181,7 @@ class Comparison:
             self.refute(key, subject, f"attribute {name}", str(claim), claim, found)
 
     def _ranks(self, group: Attribute) -> int:
-        return {"tp": self.witness.parallel.tp}[str(group)]
+        return self.witness.parallel.group(str(group))[0]
 
     def _counts(self, found: Mapping[int, Call]) -> None:
         """Each kind of call, over all layers, as often as the operations that stand for it say."""

@@ -9,6 +9,7 @@ from dooly.passes.rules.layers import (
     index_select,
     norm,
     rotary,
+    sequence_chunk,
     silu_and_mul,
 )
 from dooly.passes.rules.products import product, transposed_weight
@@ -35,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     embedding,
     norm,
     rotary,
+    sequence_chunk,
     collective,
     silu_and_mul,
     copy,

@@ -7,7 +7,7 @@ import sympy
 from dooly.ir import Op, attributes
 from dooly.passes.rules.rule import Context, Rewrite, axis_of
 
-__all__ = ["argmax", "collective", "embedding", "fill", "index_select", "norm", "rotary", "silu_and_mul"]
+__all__ = ["argmax", "collective", "embedding", "fill", "index_select", "norm", "rotary", "sequence_chunk", "silu_and_mul"]
 
 
 def argmax(op: Op, context: Context) -> Rewrite:
@@ -81,6 +81,11 @@ def _are_halves(left: Op, right: Op, context: Context) -> bool:
         and half == right.results[0].type.shape
         and whole[-1] == 2 * half[-1]
     )
+
+
+def sequence_chunk(op: Op, context: Context) -> Rewrite:
+    """This rank's share of the rows."""
+    return replace(op, target="sequence_chunk") if op.target == "vllm.sequence_parallel_chunk_impl" else None
 
 
 def collective(op: Op, context: Context) -> Rewrite:
