@@ -1,4 +1,7 @@
-"""A small model of each architecture, in float32 and a few layers deep, that the CPU engine builds and runs."""
+"""A small model of each architecture, a few layers deep, that the CPU engine builds and runs.
+
+In float32, except where the engine's CPU kernels know bfloat16 alone (gated delta rule).
+"""
 
 from typing import Any
 
@@ -168,6 +171,7 @@ _MODELS: dict[str, dict[str, Any]] = {
         **_DECODER,
         **_HEADS,
         "model_type": "qwen3_next",
+        "torch_dtype": "bfloat16",
         "decoder_sparse_step": 1,
         "full_attention_interval": 4,
         "linear_conv_kernel_dim": 4,
@@ -187,9 +191,7 @@ _MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-NOT_ON_A_CPU = {
-    "JambaForCausalLM": "vLLM 0.32.0: a Mamba-1 mixer reads its convolution's weight as the CPU has not packed it"
-}
+NOT_ON_A_CPU = {"JambaForCausalLM": "vLLM's CPU build has no kernel for the scan of Mamba-1"}
 """Those that this CPU engine builds but cannot run, with the reason."""
 
 

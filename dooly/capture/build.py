@@ -22,7 +22,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.utils import initialize_model
 
-from dooly.capture.config import FIELDS, STRETCH, stretch
+from dooly.capture.config import FIELDS, STRETCH, TIED, stretch
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import placed_without_data, show_experts
 from dooly.capture.options import Options
@@ -152,6 +152,11 @@ def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts) -> dic
     for name, value in stretch(config).items():
         values[STRETCH[name]] = value
         model_config.hf_config.rope_parameters[name] = ConfigInt(value, symbol(STRETCH[name]), facts)
+    for name, e in TIED.items():
+        if name in config:
+            above, below = sympy.fraction(e)
+            facts.add(above, below)
+            setattr(model_config.hf_config, name, ConfigInt(config[name], e, facts))
     if cache_config.sliding_window is not None and cache_config.sliding_window == values.get("W"):
         object.__setattr__(cache_config, "sliding_window", model_config.hf_config.sliding_window)
     return values

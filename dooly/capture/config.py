@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from dooly.errors import CaptureError
+from dooly.ir import Expr, evaluate, format_expr, parse_expr
 
-__all__ = ["ARCHITECTURES", "FIELDS", "STRETCH", "config_values", "list_models", "resolve_model", "stretch"]
+__all__ = ["ARCHITECTURES", "FIELDS", "STRETCH", "TIED", "config_values", "list_models", "resolve_model", "stretch"]
 
 FIELDS: Mapping[str, str] = {
     "hidden_size": "H",
@@ -39,37 +40,58 @@ FIELDS: Mapping[str, str] = {
     "qk_nope_head_dim": "Dn",
     "qk_rope_head_dim": "Dr",
     "v_head_dim": "Dv",
+    "num_heads": "Nm",
+    "n_groups": "G",
+    "state_size": "Ds",
+    "mamba_d_state": "Ds",
+    "conv_kernel": "C",
+    "mamba_d_conv": "C",
+    "linear_conv_kernel_dim": "C",
+    "chunk_size": "Q",
+    "mamba_expand": "X",
+    "mamba_dt_rank": "Rt",
+    "linear_num_key_heads": "Nk",
+    "linear_num_value_heads": "Nv",
+    "linear_key_head_dim": "Dk",
+    "linear_value_head_dim": "Dv",
 }
 """Integer fields of a config.json and the symbol that each becomes."""
 
 STRETCH: Mapping[str, str] = {"original_max_position_embeddings": "No", "factor": "Fp"}
 """Fields of a YaRN rope configuration: trained positions, and the whole factor by which they are stretched."""
 
+TIED: Mapping[str, Expr] = {"expand": parse_expr("D*Nm/H")}
+"""Integer fields that other fields decide."""
+
 ARCHITECTURES: tuple[str, ...] = (
+    "Cohere2ForCausalLM",
     "DeepseekV2ForCausalLM",
     "DeepseekV3ForCausalLM",
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
     "GptOssForCausalLM",
+    "JambaForCausalLM",
     "LlamaForCausalLM",
+    "Mamba2ForCausalLM",
     "MistralForCausalLM",
     "MixtralForCausalLM",
     "Phi3ForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
     "Qwen3MoeForCausalLM",
+    "Qwen3NextForCausalLM",
 )
 """Architectures whose graphs are checked to be the same text at different configurations."""
 
-_REQUIRED = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "vocab_size",
-    "max_position_embeddings",
-    "model_type",
-)
+_REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size", "model_type")
+_ATTENTION = ("intermediate_size", "num_attention_heads", "max_position_embeddings")
+_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "JambaForCausalLM": (*_ATTENTION, "mamba_d_state", "mamba_d_conv", "mamba_expand", "mamba_dt_rank"),
+    "Mamba2ForCausalLM": ("num_heads", "head_dim", "n_groups", "state_size", "conv_kernel", "chunk_size", "expand"),
+    "Qwen3NextForCausalLM": (*_ATTENTION, *(name for name in FIELDS if name.startswith("linear_"))),
+}
+"""Fields that an architecture needs beside the required ones; by default those of attention."""
+
 _OPTIONAL_NULL = frozenset(("head_dim", "sliding_window", "q_lora_rank", "num_key_value_heads"))
 
 
@@ -152,37 +174,41 @@ def _check_architecture(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    for name in _REQUIRED:
+    for name in (*_REQUIRED, *_NEEDS.get(config["architectures"][0], _ATTENTION)):
         if name not in config:
             raise CaptureError(f"{path}: {name} is missing")
-    for name in FIELDS:
+    for name in (*FIELDS, *TIED):
         value = config.get(name)
         if name not in config or (value is None and name in _OPTIONAL_NULL):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CaptureError(f"{path}: {name} is {value!r}, expected a positive integer")
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim")
-    if head_dim is None:
-        if "kv_lora_rank" in config:
-            head_dim = None  # latent attention has head sizes of its own
-        elif hidden % heads:
-            raise CaptureError(
-                f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads} and head_dim is absent"
-            )
-        else:
-            head_dim = hidden // heads
-    if heads % kv_heads:
-        raise CaptureError(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     values = config_values(config)
     for name, letter in FIELDS.items():
         if isinstance(config.get(name), int) and config[name] != values[letter]:
             raise CaptureError(f"{path}: {name} is {config[name]}, but another field says {letter} = {values[letter]}")
+    for name, e in TIED.items():
+        if name in config and evaluate(e, values) != config[name]:
+            raise CaptureError(f"{path}: {name} is {config[name]}, but other fields say {format_expr(e)}")
     if values.get("K", 0) > values.get("E", 0) > 0:
         raise CaptureError(f"{path}: num_experts_per_tok {values['K']} is more than the {values['E']} experts")
-    filled = {"num_key_value_heads": kv_heads} if head_dim is None else {"head_dim": head_dim}
-    return {**config, **filled, "num_key_value_heads": kv_heads}
+    return {**config, **(_heads(config, path) if "num_attention_heads" in config else {})}
+
+
+def _heads(config: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """Fields of attention that the file leaves to their defaults; latent attention has head sizes of its own."""
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    if heads % kv_heads:
+        raise CaptureError(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    head_dim = config.get("head_dim")
+    if head_dim is None and "kv_lora_rank" not in config:
+        if hidden % heads:
+            raise CaptureError(
+                f"{path}: hidden_size {hidden} is not divisible by num_attention_heads {heads} and head_dim is absent"
+            )
+        head_dim = hidden // heads
+    return {"num_key_value_heads": kv_heads, **({} if head_dim is None else {"head_dim": head_dim})}
 
 
 def config_values(config: Mapping[str, Any]) -> dict[str, int]:

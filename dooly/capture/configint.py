@@ -12,7 +12,7 @@ import sympy
 
 from dooly.ir.expr import Expr, FloorDiv, exact_div, floor_div, normal
 
-__all__ = ["ConfigInt", "Facts", "expression"]
+__all__ = ["ConfigInt", "Facts", "expression", "size_of"]
 
 
 class Facts:
@@ -135,6 +135,11 @@ class ConfigInt(int):
 def expression(value: object) -> Expr:
     """The expression of an integer: its own if it carries one, else the number."""
     return value.expr if isinstance(value, ConfigInt) else sympy.Integer(int(cast(int, value)))
+
+
+def size_of(value: int) -> Expr | int:
+    """An integer as an attribute of the IR: its expression if it carries one, else the number."""
+    return value.expr if isinstance(value, ConfigInt) else int(value)
 
 
 def _whole(value: object) -> TypeGuard[int]:

@@ -71,10 +71,11 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
 
 
 def derived(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model's configuration class knows about its layers."""
+    """What the model's configuration class knows about its layers, beside what it computes from other fields."""
     fields = {key: value for key, value in config.items() if key != "model_type"}
     known = AutoConfig.for_model(config["model_type"], **fields)
-    return {key: getattr(known, key) for key in DERIVED if getattr(known, key, None) is not None}
+    stored = (key for key in DERIVED if not isinstance(getattr(type(known), key, None), property))
+    return {key: getattr(known, key) for key in stored if getattr(known, key, None) is not None}
 
 
 def names_of(model: torch.nn.Module) -> dict[int, str]:

@@ -9,7 +9,8 @@ import torch
 from vllm.config import get_current_vllm_config
 from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
-from dooly.capture.configint import ConfigInt
+from dooly.capture import mixers
+from dooly.capture.configint import size_of
 from dooly.errors import CaptureError
 from dooly.ir import Owner, attributes
 
@@ -38,6 +39,7 @@ _KINDS = {
     "vllm.unified_attention_with_output": "attention",
     "vllm.unified_mla_attention_with_output": "mla_attention",
     "dooly.experts": "moe",
+    **mixers.KINDS,
 }
 
 
@@ -60,17 +62,22 @@ def owners(calls: Iterable[tuple[str, str]], modules: Mapping[str, Any], names: 
     for kind, layer in calls:
         if layer not in modules:
             raise CaptureError(f"no module owns the {kind} operation of layer {layer!r}")
-        found[layer] = Owner(layer, kind, attributes(**_DESCRIBE[kind](modules[layer], names)))
+        found[layer] = Owner(layer, kind, attributes(**_described(kind, modules[layer], names)))
     return tuple(found.values())
+
+
+def _described(kind: str, module: Any, names: Mapping[int, str]) -> dict[str, object]:
+    describe = _DESCRIBE.get(kind)
+    return describe(module, names) if describe else mixers.describe(kind, module, names[id(module)], DTYPES)
 
 
 def _attention(module: Any, _: Mapping[int, str]) -> dict[str, object]:
     implementation = module.impl
     return {
-        "heads": _integer(module.num_heads),
-        "kv_heads": _integer(module.num_kv_heads),
-        "head_size": _integer(module.head_size),
-        "window": None if module.sliding_window is None else _integer(module.sliding_window),
+        "heads": size_of(module.num_heads),
+        "kv_heads": size_of(module.num_kv_heads),
+        "head_size": size_of(module.head_size),
+        "window": None if module.sliding_window is None else size_of(module.sliding_window),
         "soft_cap": float(getattr(implementation, "logits_soft_cap", None) or 0) or None,
         "kv_dtype": _CACHE_DTYPES.get(module.kv_cache_dtype) or DTYPES[module.kv_cache_torch_dtype],
         "backend": module.attn_backend.get_name(),
@@ -82,11 +89,11 @@ def _attention(module: Any, _: Mapping[int, str]) -> dict[str, object]:
 def _mla_attention(module: Any, names: Mapping[int, str]) -> dict[str, object]:
     prefill = module.prefill_backend
     return {
-        "heads": _integer(module.num_heads),
-        "latent": _integer(module.kv_lora_rank),
-        "nope": _integer(module.qk_nope_head_dim),
-        "rope": _integer(module.qk_rope_head_dim),
-        "value": _integer(module.v_head_dim),
+        "heads": size_of(module.num_heads),
+        "latent": size_of(module.kv_lora_rank),
+        "nope": size_of(module.qk_nope_head_dim),
+        "rope": size_of(module.qk_rope_head_dim),
+        "value": size_of(module.v_head_dim),
         "scale": float(module.scale),
         "kv_dtype": DTYPES[kv_cache_dtype_str_to_dtype(module.kv_cache_dtype, get_current_vllm_config().model_config)],
         "backend": module.attn_backend.get_name(),
@@ -102,10 +109,10 @@ def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
     correction, bias = experts.e_score_correction_bias, bool(experts.moe_config.has_bias)
     backend = getattr(experts.quant_method, "unquantized_backend", None)
     described: dict[str, object] = {
-        "experts": _integer(experts.global_num_experts),
-        "top_k": _integer(experts.top_k),
-        "hidden": _integer(experts.hidden_size),
-        "intermediate": _integer(experts.intermediate_size_per_partition),
+        "experts": size_of(experts.global_num_experts),
+        "top_k": size_of(experts.top_k),
+        "hidden": size_of(experts.hidden_size),
+        "intermediate": size_of(experts.intermediate_size_per_partition),
         "activation": str(getattr(experts.activation, "value", experts.activation)),
         "renormalize": bool(experts.renormalize),
         "scoring": experts.scoring_func,
@@ -113,9 +120,9 @@ def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
         "weights": tuple(f"{path}.{name}" for name in _WEIGHTS if getattr(experts, name, None) is not None),
     }
     if experts.local_num_experts != experts.global_num_experts:
-        described["local_experts"] = _integer(experts.local_num_experts)
+        described["local_experts"] = size_of(experts.local_num_experts)
     if grouped:
-        described |= {"groups": _integer(experts.num_expert_group), "top_groups": _integer(experts.topk_group)}
+        described |= {"groups": size_of(experts.num_expert_group), "top_groups": size_of(experts.topk_group)}
     if experts.routed_scaling_factor != 1.0:
         described["scaling"] = float(experts.routed_scaling_factor)
     if experts.swiglu_limit is not None:
@@ -134,7 +141,3 @@ _DESCRIBE: Mapping[str, Callable[[Any, Mapping[int, str]], dict[str, object]]] =
     "mla_attention": _mla_attention,
     "moe": _moe,
 }
-
-
-def _integer(value: int) -> object:
-    return value.expr if isinstance(value, ConfigInt) else int(value)

@@ -18,6 +18,14 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 """Fields that say how many experts a mixture has."""
 
 _VOCAB_PADDING = 64
+_SPLIT = (
+    "num_attention_heads",
+    "intermediate_size",
+    "num_heads",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+)
+"""Fields of what is split over the ranks."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Parallel:
             if isinstance(size, bool) or size < 1:
                 raise CaptureError(f"{place}: {name} parallel size {size} is not a positive integer")
         self._check_experts(config, place)
-        split = ["num_attention_heads", "intermediate_size"]
+        split = list(_SPLIT)
         if not self.expert or config.get("n_shared_experts"):
             split.append("moe_intermediate_size")
         sizes = {name: int(config[name]) for name in split if config.get(name)}
@@ -69,7 +77,7 @@ class Parallel:
         for name, size in sizes.items():
             if size % self.tp:
                 raise CaptureError(f"{place}: tensor parallel size {self.tp} does not divide {name} {size}")
-        kv_heads = int(config["num_key_value_heads"])
+        kv_heads = int(config.get("num_key_value_heads", self.tp))
         if kv_heads % self.tp and self.tp % kv_heads:
             raise CaptureError(
                 f"{place}: tensor parallel size {self.tp} neither divides num_key_value_heads {kv_heads} "

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -46,11 +47,20 @@ class SizeRecorder(TorchFunctionMode):
         return result
 
     def sizes(self, tensor: torch.Tensor) -> tuple[Expr, ...] | None:
-        """Shape of a parameter as it was asked for, or None if no factory made it or it was reshaped since."""
+        """Shape of a parameter as it was asked for, or None if no factory made it or it was reshaped since.
+
+        Axes of length one may have come and gone.
+        """
         found = self._sizes.get(_storage(tensor))
-        if found is None or found[0].shape != tensor.shape:
+        if found is None:
             return None
-        return found[1]
+        made, sizes = found
+        if made.shape == tensor.shape:
+            return sizes
+        wide = [size for size, dim in zip(sizes, made.shape) if dim != 1]
+        if [dim for dim in made.shape if dim != 1] != [dim for dim in tensor.shape if dim != 1]:
+            return None
+        return tuple(sympy.Integer(1) if dim == 1 else wide.pop(0) for dim in tensor.shape)
 
 
 def _storage(tensor: torch.Tensor) -> int:

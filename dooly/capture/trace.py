@@ -20,6 +20,7 @@ from dooly.capture.atoms import Atoms, compute
 from dooly.capture.build import Built
 from dooly.capture.configint import ConfigInt
 from dooly.capture.kernels import declare_shapes
+from dooly.capture.mixers import opened
 from dooly.capture.observe import ModelCode, annotated
 from dooly.capture.rebind import kept_tensors, rebound
 from dooly.capture.step import INPUTS, Step
@@ -79,6 +80,7 @@ def trace(built: Built) -> Trace:
                 state[f"model.{name}"] = tensor
             stack.enter_context(kept_tensors(step))
             stack.enter_context(rebound((built.model, built.vllm_config.model_config.hf_config, *built.groups), size))
+            stack.enter_context(opened(built.model))
             stack.enter_context(ModelCode(tracer.graph))
             stack.callback(step.register_forward_hook(_replaced(built.model, state, weights, tracer)).remove)
             return torch.func.functional_call(step, state, inputs[: len(INPUTS)])

@@ -28,7 +28,7 @@ def environment_for(operation: Operation, machine: Machine) -> Environment:
         "torch": machine.torch,
         "mode": "eager",
     }
-    if operation.kind in (Kind.GEMM, Kind.ATTENTION, Kind.MOE):
+    if operation.kind in (Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT, Kind.MOE):
         facts["kernels"] = machine.engine
     else:
         facts["engine"] = machine.engine

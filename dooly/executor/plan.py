@@ -12,7 +12,7 @@ from dooly.executor.machine import Machine
 from dooly.executor.runners import why_not
 from dooly.executor.sweep import ErrorModel, Ranges, coarse_points, expected_refinements, next_point
 from dooly.executor.timing import Precision
-from dooly.ir import Kind, Operation
+from dooly.ir import Operation
 
 __all__ = ["Plan", "Row", "make_plan"]
 
@@ -194,7 +194,7 @@ def _weight(operation: Operation, costs: CostModel, ranges: Ranges) -> float:
 
 def _typical(operation: Operation, tokens: int, ranges: Ranges) -> Point:
     """A step of `tokens` tokens: all requests decode, or one prompt is read."""
-    if operation.kind is Kind.ATTENTION:
+    if operation.kind.stateful:
         context = ranges.max_context // 4
         if tokens == ranges.max_requests:
             return Point.of_requests([(1, context)] * tokens)

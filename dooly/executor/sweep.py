@@ -69,7 +69,7 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     """The grid that an operation needs before a formula makes sense, most telling points first."""
     if ranges.sweep == "vidur":
         return _fixed_grid(operation, ranges)
-    if operation.kind is Kind.ATTENTION:
+    if operation.kind.stateful:
         points = _attention_grid(ranges)
     elif operation.kind is Kind.MOE:
         points = _moe_grid(operation, rows_limit(operation, ranges))
@@ -272,7 +272,7 @@ def _random_point(operation: Operation, ranges: Ranges, source: random.Random) -
     def log_uniform(limit: int) -> int:
         return round(math.exp(source.uniform(0.0, math.log(max(1, limit)))))
 
-    if operation.kind is Kind.ATTENTION:
+    if operation.kind.stateful:
         count = log_uniform(ranges.max_requests)
         left = ranges.max_tokens
         requests: list[tuple[int, int]] = []

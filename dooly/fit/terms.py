@@ -89,7 +89,7 @@ def structures(subject: Subject, points: int) -> Iterator[Structure]:
         yield from _attention(subject)
         return
     sizes = [name for name in subject.symbols if name in _PER_SYMBOL]
-    flops = subject.flops if subject.kind in (Kind.GEMM, Kind.MOE) else sympy.Integer(0)
+    flops = subject.flops if subject.kind in (Kind.GEMM, Kind.MOE, Kind.RECURRENT) else sympy.Integer(0)
     bases = list(_rooflines(flops, subject.bytes))
     if subject.single is None or not bases:
         extras: list[Structure] = [tuple(map(_per, chosen)) for chosen in _subsets(sizes)]

@@ -1,7 +1,7 @@
 """The operations that a lowered graph may hold: what kind of work each is and what it costs.
 
 FLOPs and bytes are sympy expressions in the symbols of the operand types, plus those that only a batch can tell:
-``A`` experts that receive at least one token, and those of stateful operations (``dooly.ir.stateful``).
+``A`` experts that receive at least one token, and those of stateful operations (``dooly.ir.stateful``, ``recurrent``).
 
 FLOPs count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.
 Moving, choosing, comparing and converting elements counts none, and integer arithmetic on indices is not told apart.
@@ -13,7 +13,7 @@ from enum import Enum
 
 import sympy
 
-from dooly.ir import stateful
+from dooly.ir import recurrent, stateful
 from dooly.ir.call import Call, Rule
 from dooly.ir.expr import Expr, normal, symbol
 from dooly.ir.types import Attribute
@@ -29,10 +29,16 @@ class Kind(Enum):
     MEMORY = "memory"
     GEMM = "gemm"
     ATTENTION = "attention"
+    RECURRENT = "recurrent"
     MOE = "moe"
     COLLECTIVE = "collective"
     REGION = "region"
     UNKNOWN = "unknown"
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the operation keeps something for each request, so that its cost depends on more than sizes."""
+        return self in (Kind.ATTENTION, Kind.RECURRENT)
 
 
 _ZERO = sympy.Integer(0)
@@ -126,6 +132,10 @@ def _commutative(flops: int, **passed: Attribute) -> Spec:
 
 _VIEWS = ("reshape", "slice", "split", "transpose", "expand", "insert")
 
+def _recurrent(flops: Rule, bytes_: Rule, *batch: str) -> Spec:
+    return Spec(Kind.RECURRENT, flops, bytes=bytes_, batch=("R", *batch))
+
+
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
     **dict.fromkeys(_VIEWS, Spec(Kind.VIEW, _none, bytes=_none)),
@@ -144,6 +154,10 @@ OPSET: Mapping[str, Spec] = {
         batch=("P", "Pp", "R", "S", "Sp", "Tp"),
         passed={"scale": None},
     ),
+    "causal_conv1d": _recurrent(recurrent.convolution_flops, recurrent.convolution_bytes),
+    "selective_scan": _recurrent(recurrent.scan_flops, recurrent.scan_bytes),
+    "mamba2_mixer": _recurrent(recurrent.mamba2_flops, recurrent.mamba2_bytes, "Tp"),
+    "gated_delta_rule": _recurrent(recurrent.delta_rule_flops, recurrent.delta_rule_bytes, "Tp"),
     "moe": Spec(
         Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",), passed={"scaling": 2.5, "swiglu_limit": 7.0}
     ),
@@ -167,8 +181,8 @@ OPSET: Mapping[str, Spec] = {
     ),
     **dict.fromkeys(("add", "mul"), _commutative(1, other=1.0)),
     **dict.fromkeys(("sub", "div"), _memory(1, other=1.0)),
-    **dict.fromkeys(("neg", "exp", "tanh", "abs", "reciprocal"), _memory(1)),
-    "amax": Spec(Kind.MEMORY, lambda call: call.operands[0].numel),
+    **dict.fromkeys(("neg", "exp", "tanh", "abs", "reciprocal", "pow", "rsqrt"), _memory(1)),
+    **dict.fromkeys(("amax", "mean", "sum"), Spec(Kind.MEMORY, lambda call: call.operands[0].numel)),
     "scaled_fp8_quant": _memory(3),
     "silu": _memory(4),
     "silu_and_mul": _memory(5),

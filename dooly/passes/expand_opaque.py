@@ -20,6 +20,8 @@ class ExpandOpaque:
 
     - Attention, with the cache update before it, becomes one stateful ``attention`` with heads, window and backend;
       latent attention becomes ``mla_attention``, which also reads the up-projection's weight.
+    - A recurrent mixer becomes ``mamba2_mixer`` or ``gated_delta_rule`` with the weights that its kernels read, Mamba-1
+      ``causal_conv1d`` and ``selective_scan``.
     - The experts of a mixture become ``moe`` over hidden states, router logits and the experts' weights, with the
       choice of experts inside; where a collective stands between the two, ``moe_route`` chooses and ``moe`` reads
       weights and ids.
@@ -77,7 +79,7 @@ def _graph(graph: Graph) -> Graph:
     return with_origins(replace(graph, ops=tuple(kept), owners=()))
 
 
-def _attention(op: Op, context: _Context) -> Op:
+def _stateful(op: Op, context: _Context) -> Op:
     """Attention takes the cache update with it: its result only orders the two."""
     attrs, weights = context.owner(op)
     update = next((context.defs[name] for name in op.operands if context.defs[name].target in _CACHE_UPDATES), None)
@@ -89,6 +91,13 @@ def _attention(op: Op, context: _Context) -> Op:
         attrs=attributes(**attrs),
         nodes=op.nodes if update is None else (*update.nodes, *op.nodes),
     )
+
+
+def _mamba(op: Op, context: _Context) -> Op:
+    """The two kernels of a Mamba-1 mixer have one owner, of which each needs its own part."""
+    attrs, _ = context.owner(op)
+    kept = {name: attrs[name] for name in _MAMBA[op.target] if name in attrs}
+    return replace(op, target=op.target.removeprefix("dooly."), attrs=attributes(**kept))
 
 
 def _experts(op: Op, context: _Context) -> Op:
@@ -119,9 +128,17 @@ _ABSORBED = (*_CACHE_UPDATES, _ROUTE)
 _TARGETS = {
     "vllm.unified_attention_with_output": "attention",
     "vllm.unified_mla_attention_with_output": "mla_attention",
+    "vllm.mamba_mixer2": "mamba2_mixer",
+    "vllm.cpu_gdn_attention_core": "gated_delta_rule",
+    "vllm.qwen_gdn_attention_core": "gated_delta_rule",
+}
+_MAMBA = {
+    "dooly.causal_conv1d": ("conv_dtype", "conv_kernel"),
+    "dooly.selective_scan": ("state_dtype", "state_size"),
 }
 _EXPAND: Mapping[str, Callable[[Op, _Context], Op]] = {
-    **dict.fromkeys(_TARGETS, _attention),
+    **dict.fromkeys(_TARGETS, _stateful),
+    **dict.fromkeys(_MAMBA, _mamba),
     _ROUTE: _route,
     "dooly.experts": _experts,
 }

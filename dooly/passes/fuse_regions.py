@@ -14,7 +14,9 @@ from dooly.ir import Block, Graph, Kind, Op, Program, Value, kind_of
 __all__ = ["FuseRegions"]
 
 _ONE = sympy.Integer(1)
-_ANCHORS = frozenset({Kind.GEMM, Kind.ATTENTION, Kind.MOE, Kind.COLLECTIVE, Kind.UNKNOWN, Kind.REGION})
+_ANCHORS = frozenset(
+    {Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT, Kind.MOE, Kind.COLLECTIVE, Kind.UNKNOWN, Kind.REGION}
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from dooly.batch import Batch, BatchColumns, StepBatch, StepCost
 from dooly.fit.formula import Formula
 from dooly.fit.observation import experts_reached
 from dooly.ir.operation import Operation
-from dooly.ir.opset import Kind
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.host import HostModel
 from dooly.predict.table import SizeTable
@@ -56,10 +55,10 @@ class StepModel:
         ]
         windows: dict[int | None, list[Work]] = {}
         for each in self.work:
-            if each.operation.kind is Kind.ATTENTION:
+            if each.operation.kind.stateful:
                 windows.setdefault(each.subject.window, []).append(each)
         self._attention = list(windows.items())
-        self._sized = [each for each in self.work if each.axis is None and each.operation.kind is not Kind.ATTENTION]
+        self._sized = [each for each in self.work if each.axis is None and not each.operation.kind.stateful]
         self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
         dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
         self._dispatch_us = _grid(dispatch)

@@ -58,7 +58,7 @@ class Work:
     @cached_property
     def axis(self) -> str | None:
         """The request symbol, if it alone decides the latency: such work is tabulated."""
-        if self.operation.kind is Kind.ATTENTION:
+        if self.operation.kind.stateful:
             return None
         names = {name for _, name in self.sizes}
         return names.pop() if len(names) == 1 else None
