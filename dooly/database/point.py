@@ -86,22 +86,31 @@ class Point:
         """Numbers to sweep and fit over.
 
         Stateless: the sizes.  Stateful: T tokens, R requests, S KV rows read, P attended pairs (both without any
-        window), C the longest context after the step.
+        window), C the longest context after the step; Tp, Sp and Pp are T, S and P of the requests with more than one
+        new token.
         """
         if self.sizes:
             return dict(self.sizes)
+        whole, prefill = _sums(self.requests), _sums([request for request in self.requests if request[0] > 1])
         return {
-            "T": sum(new * alike for new, _, alike in self.requests),
+            **whole,
             "R": sum(alike for _, _, alike in self.requests),
-            "S": sum((new + cached) * alike for new, cached, alike in self.requests),
-            "P": sum((new * cached + new * (new + 1) // 2) * alike for new, cached, alike in self.requests),
             "C": max(new + cached for new, cached, _ in self.requests),
+            **{f"{name}p": value for name, value in prefill.items()},
         }
 
     def __str__(self) -> str:
         if self.sizes:
             return " ".join(f"{name}={value}" for name, value in self.sizes)
         return " ".join(f"{alike}x({new} new, {cached} cached)" for new, cached, alike in self.requests)
+
+
+def _sums(requests: Iterable[tuple[int, int, int]]) -> dict[str, int]:
+    rows = [
+        (new * alike, (new + cached) * alike, (new * cached + new * (new + 1) // 2) * alike)
+        for new, cached, alike in requests
+    ]
+    return dict(zip("TSP", map(sum, zip(*rows, (0, 0, 0)))))
 
 
 @dataclass(frozen=True)

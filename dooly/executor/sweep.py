@@ -79,7 +79,7 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
 
 
 def _fixed_grid(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
-    if operation.kind is Kind.ATTENTION:
+    if operation.kind.stateful:
         return tuple(dict.fromkeys(vidur_grid.attention_points(ranges.max_context)))
     limit = rows_limit(operation, ranges)
     rows = vidur_grid.token_counts(limit)

@@ -92,6 +92,26 @@ def test_invalid_fields(write: Writer, changes: dict[str, Any], message: str) ->
 
 
 @pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("mamba2-2.7b", {"state_size": ...}, "state_size is missing"),
+        ("mamba2-2.7b", {"expand": 3}, "expand is 3, but other fields say D*Nm/H"),
+        ("jamba-v0.1", {"mamba_dt_rank": "auto"}, "mamba_dt_rank is 'auto', expected a positive integer"),
+        ("qwen3-next-80b-a3b", {"linear_key_head_dim": ...}, "linear_key_head_dim is missing"),
+    ],
+)
+def test_each_architecture_has_fields_of_its_own(
+    model: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    _, config = resolve_model(model)
+    config = {name: value for name, value in {**config, **changes}.items() if value is not ...}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CaptureError) as caught:
+        resolve_model(tmp_path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{\n  "hidden_size": 1,\n}', "line 3, column 1: not valid JSON"),

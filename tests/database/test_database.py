@@ -122,7 +122,8 @@ def test_points_of_requests_are_canonical_and_have_axes(database: Database):
     assert point == Point.of_requests([(5, 0), (1, 30), (1, 30)])
     assert Point.from_json(point.json) == point
     assert json.loads(point.json) == {"requests": [[1, 30, 2], [5, 0, 1]]}
-    assert point.axes == {"T": 7, "R": 3, "S": 67, "P": 31 + 31 + 15, "C": 31}
+    prefill = {"Tp": 5, "Sp": 5, "Pp": 15}
+    assert point.axes == {"T": 7, "R": 3, "S": 67, "P": 31 + 31 + 15, "C": 31, **prefill}
     assert point.batch == ((1, 30), (1, 30), (5, 0))
     measure(database, point)
     assert database.covered_domain("sig", CPU).ranges["S"] == (67, 67)

@@ -18,7 +18,7 @@ from dooly.executor.runner import Trial
 from dooly.executor.session import Unsupported
 from dooly.executor.sweep import coarse_points
 from dooly.executor.timing import measure
-from dooly.ir import Operation, TensorType, parse_expr
+from dooly.ir import Operation, TensorType, attributes, parse_expr
 
 RANGES = Ranges(max_tokens=64, max_requests=4, max_context=128)
 QUICK = Precision(sample_us=1.0, min_samples=3, max_samples=3, floor_s=0.0, cap_s=0.01)
@@ -232,6 +232,22 @@ def test_setting_up_large_weights_takes_its_time(somewhere, moe):
     costs = CostModel(somewhere)
     small, large = moe("bf16"), moe("bf16", hidden=4096, intermediate=14336)
     assert costs.build_s(large) > costs.build_s(small) + 2.0
+
+
+def recurrent() -> Operation:
+    sizes = {"heads": 8, "head_size": 16, "groups": 1, "state_size": 32, "chunk_size": 64, "conv_kernel": 4}
+    operands = (TensorType("bf16", (parse_expr("T"), parse_expr("328"))),)
+    results = (TensorType("bf16", (parse_expr("T"), parse_expr("128"))),)
+    return Operation("mamba2_mixer", operands, results, attributes(**sizes, conv_dtype="bf16", state_dtype="f32"))
+
+
+def test_what_has_no_runner_is_skipped_and_says_so(database, pretend, somewhere):
+    plan = make_plan([recurrent()], database, somewhere, RANGES)
+    assert plan.rows[0].skip == "no runner for mamba2_mixer"
+    assert {point.axes.keys() >= {"R", "T", "Tp"} for point in plan.rows[0].missing} == {True}
+    assert (plan.estimate_s, plan.done) == (0.0, True)
+    assert go(plan, database).taken == 0
+    assert pretend.built == []
 
 
 def test_collectives_are_skipped_and_never_faked(database, pretend, somewhere):
