@@ -27,7 +27,7 @@ COLUMNS = (
 _OUTPUT = 128
 
 
-def write_csv(model: SavedModel, path: Path, limits: Limits, hardware: str) -> Outside:
+def write_csv(model: SavedModel, path: Path, limits: Limits, hardware: str, name: str) -> Outside:
     """Write the file; power, which is not predicted, stays empty.
 
     The simulator looks a step up by its number of tokens n, whatever they are: as ``prompt_time`` where the step holds
@@ -44,6 +44,6 @@ def write_csv(model: SavedModel, path: Path, limits: Limits, hardware: str) -> O
     writer.writerow(COLUMNS)
     for n, prompt, token in zip(sizes, prompts, tokens, strict=True):
         total = prompt + (_OUTPUT - 1) * token
-        writer.writerow([model.name, hardware, n, 1, _OUTPUT, "", "", prompt, token, total, model.tensor_parallel])
+        writer.writerow([name, hardware, n, 1, _OUTPUT, "", "", prompt, token, total, model.tensor_parallel])
     write_text(path, text.getvalue())
     return outside

@@ -136,6 +136,7 @@ def splitwise(
     model: Source,
     output: Output,
     hardware: Hardware,
+    name: Annotated[str, typer.Option(help="model in its model_repo, e.g. llama2-70b", show_default=False)],
     db: Db = DATABASE,
     max_tokens: TokensPerStep = 512,
     max_requests: RequestsPerStep = 16,
@@ -145,13 +146,13 @@ def splitwise(
 
     It knows steps by their number of tokens alone, so the context of requests that decode is fixed here.
 
-    Example: dooly export splitwise llama-3.1-8b -o data/perf_model.csv --hardware h200
+    Example: dooly export splitwise llama-3.1-8b -o data/perf_model.csv --hardware h100-80gb --name llama2-70b
     """
     from dooly.adapters.grid import Limits
     from dooly.adapters.splitwise import write_csv
 
     saved = _load(model, db)
-    _told([output], write_csv(saved, output, Limits(max_tokens, max_requests, context), hardware), saved)
+    _told([output], write_csv(saved, output, Limits(max_tokens, max_requests, context), hardware, name), saved)
 
 
 @app.command()

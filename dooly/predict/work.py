@@ -141,11 +141,20 @@ def collect_work(
         formula = formulas[operation.signature]
         found += [Work(operation, count, bind, formula, routing) for bind, count in counts.items()]
     if missing:
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise PredictError(
-            f"{model}: no formula of {missing[0].name}{others}; "
-            f"`dooly profile {model}` measures it, then run `dooly fit`"
-        )
+        raise PredictError(f"{model}: {_without_formula(model, missing)}")
     if not found:
         raise PredictError(f"{model}: the operation table holds nothing that it uses; lower the model first")
     return tuple(found)
+
+
+def _without_formula(model: str, missing: list[Operation]) -> str:
+    """What has no formula, and what to do about it."""
+    missing = sorted(missing, key=lambda operation: operation.kind is Kind.COLLECTIVE)
+    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    last = missing[-1]
+    if last.kind is Kind.COLLECTIVE:
+        return (
+            f"no formula of {missing[0].name}{others}, among them {last.name} over {last.attr('ranks')} ranks; "
+            f"collectives are not measured yet: ask for one rank"
+        )
+    return f"no formula of {missing[0].name}{others}; `dooly profile {model}` measures it, then run `dooly fit`"

@@ -61,10 +61,10 @@ def test_dynamo_arrays_hold_step_times(model: SavedModel, tmp_path: Path) -> Non
 
 def test_splitwise_rows_are_steps_of_so_many_tokens(model: SavedModel, tmp_path: Path) -> None:
     path = tmp_path / "perf_model.csv"
-    write_csv(model, path, LIMITS, "h200")
+    write_csv(model, path, LIMITS, "h200", "llama2-70b")
     found = rows(path)
     assert tuple(found[0]) == COLUMNS
-    assert {(row["model"], row["hardware"], row["tensor_parallel"]) for row in found} == {("small", "h200", "1")}
+    assert {(row["model"], row["hardware"], row["tensor_parallel"]) for row in found} == {("llama2-70b", "h200", "1")}
     by_size = {int(row["prompt_size"]): row for row in found}
     assert float(by_size[128]["prompt_time"]) == pytest.approx(total_ms(model, (128, 0)))
     assert float(by_size[4]["token_time"]) == pytest.approx(total_ms(model, *[(1, 1023)] * 4))

@@ -204,3 +204,15 @@ def test_a_missing_host_formula_is_named(formulas: dict[str, Formula], part: str
 def test_a_model_that_uses_nothing_is_refused(formulas: dict[str, Formula]) -> None:
     with pytest.raises(PredictError, match="nobody: the operation table holds nothing"):
         StepModel.build(OPERATIONS, formulas, "nobody")
+
+
+def test_missing_collectives_are_said_to_be_none_of_ours(formulas: dict[str, Formula]) -> None:
+    reduce = Operation(
+        "all_reduce",
+        (laws.tensor("T", 512),),
+        (laws.tensor("T", 512),),
+        attributes(group="tp", ranks=2),
+        uses=(Use(MODEL, "layers.reduce", 8),),
+    )
+    with pytest.raises(PredictError, match=r"no formula of all_reduce_\w+, among them .* over 2 ranks; .* one rank"):
+        StepModel.build((*OPERATIONS, PICKED, reduce), formulas, MODEL)
