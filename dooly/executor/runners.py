@@ -27,6 +27,13 @@ def why_not(operation: Operation) -> str | None:
         return "a product with an untransposed weight; the engine's linear layers have none"
     if operation.target == "scaled_linear":
         return "a product of quantized matrices; only unquantized ones are measured yet"
+    if operation.target == "mla_attention":
+        return "latent attention; no runner drives the engine's latent backends yet"
+    if operation.target == "moe" and operation.attr("local_experts") is not None:
+        return "experts of one rank of several; they need the tokens of real ranks"
+    unmeasured = [name for name in ("bias", "correction_bias", "groups") if operation.attr(name) is not None]
+    if operation.target == "moe" and unmeasured:
+        return f"experts with {', '.join(unmeasured)}; only plain ones are measured yet"
     if operation.kind in _RUNNERS:
         return None
     if operation.kind is Kind.COLLECTIVE:

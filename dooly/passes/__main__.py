@@ -55,6 +55,8 @@ def _arguments() -> argparse.ArgumentParser:
         "--time-passes", action="store_true", help="print seconds of capture and of each pass to stderr"
     )
     parser.add_argument("--tp", type=int, default=1, metavar="N", help="tensor-parallel size (default: 1)")
+    parser.add_argument("--dp", type=int, default=1, metavar="N", help="data-parallel size of a mixture (default: 1)")
+    parser.add_argument("--expert-parallel", action="store_true", help="a rank holds whole experts, not slices")
     parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="what the engine sees (default: cpu)")
     parser.add_argument("--backend", metavar="NAME", help="attention backend (default: the engine's choice)")
     parser.add_argument("--quantization", choices=("fp8",), help="quantize the weights while they are loaded (GPUs)")
@@ -119,9 +121,8 @@ def _stdin() -> Program:
 def _capture(model: str, args: argparse.Namespace) -> Graph:
     from dooly.capture import Options, Parallel, capture_checked, check, load_engine
 
-    options = Options(
-        Parallel(args.tp), args.platform, args.backend, args.quantization, args.kv_cache_dtype, args.eager
-    )
+    parallel = Parallel(args.tp, args.dp, args.expert_parallel)
+    options = Options(parallel, args.platform, args.backend, args.quantization, args.kv_cache_dtype, args.eager)
     name, config = check(model, options)
     start = time.perf_counter()
     load_engine(args.platform)

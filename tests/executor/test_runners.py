@@ -10,7 +10,7 @@ from dooly.database import Point
 from dooly.executor import Precision, machine
 from dooly.executor.region import RegionRunner, _model_and_after
 from dooly.executor.region_pass import Pass, compile_pass
-from dooly.executor.runners import make_runner
+from dooly.executor.runners import make_runner, why_not
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.tensors import copies_for, need_memory, random_tensor
 from dooly.executor.timing import measure
@@ -206,6 +206,20 @@ def test_every_operation_of_a_layer_has_a_runner(session, step):
         samples = measure(make_runner(operation, session).trial(point).call, Precision(max_samples=3, cap_s=0.01))
         assert len(samples.values_us) == 3
         assert min(samples.values_us) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"local_experts": 4}, "experts of one rank of several"),
+        ({"bias": True}, "experts with bias"),
+        ({"correction_bias": True, "groups": 8}, "experts with correction_bias, groups"),
+    ],
+)
+def test_experts_that_are_not_plain_say_why_they_are_not_measured(moe, more, reason: str):
+    plain = moe("f32")
+    assert why_not(plain) is None
+    assert reason in why_not(replace(plain, attrs=attributes(**dict(plain.attrs), **more)))
 
 
 def test_an_unknown_small_operation_is_unsupported(session, step):

@@ -38,6 +38,12 @@ def moe(*uses: Use) -> Operation:
     return Operation("moe", operands, (tensor("T", 512),), attrs, uses=uses)
 
 
+def latent_attention(*uses: Use) -> Operation:
+    operands = (tensor("T", 16, 192), tensor("T", 512), tensor("T", 1, 64), tensor(4096, 512))
+    attrs = attributes(heads=16, latent=512, nope=128, rope=64, value=128, kv_dtype="bf16")
+    return Operation("mla_attention", operands, (tensor("T", 2048),), attrs, uses=uses)
+
+
 def flops(operation: Operation, values: dict[str, float]) -> float:
     return float(evaluate(operation.flops, values))
 

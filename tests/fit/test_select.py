@@ -52,6 +52,19 @@ def test_tiles_earn_their_place() -> None:
     assert formula.held.symbolic_mape < 0.03
 
 
+def test_latent_attention_is_fitted_by_its_own_work() -> None:
+    op = laws.latent_attention()
+
+    def law(values: dict[str, float]) -> float:
+        return 6.0 + laws.flops(op, values) / 200e6 + laws.moved(op, values) / 2000e3
+
+    formula = fit(op, laws.over_batches(laws.noisy(law, 0.02, seed=3), laws.batches()))
+    assert formula.held.mape < 0.05
+    for batch in (Batch.of(*[(1, 900)] * 20), Batch.of((300, 0)), Batch.of((200, 100), *[(1, 400)] * 12)):
+        values = {name: float(v) for name, v in batch.attention().items()}
+        assert formula.predict_one(values)[0] == pytest.approx(law(values), rel=0.12)
+
+
 def test_attention_keeps_prefill_and_decode_apart() -> None:
     op = laws.attention()
 

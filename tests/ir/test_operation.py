@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import sympy
 
+from dooly.batch import Batch
 from dooly.errors import VerifyError
-from dooly.ir import Operation, TensorType, Use, attributes, format_expr, parse_expr, parse_program, symbol
+from dooly.ir import Operation, TensorType, Use, attributes, evaluate, format_expr, parse_expr, parse_program, symbol
 from dooly.passes import run, select
 
 REGION = """graph "g" {
@@ -122,3 +124,22 @@ def test_moving_choosing_and_comparing_counts_no_flops(target):
     operation = Operation(target, (x, x), (x,))
     assert operation.flops == 0
     assert operation.bytes == 3 * x.bytes
+
+
+def test_latent_attention_absorbs_decode_and_expands_prefill():
+    heads, latent, nope, rope, value = 16, 512, 128, 64, 96
+    rows = [symbol("T")]
+    shapes = ([heads, nope + rope], [latent], [1, rope])
+    operands = [TensorType("bf16", (*rows, *map(sympy.Integer, shape))) for shape in shapes]
+    weight = TensorType("bf16", (sympy.Integer(heads * (nope + value)), sympy.Integer(latent)))
+    attrs = attributes(heads=heads, latent=latent, nope=nope, rope=rope, value=value, kv_dtype="f8e4m3")
+    result = TensorType("bf16", (*rows, sympy.Integer(heads * value)))
+    operation = Operation("mla_attention", (*operands, weight), (result,), attrs)
+    up = 2 * latent * (nope + value)
+    decode, prefill = Batch.of((1, 99), (1, 4)).attention(), Batch.of((40, 100)).attention()
+    assert evaluate(operation.flops, decode) == heads * (2 * up + (100 + 5) * 2 * (2 * latent + rope))
+    pairs = 40 * 100 + 40 * 41 // 2
+    assert evaluate(operation.flops, prefill) == heads * (140 * up + pairs * 2 * (nope + rope + value))
+    more = Batch.of((1, 199), (1, 4)).attention()
+    assert evaluate(operation.bytes, more) - evaluate(operation.bytes, decode) == 100 * (latent + rope)
+    assert evaluate(operation.bytes, prefill) > 2 * 140 * heads * (nope + rope + value) * 2
