@@ -29,7 +29,8 @@ def why_not(operation: Operation) -> str | None:
         return "a product of quantized matrices; only unquantized ones are measured yet"
     if operation.target == "mla_attention":
         return "latent attention; no runner drives the engine's latent backends yet"
-    if operation.target == "moe" and operation.attr("local_experts") is not None:
+    dispatched = any(operand.dtype == "i32" for operand in operation.operands)  # ids of experts, chosen elsewhere
+    if operation.target == "moe" and (dispatched or operation.attr("local_experts") is not None):
         return "experts of one rank of several; they need the tokens of real ranks"
     unmeasured = [name for name in ("bias", "correction_bias", "groups") if operation.attr(name) is not None]
     if operation.target == "moe" and unmeasured:
