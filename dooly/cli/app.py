@@ -5,6 +5,7 @@ import typer
 from dooly import __version__
 from dooly.cli import db, export
 from dooly.cli.coverage import coverage
+from dooly.cli.explore import explore
 from dooly.cli.fit import fit
 from dooly.cli.formulas import formulas
 from dooly.cli.plan import plan
@@ -38,7 +39,7 @@ def main(
     """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
 
 
-for _command in (coverage, plan, profile, fit, formulas, predict, simulate, validate, verify_provenance):
+for _command in (coverage, plan, profile, fit, formulas, predict, simulate, validate, explore, verify_provenance):
     app.command()(_command)
 app.add_typer(export.app, name="export")
 app.add_typer(db.app, name="db")

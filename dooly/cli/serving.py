@@ -15,6 +15,7 @@ __all__ = [
     "BatchedTokens",
     "BlockSize",
     "Blocks",
+    "MemoryOther",
     "ModelLength",
     "PrefixCaching",
     "Rate",
@@ -47,6 +48,7 @@ ModelLength = Annotated[
 ]
 BlockSize = Annotated[int, typer.Option(help="tokens in one KV cache block")]
 Blocks = Annotated[int | None, typer.Option("--num-blocks", help="KV cache blocks; enough for all if not given")]
+MemoryOther = Annotated[float, typer.Option(help="GiB of that share that neither weights nor KV cache take")]
 PrefixCaching = Annotated[bool, typer.Option("--prefix-caching", help="reuse KV blocks of prompts that begin alike")]
 Asynchronous = Annotated[bool, typer.Option("--async", help="schedule the next step while the current one runs")]
 

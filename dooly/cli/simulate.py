@@ -12,6 +12,7 @@ from dooly.cli.serving import (
     BatchedTokens,
     Blocks,
     BlockSize,
+    MemoryOther,
     ModelLength,
     PrefixCaching,
     Rate,
@@ -44,6 +45,11 @@ def simulate(
     max_model_len: ModelLength = 2048,
     block_size: BlockSize = 32,
     num_blocks: Blocks = None,
+    memory_utilization: Annotated[
+        float | None,
+        typer.Option(help="derive the KV cache blocks: they fill this share of the device's memory beside the weights"),
+    ] = None,
+    memory_other: MemoryOther = 1.3,
     prefix_caching: PrefixCaching = False,
     asynchronous: Asynchronous = False,
     db: Db = DATABASE,
@@ -65,17 +71,24 @@ def simulate(
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
-    from dooly.cli.knowledge import model_path, step_model
+    from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import print_json, progress_bar, say
-    from dooly.simulate import save_run, simulate_fast, summarize, write_requests
+    from dooly.simulate import check_compact, kv_blocks, save_run, simulate_fast, summarize, write_requests
     from dooly.simulate import simulate as serve
 
-    settings = engine_settings(
-        max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks, prefix_caching, asynchronous
-    )
     served = load_trace(trace, requests, rate, max_model_len, arrivals, seed)
+    limits = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size)
+    settings = engine_settings(*limits, num_blocks, prefix_caching, asynchronous)
     path = model_path(model)
-    steps = step_model(model, db, backend, block_size)
+    saved = saved_model(model, db, backend, block_size)
+    if num_blocks is None and memory_utilization is not None:
+        blocks = kv_blocks(saved, block_size, utilization=memory_utilization, other_bytes=memory_other * 2**30)
+        say(f"{blocks:,d} KV cache blocks of {block_size} tokens fit into the memory")
+        # More than all requests can use only matter to a prefix cache.
+        blocks = blocks if prefix_caching else min(blocks, settings.blocks)
+        settings = engine_settings(*limits, blocks, prefix_caching, asynchronous)
+    if fast:
+        check_compact(saved.operations, settings)
     table = output is not None and output.suffix == ".parquet"
     with progress_bar("requests") as progress:
         task = progress.add_task("simulating", total=len(served))
@@ -86,9 +99,9 @@ def simulate(
         if fast:
             keep = output is not None and not table
             name = (path.parent if path.name == "config.json" else path).name
-            run = simulate_fast(name, served, steps.step_time, settings, progress=report, keep_steps=keep)
+            run = simulate_fast(name, served, saved.steps.step_time, settings, progress=report, keep_steps=keep)
         else:
-            run = serve(path, served, steps.step_time, settings, progress=report)
+            run = serve(path, served, saved.steps.step_time, settings, progress=report)
     if output is not None:
         if table:
             write_requests(run, output)

@@ -4,7 +4,7 @@ from dooly.batch import HOST_PARTS, Batch, StepCost
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.host import HostModel
 from dooly.predict.parts import Parts
-from dooly.predict.saved import SavedModel
+from dooly.predict.saved import SavedModel, weight_bytes
 from dooly.predict.step_model import StepModel, StepTimes
 from dooly.predict.work import Routing, Work, collect_work
 
@@ -22,4 +22,5 @@ __all__ = [
     "StepTimes",
     "Work",
     "collect_work",
+    "weight_bytes",
 ]

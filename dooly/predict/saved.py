@@ -15,6 +15,8 @@ from dooly.errors import DoolyError, PredictError
 from dooly.files import write_text
 from dooly.fit.formula import Formula
 from dooly.fit.store import from_json, to_json
+from dooly.ir.expr import evaluate
+from dooly.ir.graph import Graph
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 from dooly.ir.parser import parse_program
@@ -23,10 +25,16 @@ from dooly.predict.host import HostModel
 from dooly.predict.step_model import StepModel
 from dooly.predict.work import collect_work
 
-__all__ = ["FORMAT", "SavedModel"]
+__all__ = ["FORMAT", "SavedModel", "weight_bytes"]
 
-FORMAT = 1
-"""Version of the form.  1: first."""
+FORMAT = 2
+"""Version of the form.  1: first.  2: bytes of the weights."""
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of all weights and tables on one rank."""
+    weights = [op.count * op.results[0].type.bytes for op in graph.ops if op.target == "weight"]
+    return int(sum(evaluate(each, graph.config_values) for each in weights))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +45,7 @@ class SavedModel:
         name: of the model.
         device: what was measured, in words.
         memory_bytes: of that device.
+        weight_bytes: on one rank; 0 where only the table of operations is there.
         config: configuration symbols with their values, as in the header of the model's graph.
         settings: what else chose its code path (dtype, attention backend, engine, platform).
         operations: the distinct operations, with the uses by this model only.
@@ -46,6 +55,7 @@ class SavedModel:
     name: str
     device: str
     memory_bytes: int
+    weight_bytes: int
     config: Mapping[str, int]
     settings: Mapping[str, str]
     operations: tuple[Operation, ...]
@@ -65,8 +75,10 @@ class SavedModel:
         kept = {key: value for key, value in formulas.items() if key in needed or key in HOST_PARTS}
         HostModel.of(kept)
         graph = next((graph for graph in program.graphs if graph.name == name), None)
-        config, settings = (graph.config_values, dict(graph.settings)) if graph else ({}, {})
-        return cls(name, device, memory_bytes, config, settings, operations, kept)
+        if graph is None:
+            return cls(name, device, memory_bytes, 0, {}, {}, operations, kept)
+        config, settings = graph.config_values, dict(graph.settings)
+        return cls(name, device, memory_bytes, weight_bytes(graph), config, settings, operations, kept)
 
     @cached_property
     def steps(self) -> StepModel:
@@ -94,6 +106,7 @@ class SavedModel:
             "model": self.name,
             "device": self.device,
             "memory_bytes": self.memory_bytes,
+            "weight_bytes": self.weight_bytes,
             "config": dict(self.config),
             "settings": dict(self.settings),
             "operations": str(Program((), self.operations)),
@@ -125,6 +138,7 @@ class SavedModel:
                 str(content["model"]),
                 str(content["device"]),
                 int(content["memory_bytes"]),
+                int(content["weight_bytes"]),
                 {str(name): int(value) for name, value in content["config"].items()},
                 {str(name): str(value) for name, value in content["settings"].items()},
                 parse_program(content["operations"]).operations,

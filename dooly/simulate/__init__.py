@@ -4,6 +4,9 @@ Importing this package imports neither torch nor vLLM; `simulate` and `record_ru
 """
 
 from dooly.engine import EngineSettings
+from dooly.simulate.chart import frontier_chart
+from dooly.simulate.explore import Candidate, Outcome, Targets, evaluate, frontier
+from dooly.simulate.memory import check_compact, kv_blocks
 from dooly.simulate.metrics import Distribution, Summary, request_frame, summarize, write_requests
 from dooly.simulate.record import record_runs
 from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
@@ -14,10 +17,12 @@ from dooly.simulate.trace_files import read_trace, write_trace
 from dooly.simulate.validate import RequestError, StepError, Validation, compare
 
 __all__ = [
+    "Candidate",
     "Distribution",
     "PREFIX_BLOCK",
     "SHIPPED",
     "EngineSettings",
+    "Outcome",
     "Progress",
     "RequestError",
     "RequestRecord",
@@ -27,12 +32,18 @@ __all__ = [
     "StepRecord",
     "StepTime",
     "Summary",
+    "Targets",
     "Trace",
     "TraceFit",
     "TraceRequest",
     "Validation",
+    "check_compact",
     "compare",
+    "evaluate",
     "fit_trace",
+    "frontier",
+    "frontier_chart",
+    "kv_blocks",
     "load_run",
     "read_fit",
     "read_trace",

@@ -112,6 +112,14 @@ def test_the_fast_mode_answers_as_the_engines_scheduler_does(folder, capsys, mod
     assert table.stat().st_size > 0
 
 
+def test_blocks_can_be_derived_from_the_memory(folder, capsys):
+    arguments = ("simulate", str(folder / "small"), str(folder / "trace.csv"), *SETTINGS, "--fast")
+    roomy = run(capsys, folder, *arguments, "--memory-utilization", "1", "--memory-other", "0")
+    assert roomy["e2e"] == run(capsys, folder, *arguments)["e2e"]
+    assert main([*arguments, "--memory-utilization", "0.001", "--db", str(folder / "latency.sqlite")]) == 2
+    assert "leaves no KV cache" in capsys.readouterr().err
+
+
 def test_prediction_stands_beside_the_real_engine(folder, capsys):
     answer = run(
         capsys, folder, "validate", str(folder / "small"), str(folder / "trace.csv"), "--repeats", "2", *SETTINGS

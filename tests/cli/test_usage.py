@@ -18,6 +18,7 @@ COMMANDS = (
     "predict",
     "simulate",
     "validate",
+    "explore",
     "db info",
     "db environments",
 )

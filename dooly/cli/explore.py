@@ -1,0 +1,234 @@
+"""``dooly explore``: configurations under latency targets, and the frontier of throughput, latency and cost."""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dooly.cli.options import AsJson
+from dooly.cli.serving import (
+    Asynchronous,
+    BlockSize,
+    MemoryOther,
+    ModelLength,
+    PrefixCaching,
+    Requests,
+    Seed,
+    load_trace,
+)
+from dooly.errors import DoolyError, SimulationError
+
+if TYPE_CHECKING:
+    from dooly.predict import SavedModel
+    from dooly.simulate import Candidate, Outcome, Trace
+
+__all__ = ["explore"]
+
+DEFAULT_TRACE = "azure-conv"
+
+
+def explore(
+    steps: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STEPS...",
+            help="step times from `dooly export steps`: one file for each device, backend and tensor-parallel size",
+            show_default=False,
+        ),
+    ],
+    trace: Annotated[str, typer.Option(help="synthetic trace or file, as for `dooly simulate`")] = DEFAULT_TRACE,
+    requests: Requests = 300,
+    rates: Annotated[str, typer.Option(help="mean arrivals per second, several separated by commas")] = "1,2,4,8",
+    arrivals: Annotated[
+        Literal["trace", "poisson", "fixed"], typer.Option(help="as the trace says, at random, or at equal gaps")
+    ] = "poisson",
+    seed: Seed = 2023,
+    max_num_seqs: Annotated[str, typer.Option(help="most requests in one step, several separated by commas")] = "128",
+    max_num_batched_tokens: Annotated[
+        str, typer.Option(help="most tokens in one step, several separated by commas")
+    ] = "2048",
+    max_model_len: ModelLength = 8192,
+    block_size: BlockSize = 16,
+    num_blocks: Annotated[
+        int | None, typer.Option(help="KV cache blocks; what fits beside the weights if not given")
+    ] = None,
+    memory_utilization: Annotated[float, typer.Option(help="share of the device's memory that is filled")] = 0.92,
+    memory_other: MemoryOther = 1.3,
+    prefix_caching: PrefixCaching = False,
+    asynchronous: Asynchronous = False,
+    ttft: Annotated[float | None, typer.Option(help="target for the time to the first token, ms")] = None,
+    tpot: Annotated[float | None, typer.Option(help="target for the time per output token, ms")] = None,
+    percentile: Annotated[float, typer.Option(help="percentile of the requests that both targets are for")] = 90.0,
+    price: Annotated[
+        list[str] | None, typer.Option(help="DEVICE=PRICE of one device for an hour; may be repeated")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="JSON file of such prices by device")] = None,
+    plot: Annotated[Path | None, typer.Option(help="also draw latency against throughput into this SVG file")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the configurations that meet latency targets.
+
+    Serves a trace with every combination of step times, rates and limits on a simulated clock (fast mode), and prints
+    those that keep the targets and that no other beats in throughput per device, latency and cost.
+
+    Example: dooly explore h100.json h200-tp2.json --rates 2,4,8 --ttft 500 --tpot 40 --price "H100=2"
+    """
+    from dooly.cli.output import print_json, progress_bar, say
+    from dooly.files import write_text
+    from dooly.predict import SavedModel
+    from dooly.simulate import Targets, evaluate, frontier, frontier_chart
+
+    targets = Targets(ttft, tpot, percentile)
+    by_device = read_prices(price or [], prices)
+    grid = (
+        numbers("--rates", rates),
+        whole("--max-num-seqs", max_num_seqs),
+        whole("--max-num-batched-tokens", max_num_batched_tokens),
+    )
+    served = load_trace(trace, requests, None, max_model_len)
+    models = [SavedModel.load(path) for path in steps]
+    for device in sorted(set(by_device) - {model.device for model in models}):
+        say(f"note: a price for {device!r}, but none of the step times is of that device")
+    memory = (block_size, num_blocks, memory_utilization, memory_other)
+    candidates = [
+        candidate
+        for model in models
+        for candidate in combinations(model, grid, max_model_len, memory, prefix_caching, asynchronous)
+    ]
+
+    def arrive(requests_of: "Trace", rate: float) -> "Trace":
+        if arrivals == "trace":
+            return requests_of.at_rate(rate)
+        return requests_of.fixed(rate) if arrivals == "fixed" else requests_of.poisson(rate, seed=seed)
+
+    with progress_bar("configurations") as progress:
+        task = progress.add_task("exploring", total=len(candidates))
+        outcomes = evaluate(
+            candidates, served, arrive, targets, by_device, lambda done, _: progress.update(task, completed=done)
+        )
+    best = frontier(outcomes)
+    if plot is not None:
+        write_text(plot, frontier_chart(f"{models[0].name} serving {Path(served.name).name}", outcomes, best))
+        say(f"wrote {plot}")
+    if as_json:
+        chosen = {id(outcome) for outcome in best}
+        rows = [{**outcome.json(), "frontier": id(outcome) in chosen} for outcome in outcomes]
+        print_json({"trace": served.name, "requests": len(served), "percentile": percentile, "outcomes": rows})
+        return
+    print_frontier(outcomes, best, percentile)
+
+
+def combinations(
+    model: "SavedModel",
+    grid: tuple[Sequence[float], Sequence[int], Sequence[int]],
+    max_model_len: int,
+    memory: tuple[int, int | None, float, float],
+    prefix_caching: bool,
+    asynchronous: bool,
+) -> list["Candidate"]:
+    """Every rate with every limit, on one model and device.
+
+    Raises:
+        SimulationError: limits that no engine takes together, or no memory for a KV cache.
+    """
+    from dooly.engine import EngineSettings
+    from dooly.simulate import Candidate, kv_blocks
+
+    block_size, blocks, utilization, other = memory
+    if blocks is None:
+        blocks = kv_blocks(model, block_size, utilization=utilization, other_bytes=other * 2**30)
+    return [
+        Candidate(
+            model,
+            EngineSettings(sequences, tokens, max_model_len, block_size, blocks, prefix_caching, asynchronous),
+            rate,
+        )
+        for rate, sequences, tokens in product(*grid)
+    ]
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Positive numbers separated by commas.
+
+    Raises:
+        SimulationError: something else.
+    """
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            found.append(float(part))
+        except ValueError:
+            found.append(math.nan)
+        if not 0 < found[-1] < math.inf:
+            raise SimulationError(f"{option}: found {part.strip()!r}; expected positive numbers such as 1,2.5,4")
+    return found
+
+
+def whole(option: str, text: str) -> list[int]:
+    """Positive whole numbers separated by commas.
+
+    Raises:
+        SimulationError: something else.
+    """
+    found = numbers(option, text)
+    if any(value != int(value) for value in found):
+        raise SimulationError(f"{option}: {text} are not whole numbers")
+    return [int(value) for value in found]
+
+
+def read_prices(options: Sequence[str], path: Path | None) -> dict[str, float]:
+    """Price of one device for an hour, by device; options come after the file.
+
+    Raises:
+        DoolyError: the file cannot be read, or a price is no number of at least 0.
+    """
+    pairs: list[tuple[str, object]] = []
+    if path is not None:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            pairs += content.items()
+        except OSError as error:
+            raise DoolyError(f"{path}: cannot be read: {error.strerror}") from error
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise DoolyError(f'{path}: expected a JSON object such as {{"NVIDIA H100": 2.5}}') from error
+    pairs += [(device, value) for device, _, value in (option.rpartition("=") for option in options)]
+    found: dict[str, float] = {}
+    for device, value in pairs:
+        try:
+            found[device] = float(str(value))
+        except ValueError:
+            found[device] = math.nan
+        if not device or not 0 <= found[device] < math.inf:
+            raise DoolyError(f"price {value!r} of {device!r}; expected DEVICE=PRICE with a number of 0 or more")
+    return found
+
+
+def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], percentile: float) -> None:
+    """The frontier as a table; a line where nothing meets the targets."""
+    from dooly.cli.output import Column, print_table
+
+    meeting = sum(outcome.meets for outcome in outcomes)
+    if not best:
+        print(f"none of {len(outcomes)} configurations meets the targets")
+        return
+    print_table(
+        f"{len(best)} best of {meeting} configurations that meet the targets, of {len(outcomes)} tried",
+        (
+            Column("device", "device"),
+            Column("tp", "TP", "d"),
+            Column("backend", "backend"),
+            Column("requests_per_s", "offered (1/s)", ",.2f"),
+            Column("max_num_seqs", "requests", ",d"),
+            Column("max_num_batched_tokens", "tokens", ",d"),
+            Column("num_blocks", "blocks", ",d"),
+            Column("ttft_ms", f"TTFT p{percentile:g} (ms)", ",.1f"),
+            Column("tpot_ms", f"TPOT p{percentile:g} (ms)", ",.1f"),
+            Column("tokens_per_s_per_device", "tokens/s/device", ",.1f"),
+            Column("cost", "cost per 1M tokens", ",.3f"),
+        ),
+        [outcome.json() for outcome in best],
+    )
