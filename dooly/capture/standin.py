@@ -67,6 +67,7 @@ def stand_in_for(spec: PlatformSpec) -> None:
     platform = _platform(spec, cuda.NonNvmlCudaPlatform, interface.DeviceCapability)
     cuda.CudaPlatform = platform
     platforms._current_platform = platform()
+    _stand_in_for_triton()
     _declare_kernels()
 
 
@@ -127,6 +128,10 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
             return 1 << 10
 
         @classmethod
+        def current_device(cls) -> torch.device:
+            return torch.device("meta")
+
+        @classmethod
         def is_pin_memory_available(cls) -> bool:
             return False
 
@@ -150,6 +155,20 @@ def _declare_kernels() -> None:
     for name in _QUESTIONS:
         library.define(f"{name}(int capability) -> bool")
         library.impl(name, _on_hopper, "CompositeExplicitAutograd")
+
+
+def _stand_in_for_triton() -> None:
+    """Tuning tables of Triton kernels are built on import; the engine's own placeholder has no table entries."""
+    utilities: Any = importlib.import_module("vllm.triton_utils")
+    if not utilities.HAS_TRITON:
+        utilities.triton.Config = _TuningEntry
+
+
+class _TuningEntry:
+    """``triton.Config``: what a kernel is compiled with."""
+
+    def __init__(self, kwargs: dict[str, Any], num_stages: int = 1, num_warps: int = 4, **_: Any) -> None:
+        self.kwargs, self.num_stages, self.num_warps = kwargs, num_stages, num_warps
 
 
 def _nothing(*_: Any, **__: Any) -> None:

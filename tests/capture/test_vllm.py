@@ -299,6 +299,26 @@ def test_an_absent_gpu_is_stood_in_for() -> None:
     assert body(graphs[0]) == body(graphs[1])
 
 
+RECURRENT_ELSEWHERE = """
+from dooly.capture import capture
+from dooly.errors import CaptureError
+print(sum(op.target == "vllm.mamba_mixer2" for op in capture("mamba2-2.7b", platform="h100").ops))
+try:
+    capture("qwen3-next-80b-a3b", platform="h100")
+except CaptureError as error:
+    print(error)
+"""
+
+
+def test_recurrent_models_on_an_absent_gpu_are_captured_or_say_why_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RECURRENT_ELSEWHERE], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[0] == "2"
+    assert "qwen3-next-80b-a3b: not on h100 without that GPU: its gated attention calls a Triton kernel" in done.stdout
+
+
 def test_every_bundled_model_can_be_captured() -> None:
     for model in list_models():
         assert captured(model).config_values["Nl"] == resolve_model(model)[1]["num_hidden_layers"]
