@@ -69,7 +69,7 @@ class Parallel:
             if isinstance(size, bool) or size < 1:
                 raise CaptureError(f"{place}: {name} parallel size {size} is not a positive integer")
         self._check_experts(config, place)
-        split = list(_SPLIT)
+        split: list[str] = [*_SPLIT]
         if not self.expert or config.get("n_shared_experts"):
             split.append("moe_intermediate_size")
         sizes = {name: int(config[name]) for name in split if config.get(name)}
