@@ -20,6 +20,7 @@ __all__ = [
     "capture",
     "capture_checked",
     "check",
+    "export_checked",
     "list_models",
     "load_engine",
     "resolve_model",
@@ -74,6 +75,20 @@ def capture_checked(name: str, config: Mapping[str, Any], options: Options) -> G
     from dooly.capture.frontend import capture_config
 
     return capture_config(name, config, options)
+
+
+def export_checked(name: str, config: Mapping[str, Any]) -> Graph:
+    """Graph of the ``transformers`` model of a configuration that ``check`` has passed, through ``torch.export``.
+
+    One prompt of ``T`` tokens without a cache, logits of ``L`` of its rows.
+
+    Raises:
+        CaptureError: the library refuses the model, or its code cannot be exported.
+    """
+    load_engine()
+    from dooly.capture.huggingface import export_config
+
+    return export_config(name, config)
 
 
 def check(model: str | Path, options: Options) -> tuple[str, dict[str, Any]]:

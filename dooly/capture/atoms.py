@@ -33,18 +33,23 @@ class _Quotient:
 
 
 class Atoms:
-    """The inputs of a trace: configuration symbols, and quotients by ``divisor`` in place of what it divides.
+    """The inputs of a trace: configuration symbols, and quotients by ``divisor`` (None: all) for what it divides.
 
     Attributes:
         values: the inputs with values that take the same branches as the configuration's, in a fixed order.
         meanings: what each input is in configuration symbols.
     """
 
-    def __init__(self, values: Mapping[str, int], facts: Iterable[tuple[Expr, Expr]], divisor: str = "TP") -> None:
-        by = symbol(divisor)
+    def __init__(
+        self, values: Mapping[str, int], facts: Iterable[tuple[Expr, Expr]], divisor: str | None = "TP"
+    ) -> None:
         self._symbols: dict[sympy.Symbol, Expr] = {}
         self._quotients: list[_Quotient] = []
-        divided = [(below, above) for below, above in facts if below == by or (below.is_Integer and above.is_Symbol)]
+        divided = [
+            (below, above)
+            for below, above in facts
+            if divisor is None or below == symbol(divisor) or (below.is_Integer and above.is_Symbol)
+        ]
         for below, dividend in sorted(divided, key=lambda fact: not fact[1].is_Symbol):
             if dividend in self._symbols:
                 continue

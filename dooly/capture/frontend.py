@@ -22,7 +22,7 @@ from dooly.capture.trace import trace
 from dooly.errors import CaptureError
 from dooly.ir import Divides, Graph, Op, Owner
 
-__all__ = ["capture_config", "derived", "described", "names_of"]
+__all__ = ["capture_config", "counted_ops", "derived", "described", "layers_path", "names_of"]
 
 
 def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Graph:
@@ -64,7 +64,7 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
         ),
         owners=found,
         captured=converter.captured,
-        ops=_counted(converter.ops, plan, _layers_path(built.model, plan.depth)),
+        ops=counted_ops(converter.ops, plan, layers_path(built.model, plan.depth)),
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
@@ -89,7 +89,7 @@ def described(built: Built, names: Mapping[int, str], calls: Iterable[tuple[str,
     return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 
 
-def _layers_path(model: torch.nn.Module, depth: int) -> str:
+def layers_path(model: torch.nn.Module, depth: int) -> str:
     """Path of the list of decoder layers."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
@@ -97,7 +97,7 @@ def _layers_path(model: torch.nn.Module, depth: int) -> str:
     raise CaptureError(f"{type(model).__name__} has no list of {depth} layers")
 
 
-def _counted(ops: list[Op], plan: LayerPlan, path: str) -> tuple[Op, ...]:
+def counted_ops(ops: list[Op], plan: LayerPlan, path: str) -> tuple[Op, ...]:
     """Operations with the number of times that the whole model does them; layers share their rotary tables."""
     prefix = f"{path}."
 

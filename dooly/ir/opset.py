@@ -30,6 +30,7 @@ class Kind(Enum):
     GEMM = "gemm"
     ATTENTION = "attention"
     RECURRENT = "recurrent"
+    BATCHED = "batched"
     MOE = "moe"
     COLLECTIVE = "collective"
     REGION = "region"
@@ -122,6 +123,14 @@ def _moe_bytes(call: Call) -> Expr:
     return symbol("A") * weights + others + call.results[0].bytes
 
 
+def _sdpa_flops(call: Call) -> Expr:
+    """Two products over the (query, key) pairs that are attended: of a causal square, those on and below its diagonal."""
+    query, key, value = (operand.shape for operand in call.operands[:3])
+    pairs = query[-2] * (query[-2] + 1) / 2 if call.attrs.get("is_causal") else query[-2] * key[-2]
+    heads = normal(call.operands[0].numel / (query[-1] * query[-2]))
+    return normal(2 * heads * pairs * (query[-1] + value[-1]))
+
+
 def _memory(flops: int, gathers: Mapping[int, int] | None = None, **passed: Attribute) -> Spec:
     return Spec(Kind.MEMORY, _per_element(flops), gathers or {}, passed=passed)
 
@@ -147,6 +156,7 @@ OPSET: Mapping[str, Spec] = {
         batch=("P", "R", "S"),
         passed={"scale": None, "soft_cap": 50.0},
     ),
+    "scaled_dot_product_attention": Spec(Kind.BATCHED, _sdpa_flops, passed={"scale": None}),
     "mla_attention": Spec(
         Kind.ATTENTION,
         stateful.mla_flops,
@@ -181,8 +191,11 @@ OPSET: Mapping[str, Spec] = {
     ),
     **dict.fromkeys(("add", "mul"), _commutative(1, other=1.0)),
     **dict.fromkeys(("sub", "div"), _memory(1, other=1.0)),
-    **dict.fromkeys(("neg", "exp", "tanh", "abs", "reciprocal", "pow", "rsqrt"), _memory(1)),
+    **dict.fromkeys(("neg", "exp", "tanh", "abs", "reciprocal", "pow", "rsqrt", "cos", "sin"), _memory(1)),
     **dict.fromkeys(("amax", "mean", "sum"), Spec(Kind.MEMORY, lambda call: call.operands[0].numel)),
+    "layer_norm": Spec(Kind.MEMORY, lambda call: normal(5 * call.operands[0].numel)),
+    "arange": _memory(0),
+    "index": Spec(Kind.MEMORY, _none, bytes=lambda call: 2 * call.results[0].bytes + call.operands[-1].bytes),
     "scaled_fp8_quant": _memory(3),
     "silu": _memory(4),
     "silu_and_mul": _memory(5),

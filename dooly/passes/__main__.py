@@ -62,6 +62,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--quantization", choices=("fp8",), help="quantize the weights while they are loaded (GPUs)")
     parser.add_argument("--kv-cache-dtype", choices=("fp8",), help="element type of the KV cache (GPUs)")
     parser.add_argument("--eager", action="store_true", help="what runs without compilation (default: compiled)")
+    parser.add_argument(
+        "--frontend",
+        choices=("vllm", "export"),
+        default="vllm",
+        help="whose model: the engine's, or the one of transformers through torch.export (default: vllm)",
+    )
     parser.add_argument("--list", action="store_true", help="list passes and bundled models")
     return parser
 
@@ -119,15 +125,18 @@ def _stdin() -> Program:
 
 
 def _capture(model: str, args: argparse.Namespace) -> Graph:
-    from dooly.capture import Options, Parallel, capture_checked, check, load_engine
+    from dooly.capture import Options, Parallel, capture_checked, check, export_checked, load_engine
 
     parallel = Parallel(args.tp, args.dp, args.expert_parallel)
     options = Options(parallel, args.platform, args.backend, args.quantization, args.kv_cache_dtype, args.eager)
+    exported = args.frontend == "export"
+    if exported and options != Options():
+        raise DoolyError("--frontend export has no engine: leave out --tp, --platform, --backend and the like")
     name, config = check(model, options)
     start = time.perf_counter()
     load_engine(args.platform)
     loaded = time.perf_counter()
-    graph = capture_checked(name, config, options)
+    graph = export_checked(name, config) if exported else capture_checked(name, config, options)
     if args.time_passes:
         print(f"{loaded - start:8.3f} s  import of torch and vLLM", file=sys.stderr)
         print(f"{time.perf_counter() - loaded:8.3f} s  capture {graph.name}", file=sys.stderr)

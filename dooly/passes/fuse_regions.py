@@ -15,7 +15,7 @@ __all__ = ["FuseRegions"]
 
 _ONE = sympy.Integer(1)
 _ANCHORS = frozenset(
-    {Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT, Kind.MOE, Kind.COLLECTIVE, Kind.UNKNOWN, Kind.REGION}
+    {Kind.GEMM, Kind.ATTENTION, Kind.BATCHED, Kind.RECURRENT, Kind.MOE, Kind.COLLECTIVE, Kind.UNKNOWN, Kind.REGION}
 )
 
 
