@@ -141,6 +141,7 @@ def _commutative(flops: int, **passed: Attribute) -> Spec:
 
 _VIEWS = ("reshape", "slice", "split", "transpose", "expand", "insert")
 
+
 def _recurrent(flops: Rule, bytes_: Rule, *batch: str) -> Spec:
     return Spec(Kind.RECURRENT, flops, bytes=bytes_, batch=("R", *batch))
 
@@ -168,9 +169,7 @@ OPSET: Mapping[str, Spec] = {
     "selective_scan": _recurrent(recurrent.scan_flops, recurrent.scan_bytes),
     "mamba2_mixer": _recurrent(recurrent.mamba2_flops, recurrent.mamba2_bytes, "Tp"),
     "gated_delta_rule": _recurrent(recurrent.delta_rule_flops, recurrent.delta_rule_bytes, "Tp"),
-    "moe": Spec(
-        Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",), passed={"scaling": 2.5, "swiglu_limit": 7.0}
-    ),
+    "moe": Spec(Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",), passed={"scaling": 2.5, "swiglu_limit": 7.0}),
     "moe_route": Spec(Kind.MEMORY, _route_flops, passed={"scaling": 2.5}),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter"), Spec(Kind.COLLECTIVE, _none)),
     "embedding": _memory(0, {0: 1}),
