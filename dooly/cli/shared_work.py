@@ -120,14 +120,14 @@ def _typical(ranges: Ranges) -> Sequence[Batch]:
 
 def _point(operation: Operation, use: Use, batch: Batch) -> Point:
     """What one use asks of the operation in a step; experts are reached as under uniform routing."""
-    if operation.kind is Kind.ATTENTION:
+    if operation.kind.stateful:
         return Point.of_requests(batch.requests)
     step = {"T": batch.tokens, "R": len(batch.requests), "L": batch.logits}
     step |= {axis: step[name] for axis, name in use.bind}
     reached = subject_of(operation).experts
     if reached is not None:
         step["A"] = max(1, round(experts_reached(step["T"], *reached)))
-    return Point.of(**{axis: step[axis] for axis in operation.axes})
+    return Point.of(**{axis: step[axis] for axis in operation.axes or ("T",)})
 
 
 def _work_us(work: Work, batch: Batch) -> float:

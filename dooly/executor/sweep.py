@@ -67,6 +67,8 @@ def rows_limit(operation: Operation, ranges: Ranges) -> int:
 
 def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     """The grid that an operation needs before a formula makes sense, most telling points first."""
+    if not operation.axes:  # work on weights alone: the same in every step
+        return (Point.of(T=1),)
     if ranges.sweep == "vidur":
         return _fixed_grid(operation, ranges)
     if operation.kind.stateful:
