@@ -49,6 +49,10 @@ SAMPLES: Mapping[str, tuple[str, str]] = {
         "bf16[T, heads, head_size]; bf16[T, kv_heads, head_size]; bf16[T, kv_heads, head_size]",
         "bf16[T, heads, head_size]",
     ),
+    "scaled_dot_product_attention": (
+        "bf16[heads, T, head_size]; bf16[heads, T, head_size]; bf16[heads, T, head_size]",
+        "bf16[heads, T, head_size]",
+    ),
     "moe": (
         "bf16[T, hidden]; bf16[T, experts]; bf16[experts, 2*intermediate, hidden]; bf16[experts, hidden, intermediate]",
         "bf16[T, hidden]",
