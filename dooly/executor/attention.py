@@ -42,7 +42,7 @@ class AttentionRunner:
         )
         if operation.attr("causal") is False:
             raise Unsupported("attention that is not causal")
-        if operation.attr("sinks") is True:
+        if operation.attr("sinks") is True and session.device == "cpu":
             raise Unsupported("attention with sinks")
         self._dtype = operation.operands[0].dtype
         wanted = operation.attr("backend")
@@ -57,6 +57,7 @@ class AttentionRunner:
         self._name = session.layer_name()
         window, soft_cap = (operation.attr(name) for name in ("window", "soft_cap"))
         with session.building(self._dtype, self._config):
+            sinks = {"sinks": session.random((self._heads,), self._dtype)} if operation.attr("sinks") is True else {}
             self._layer: Any = Attention(
                 self._heads,
                 self._head_size,
@@ -66,6 +67,7 @@ class AttentionRunner:
                 logits_soft_cap=float(soft_cap) if isinstance(soft_cap, Expr | float) else None,
                 per_layer_sliding_window=int(window) if isinstance(window, Expr) else None,
                 prefix=self._name,
+                **sinks,
             )
             self._layer.process_weights_after_loading(dtype_of(self._dtype))
             backend = self._layer.get_attn_backend()

@@ -81,6 +81,7 @@ class MoeRunner:
                     renormalize=renormalize is not False,
                     activation=activation if isinstance(activation, str) else "silu",
                     scoring_func=scoring if isinstance(scoring, str) else "softmax",
+                    has_bias=self._operation.attr("bias") is True,
                     prefix=self._session.layer_name(),
                 )
                 for index, parameter in enumerate(layer.parameters()):

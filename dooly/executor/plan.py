@@ -119,7 +119,9 @@ def make_plan(
             operation.signature, environment_for(operation, machine), status=None
         )
         costs.learn(operation, _ok(stored[operation.signature]))
-    weights = {operation.signature: _weight(operation, costs, ranges) for operation in operations}
+    weights = {
+        operation.signature: 0.0 if why_not(operation) else _weight(operation, costs, ranges) for operation in operations
+    }
     total = sum(weights.values()) or 1.0
     rows = [
         _row(

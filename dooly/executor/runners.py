@@ -32,7 +32,7 @@ def why_not(operation: Operation) -> str | None:
     dispatched = any(operand.dtype == "i32" for operand in operation.operands)  # ids of experts, chosen elsewhere
     if operation.target == "moe" and (dispatched or operation.attr("local_experts") is not None):
         return "experts of one rank of several; they need the tokens of real ranks"
-    unmeasured = [name for name in ("bias", "correction_bias", "groups") if operation.attr(name) is not None]
+    unmeasured = [name for name in ("correction_bias", "groups") if operation.attr(name) is not None]
     if operation.target == "moe" and unmeasured:
         return f"experts with {', '.join(unmeasured)}; only plain ones are measured yet"
     if operation.kind in _RUNNERS:
