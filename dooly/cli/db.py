@@ -1,6 +1,7 @@
 """``dooly db``: look into a latency database."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -8,7 +9,7 @@ from dooly.cli.options import DATABASE, AsJson, Db
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look into a latency database.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Look into latency databases, and exchange them.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -64,3 +65,99 @@ def environments(db: Db = DATABASE, as_json: AsJson = False) -> None:
         return
     for each in found:
         print(f"{each.key}  {each}")
+
+
+@app.command()
+def export(path: Annotated[Path, typer.Argument(help="Parquet file to write")], db: Db = DATABASE) -> None:
+    """Write all points to one Parquet file, with the operations and environments that they belong to.
+
+    Example: dooly db export h200.parquet --db dooly.sqlite
+    """
+    from dooly.cli.store import open_database
+    from dooly.database.exchange import write_parquet
+
+    with open_database(db) as database:
+        print(f"{path}: {write_parquet(database.records(), path):,d} points")
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Parquet files; what ships with dooly if none")] = None,
+    db: Db = DATABASE,
+) -> None:
+    """Add the points of Parquet files to the database; points that are measured there already stay.
+
+    Example: dooly db import h200.parquet --db dooly.sqlite
+    """
+    from dooly.cli.store import add_shipped, open_database
+    from dooly.database.exchange import read_parquet
+
+    with open_database(db, create=True) as database:
+        new = sum(database.add_records(read_parquet(path)) for path in paths) if paths else add_shipped(database)
+        print(f"{database.place}: {new:,d} new points")
+
+
+@app.command()
+def merge(
+    sources: Annotated[list[str], typer.Argument(help="other databases: files or PostgreSQL URLs")], db: Db = DATABASE
+) -> None:
+    """Add the points of other databases to this one; points that are measured here already stay.
+
+    Example: dooly db merge worker-1.sqlite worker-2.sqlite --db dooly.sqlite
+    """
+    from dooly.cli.store import open_database, records_of
+
+    with open_database(db, create=True) as database:
+        new = sum(database.add_records(records_of(source)) for source in sources)
+        print(f"{database.place}: {new:,d} new points")
+
+
+@app.command()
+def check(location: Annotated[str, typer.Argument(help="database or Parquet file")] = DATABASE) -> None:
+    """Check that every point is sound; exit status 1 if not.
+
+    Operations must parse and have the signature they are stored under; measured points must have positive samples.
+
+    Example: dooly db check dooly.sqlite
+    """
+    from dooly.cli.store import records_of
+    from dooly.database.exchange import check as check_records
+
+    records = records_of(location)
+    problems = check_records(records)
+    for problem in problems:
+        print(problem)
+    print(f"{location}: {len(records):,d} points, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="database or Parquet file")],
+    second: Annotated[str, typer.Argument(help="database or Parquet file")],
+    as_json: AsJson = False,
+) -> None:
+    """Ratios of latencies, second over first, at the points that both hold: per operation, whatever the environments.
+
+    Example: dooly db diff monday.sqlite tuesday.sqlite
+    """
+    from dataclasses import asdict
+
+    from dooly.cli.output import Column, print_json, print_table
+    from dooly.cli.store import records_of
+    from dooly.database.exchange import difference
+
+    rows = [asdict(each) for each in difference(records_of(first), records_of(second))]
+    if as_json:
+        print_json(rows)
+        return
+    columns = (
+        Column("target", "target"),
+        Column("signature", "signature"),
+        Column("points", "points", ",d"),
+        Column("low", "least", ".3f"),
+        Column("middle", "median", ".3f"),
+        Column("high", "largest", ".3f"),
+    )
+    print_table(f"{second} over {first}: {sum(row['points'] for row in rows):,d} common points", columns, rows)

@@ -1,13 +1,14 @@
-"""Opening the latency database for the duration of a command."""
+"""Opening the latency database for the duration of a command; where there is none yet, what ships with dooly."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dooly.cli.output import say
-from dooly.database import Database
+from dooly.database import Database, Record
+from dooly.database.exchange import read_parquet, shipped_files
 
-__all__ = ["look_into", "open_database"]
+__all__ = ["add_shipped", "look_into", "open_database", "records_of"]
 
 
 @contextmanager
@@ -26,9 +27,27 @@ def open_database(location: str, *, create: bool = False) -> Generator[Database]
 
 @contextmanager
 def look_into(location: str) -> Generator[Database]:
-    """Like `open_database` for commands that only look: a file that does not exist counts as empty and is not made."""
+    """Like `open_database` for commands that only look: instead of a file that does not exist, the shipped data."""
     missing = "://" not in location and not Path(location).exists()
-    if missing:
-        say(f"{location} does not exist yet: nothing is measured")
     with open_database("sqlite://" if missing else location) as database:
+        if missing:
+            say(f"{location} does not exist yet: only what ships with dooly is known")
+            add_shipped(database)
         yield database
+
+
+def add_shipped(database: Database) -> int:
+    """Add the measurements that come with dooly; returns how many were new."""
+    return sum(database.add_records(read_parquet(path)) for path in shipped_files())
+
+
+def records_of(location: str) -> list[Record]:
+    """All points of a Parquet file, or of a database.
+
+    Raises:
+        DatabaseError: it is missing or holds something else.
+    """
+    if location.endswith(".parquet"):
+        return list(read_parquet(Path(location)))
+    with open_database(location) as database:
+        return database.records()

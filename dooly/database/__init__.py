@@ -4,7 +4,7 @@ from dooly.database.claims import Claim
 from dooly.database.database import Database
 from dooly.database.environment import Environment
 from dooly.database.point import Measurement, Point, Samples, Status
-from dooly.database.records import Domain, StoredOperation, SummaryRow
+from dooly.database.records import Domain, Record, StoredOperation, SummaryRow
 
 __all__ = [
     "Claim",
@@ -13,6 +13,7 @@ __all__ = [
     "Environment",
     "Measurement",
     "Point",
+    "Record",
     "Samples",
     "Status",
     "StoredOperation",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from dooly.database.owner import Owner
-from dooly.database.point import Point, Samples, Status
+from dooly.database.point import Measurement, Point, Samples, Status
 from dooly.database.schema import points
 
-__all__ = ["Claim", "finish", "insert_claim", "release", "take_over"]
+__all__ = ["Claim", "finish", "insert_claim", "insert_finished", "release", "take_over"]
 
 
 @dataclass(frozen=True)
@@ -77,22 +77,40 @@ def _is_free(row: Row[tuple[object, ...]], retry_failed: bool) -> bool:
     return retry_failed and row.status in (Status.FAILED, Status.SKIPPED)
 
 
+def insert_finished(connection: Connection, operation: int, environment: int, measured: Measurement) -> bool:
+    """Store a point taken elsewhere; False if there is a row already that tells as much."""
+    here = (points.c.operation == operation, points.c.environment == environment, points.c.point == measured.point.json)
+    status = connection.execute(select(points.c.status).where(*here)).scalar()
+    if status is not None and (status == Status.OK or measured.status is not Status.OK):
+        return False
+    if status is not None:
+        connection.execute(delete(points).where(*here))
+    values = {"operation": operation, "environment": environment, "point": measured.point.json, "owner": "{}"}
+    values |= _outcome(measured.status, measured.samples, measured.reason)
+    values |= {"started_s": measured.started_s, "finished_s": measured.finished_s}
+    connection.execute(insert(points).values(**values))
+    return True
+
+
+def _outcome(status: Status, samples: Samples, reason: str | None) -> dict[str, object]:
+    return {
+        "status": status,
+        "reason": reason,
+        "samples_us": json.dumps([round(value, 4) for value in samples.values_us]),
+        "warmups_us": json.dumps([round(value, 4) for value in samples.warmups_us]),
+        "loops": samples.loops,
+        "aside": json.dumps(dict(samples.aside)),
+        "clock_mhz": samples.clock_mhz,
+        "temperature_c": samples.temperature_c,
+    }
+
+
 def finish(connection: Connection, claim: Claim, status: Status, samples: Samples, reason: str | None) -> bool:
     """Store the outcome; False if the claim was lost to another process meanwhile (nothing is written then)."""
     result = connection.execute(
         update(points)
         .where(points.c.id == claim.row, points.c.status == Status.CLAIMED, points.c.owner == claim.owner)
-        .values(
-            status=status,
-            reason=reason,
-            samples_us=json.dumps([round(value, 4) for value in samples.values_us]),
-            warmups_us=json.dumps([round(value, 4) for value in samples.warmups_us]),
-            loops=samples.loops,
-            aside=json.dumps(dict(samples.aside)),
-            clock_mhz=samples.clock_mhz,
-            temperature_c=samples.temperature_c,
-            finished_s=time.time(),
-        )
+        .values(**_outcome(status, samples, reason), finished_s=time.time())
     )
     return result.rowcount == 1
 

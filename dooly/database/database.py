@@ -1,19 +1,19 @@
 """The latency database: environments, operations, points, formulas."""
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from dooly.database.claims import Claim, finish, insert_claim, release, take_over
+from dooly.database.claims import Claim, finish, insert_claim, insert_finished, release, take_over
 from dooly.database.connection import connect, decoding, location_url, place_of, translated, use_write_ahead_log
 from dooly.database.environment import Environment
 from dooly.database.owner import Owner
 from dooly.database.point import Measurement, Point, Samples, Status
-from dooly.database.records import Differences, Domain, StoredOperation, SummaryRow, measurement_of
+from dooly.database.records import Differences, Domain, Record, StoredOperation, SummaryRow, measurement_of
 from dooly.database.schema import SCHEMA_VERSION, environments, formulas, operations, points, schema_version, upgrade
 from dooly.errors import DatabaseError
 
@@ -224,6 +224,35 @@ class Database:
         with self._reading() as connection:
             rows = connection.execute(question).all()
         return [SummaryRow(row[0], row[1], row[2], Status(row[3]), int(row[4]), float(row[5])) for row in rows]
+
+    def records(self) -> list[Record]:
+        """Every point that is measured, failed or skipped, with all that it belongs to, in the order of taking."""
+        homes = {environment.key: environment for environment in self.environments()}
+        kept = [(operation, home) for operation in self.operations() for home in homes.values()]
+        found = [
+            Record(operation, home, measurement)
+            for operation, home in kept
+            for measurement in self.points(operation.signature, home, status=None)
+            if measurement.status is not Status.CLAIMED
+        ]
+        return sorted(found, key=lambda record: record.measurement.started_s)
+
+    def add_records(self, records: Iterable[Record]) -> int:
+        """Store points taken elsewhere, all or none; a measured point here is never replaced.  Returns how many.
+
+        Raises:
+            DatabaseError: an operation is stored here with another text.
+        """
+        listed = list(records)
+        for operation in dict.fromkeys(record.operation for record in listed):
+            self.add_operation(operation.signature, operation.target, operation.text)
+        homes = {each: self._environment_id(each, create=True) for each in {record.environment for record in listed}}
+        with self._writing() as connection:
+            return sum(
+                insert_finished(connection, self._operation_ids[r.operation.signature], home, r.measurement)
+                for r in listed
+                if (home := homes[r.environment]) is not None
+            )
 
     # -- formulas -------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Row
 
-from dooly.database.environment import Fact
+from dooly.database.environment import Environment, Fact
 from dooly.database.point import Measurement, Point, Samples, Status
 
-__all__ = ["Differences", "Domain", "StoredOperation", "SummaryRow", "measurement_of"]
+__all__ = ["Differences", "Domain", "Record", "StoredOperation", "SummaryRow", "measurement_of"]
 
 Differences = dict[str, tuple[Fact | None, Fact | None]]
 """Facts that differ between two environments, by name."""
@@ -40,6 +40,15 @@ class StoredOperation:
     signature: str
     target: str
     text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One point with all that it belongs to: enough to store it elsewhere."""
+
+    operation: StoredOperation
+    environment: Environment
+    measurement: Measurement
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dooly.database import Point
+from dooly.engine import one_line
 from dooly.executor.kv_cache import allocate
 from dooly.executor.runner import Trial
 from dooly.executor.session import Session, Unsupported
@@ -56,29 +57,31 @@ class AttentionRunner:
         )
         self._name = session.layer_name()
         window, soft_cap = (operation.attr(name) for name in ("window", "soft_cap"))
-        with session.building(self._dtype, self._config):
-            sinks = {"sinks": session.random((self._heads,), self._dtype)} if operation.attr("sinks") is True else {}
-            self._layer: Any = Attention(
-                self._heads,
-                self._head_size,
-                self._head_size**-0.5,
-                num_kv_heads=self._kv_heads,
-                cache_config=self._config.cache_config,
-                logits_soft_cap=float(soft_cap) if isinstance(soft_cap, Expr | float) else None,
-                per_layer_sliding_window=int(window) if isinstance(window, Expr) else None,
-                prefix=self._name,
-                **sinks,
-            )
-            self._layer.process_weights_after_loading(dtype_of(self._dtype))
-            backend = self._layer.get_attn_backend()
-            if isinstance(wanted, str) and wanted != backend.get_name():
-                raise Unsupported(f"the engine selects {backend.get_name()} here, the operation names {wanted}")
-            self._spec: Any = self._layer.get_kv_cache_spec(self._config)
-            device = torch.device(session.device)
-            try:
+        try:
+            with session.building(self._dtype, self._config):
+                sinks: dict[str, Any] = {}
+                if operation.attr("sinks") is True:
+                    sinks["sinks"] = session.random((self._heads,), self._dtype)
+                self._layer: Any = Attention(
+                    self._heads,
+                    self._head_size,
+                    self._head_size**-0.5,
+                    num_kv_heads=self._kv_heads,
+                    cache_config=self._config.cache_config,
+                    logits_soft_cap=float(soft_cap) if isinstance(soft_cap, Expr | float) else None,
+                    per_layer_sliding_window=int(window) if isinstance(window, Expr) else None,
+                    prefix=self._name,
+                    **sinks,
+                )
+                self._layer.process_weights_after_loading(dtype_of(self._dtype))
+                backend = self._layer.get_attn_backend()
+                if isinstance(wanted, str) and wanted != backend.get_name():
+                    raise Unsupported(f"the engine selects {backend.get_name()} here, the operation names {wanted}")
+                self._spec: Any = self._layer.get_kv_cache_spec(self._config)
+                device = torch.device(session.device)
                 self._builder: Any = backend.get_builder_cls()(self._spec, [self._name], self._config, device)
-            except NotImplementedError as error:
-                raise Unsupported(f"{backend.get_name()} refuses: {error}") from error
+        except (NotImplementedError, ValueError) as error:  # as backends say what they do not run
+            raise Unsupported(f"the engine refuses {wanted or 'attention'} here: {one_line(error)}") from error
         self.caches: list[Any] = []
 
     def trial(self, point: Point) -> Trial:

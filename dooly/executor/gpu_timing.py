@@ -46,7 +46,7 @@ def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool) -> Sample
     try:
         with torch.cuda.stream(stream):
             warmups = [_between_events(trial.call, 1)[0] for _ in range(max(precision.warmups, 1))]
-            loops, call_us = 0, min(warmups)
+            loops, call_us, run = 0, min(warmups), trial.call
             while (wanted := loops_for(trial.turns, call_us, precision.sample_us)) > 1.5 * loops:
                 loops = wanted
                 run = _captured(trial.call, loops) if graph else functools.partial(_repeat, trial.call, loops)

@@ -126,7 +126,8 @@ def _factory() -> Any:
     """What builds the engine's fused layer; renamed in vLLM 0.32."""
     from vllm.model_executor.layers.fused_moe import layer
 
-    return layer.FusedMoEFactory if hasattr(layer, "FusedMoEFactory") else layer.FusedMoE
+    module: Any = layer
+    return module.FusedMoEFactory if hasattr(module, "FusedMoEFactory") else module.FusedMoE
 
 
 def _integer(operation: Operation, name: str) -> int:

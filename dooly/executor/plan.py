@@ -120,7 +120,8 @@ def make_plan(
         )
         costs.learn(operation, _ok(stored[operation.signature]))
     weights = {
-        operation.signature: 0.0 if why_not(operation) else _weight(operation, costs, ranges) for operation in operations
+        operation.signature: 0.0 if why_not(operation) else _weight(operation, costs, ranges)
+        for operation in operations
     }
     total = sum(weights.values()) or 1.0
     rows = [

@@ -268,8 +268,9 @@ def _native_silu_and_mul(_op: Op, _session: Session) -> Call:
     return SiluAndMul.forward_native
 
 
-def _native_gelu_tanh_and_mul(_op: Op, session: Session) -> Call:
-    return _gelu_tanh_and_mul(_op, session).forward_native
+def _native_gelu_tanh_and_mul(op: Op, session: Session) -> Call:
+    layer: Any = _gelu_tanh_and_mul(op, session)
+    return layer.forward_native
 
 
 _NATIVE: Mapping[str, Callable[[Op, Session], Call]] = {
