@@ -212,7 +212,6 @@ def test_every_operation_of_a_layer_has_a_runner(session, step):
     ("more", "reason"),
     [
         ({"local_experts": 4}, "experts of one rank of several"),
-        ({"bias": True}, "experts with bias"),
         ({"correction_bias": True, "groups": 8}, "experts with correction_bias, groups"),
     ],
 )
