@@ -19,6 +19,7 @@ __all__ = [
     "Parallel",
     "capture",
     "capture_checked",
+    "capture_stages",
     "check",
     "export_checked",
     "list_models",
@@ -59,13 +60,26 @@ def capture(
     Raises:
         CaptureError: bad input, reported before anything heavy is imported, or a model that cannot be captured.
     """
-    options = Options(Parallel(tp, dp, expert_parallel), platform, backend, quantization, kv_cache_dtype, eager)
+    parallel = Parallel(tp, dp, expert_parallel)
+    (graph,) = capture_stages(model, Options(parallel, platform, backend, quantization, kv_cache_dtype, eager))
+    return graph
+
+
+def capture_stages(model: str | Path, options: Options) -> tuple[Graph, ...]:
+    """Graphs of the distinct pipeline stages of a model, one where all layers are on one device or are split alike.
+
+    Stages in the middle that have equal layers are one graph; ``stages`` among its settings says which it stands for
+    (``1-6``).  Counts are those of one stage.  Stages receive and send what the engine hands on, as operations.
+
+    Raises:
+        CaptureError: as ``capture``.
+    """
     name, config = check(model, options)
     return capture_checked(name, config, options)
 
 
-def capture_checked(name: str, config: Mapping[str, Any], options: Options) -> Graph:
-    """Graph of a step of a model that ``check`` has passed.
+def capture_checked(name: str, config: Mapping[str, Any], options: Options) -> tuple[Graph, ...]:
+    """``capture_stages`` of a model that ``check`` has passed.
 
     Raises:
         CaptureError: the engine refuses the model, or its code does something that a graph cannot say.

@@ -60,10 +60,13 @@ class Built:
 
 
 @contextmanager
-def build(config: Mapping[str, Any], options: Options, place: str, *, plain: bool = False) -> Generator[Built]:
+def build(
+    config: Mapping[str, Any], options: Options, place: str, *, stage: int = 0, plain: bool = False
+) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
     Args:
+        stage: the pipeline stage; ``layers_of`` says which layers it has.
         plain: from the numbers as they are, no symbol anywhere: what ``verify_provenance`` compares with.
 
     Raises:
@@ -74,11 +77,13 @@ def build(config: Mapping[str, Any], options: Options, place: str, *, plain: boo
         vllm_config = _engine_config(folder, options, place)
         facts = Facts()
         values = {} if plain else _symbolize(vllm_config, config, facts)
-        with set_current_vllm_config(vllm_config), world_of(options.parallel) as groups:
+        with set_current_vllm_config(vllm_config), world_of(options.parallel, stage) as groups:
             if not plain:
                 values |= options.parallel.symbols
                 for group in groups:
                     group.world_size = ConfigInt(*options.parallel.group(group_kind(group)), facts)
+                if options.parallel.tp > 1 and options.parallel.pp > 1:
+                    facts.require(symbol("H"), symbol("TP"))
             recorder = SizeRecorder()
             with ExitStack() as stack:
                 stack.enter_context(explained(place, "the engine cannot build this model"))
@@ -108,6 +113,7 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
             "tensor_parallel_size": parallel.tp,
             "data_parallel_size": parallel.dp,
             "enable_expert_parallel": parallel.expert,
+            "pipeline_parallel_size": parallel.pp,
             "distributed_executor_backend": "mp",
         }
     with explained(place, "the engine refuses this configuration"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -13,28 +13,36 @@ from transformers import AutoConfig
 from dooly.capture.build import Built, build, explained
 from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
-from dooly.capture.layers import DERIVED, LayerPlan, layer_kinds, plan_layers, shorten
+from dooly.capture.layers import DERIVED, layer_kinds, plan_layers, shorten
 from dooly.capture.options import Options
 from dooly.capture.owners import DTYPES, opaque_kind, owners
+from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
+from dooly.capture.world import layers_of
 from dooly.errors import CaptureError
-from dooly.ir import Divides, Graph, Op, Owner
+from dooly.ir import Divides, Expr, Graph, Op, Owner, symbol
 
 __all__ = ["capture_config", "counted_ops", "derived", "described", "layers_path", "names_of"]
 
 
-def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Graph:
-    """Capture a checked configuration on the active platform.
+def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tuple[Graph, ...]:
+    """Capture a checked configuration on the active platform: a graph for each distinct pipeline stage.
 
     Raises:
         CaptureError: the engine refuses the configuration, or its code does something that a graph cannot say.
     """
     with explained(name, "the engine refuses this configuration"):
         config = {**derived(config), **config}
-    plan = plan_layers(layer_kinds(config))
-    with build(shorten(config, plan.depth), options, name) as built:
+    stages = distinct_stages(layer_kinds(config), options.parallel.pp)
+    return tuple(_capture(name, config, options, stage) for stage in stages)
+
+
+def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stage) -> Graph:
+    plan = plan_layers(stage.kinds)
+    depth = stage.start + plan.depth
+    with layers_of(stage, plan.depth), build(shorten(config, depth), options, name, stage=stage.rank) as built:
         names = names_of(built.model)
         with explained(name, "the engine's code for this model cannot be traced"):
             traced = trace(built)
@@ -50,8 +58,10 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
         found = described(built, names, calls)
     values = {**config_values(config), **plan.values, **options.parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if "attention" in owner.kind})
+    pipeline = (("stages", stage.ranks),) if options.parallel.pp > 1 else ()
+    counts = [count.xreplace({symbol("Nl"): stage.layers}) for count in plan.counts]
     return Graph(
-        name=name,
+        name=f"{name} stages {stage.ranks}" if pipeline else name,
         config=tuple(values.items()),
         request=("L", "T"),
         facts=tuple(Divides(divisor, dividend) for divisor, dividend in built.facts),
@@ -61,10 +71,11 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> Gr
             ("engine", f"vllm {_engine_version()}"),
             ("mode", "eager" if options.eager else "compiled"),
             ("platform", options.platform),
+            *pipeline,
         ),
         owners=found,
         captured=converter.captured,
-        ops=counted_ops(converter.ops, plan, layers_path(built.model, plan.depth)),
+        ops=counted_ops(converter.ops, counts, layers_path(built.model, depth), stage.start),
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
@@ -97,14 +108,14 @@ def layers_path(model: torch.nn.Module, depth: int) -> str:
     raise CaptureError(f"{type(model).__name__} has no list of {depth} layers")
 
 
-def counted_ops(ops: list[Op], plan: LayerPlan, path: str) -> tuple[Op, ...]:
-    """Operations with the number of times that the whole model does them; layers share their rotary tables."""
+def counted_ops(ops: list[Op], counts: Sequence[Expr], path: str, start: int = 0) -> tuple[Op, ...]:
+    """Operations with the number of times that the stage does them; layers share their rotary tables."""
     prefix = f"{path}."
 
     def counted(op: Op) -> Op:
         if not op.path.startswith(prefix) or op.path.endswith(".cos_sin_cache"):
             return op
-        return replace(op, count=plan.counts[int(op.path.removeprefix(prefix).partition(".")[0])])
+        return replace(op, count=counts[int(op.path.removeprefix(prefix).partition(".")[0]) - start])
 
     return tuple(map(counted, ops))
 

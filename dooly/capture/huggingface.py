@@ -66,7 +66,7 @@ def export_config(name: str, config: Mapping[str, Any]) -> Graph:
     inner = {letter: value for letter, value in values.items() if letter != "Nl"}
     exported = Exported(model, call, inner, facts, sizes, (known,))
     graph = export_built(name, exported, {"input_ids": ("i64", (1, "T")), "logits_rows": ("i64", ("L",))})
-    ops = counted_ops(list(graph.ops), plan, layers_path(model, plan.depth))
+    ops = counted_ops(list(graph.ops), plan.counts, layers_path(model, plan.depth))
     counts = {"Nl": values["Nl"], **plan.values}
     return replace(graph, ops=ops, config=(*graph.config, *counts.items()))
 

@@ -43,7 +43,7 @@ class ModelCode(TorchFunctionMode):
         values, sizes = _numbers(_overload(func), args, kwargs or {})
         result = func(**values) if sizes else func(*args, **(kwargs or {}))
         if sizes:
-            next(reversed(self._graph.nodes)).meta["sizes"] = sizes
+            next(iter(reversed(self._graph.nodes))).meta["sizes"] = sizes
         return result
 
 

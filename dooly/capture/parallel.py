@@ -36,21 +36,23 @@ class Parallel:
         tp: tensor-parallel ranks, over which each layer is split.
         dp: data-parallel ranks: each has requests of its own, and they share the experts of a mixture.
         expert: whether a rank holds whole experts, or a slice of each.
+        pp: pipeline stages, over which the layers are spread.
     """
 
     tp: int = 1
     dp: int = 1
     expert: bool = False
+    pp: int = 1
 
     @property
     def ranks(self) -> int:
         """Devices in all."""
-        return self.tp * self.dp
+        return self.tp * self.dp * self.pp
 
     @property
     def symbols(self) -> dict[str, int]:
         """Configuration symbols that this adds, with their values: those of sizes above one."""
-        return {name: size for name, size in (("DP", self.dp), ("TP", self.tp)) if size > 1}
+        return {name: size for name, size in (("DP", self.dp), ("PP", self.pp), ("TP", self.tp)) if size > 1}
 
     def group(self, name: str) -> tuple[int, Expr]:
         """Ranks of the engine's group ``tp``, ``dp`` or ``ep`` as a number and as an expression."""
@@ -65,14 +67,18 @@ class Parallel:
         Raises:
             CaptureError: a size that is split does not divide; KV heads may also be fewer than ranks (replicated).
         """
-        for name, size in (("tensor", self.tp), ("data", self.dp)):
+        for name, size in (("tensor", self.tp), ("data", self.dp), ("pipeline", self.pp)):
             if isinstance(size, bool) or size < 1:
                 raise CaptureError(f"{place}: {name} parallel size {size} is not a positive integer")
+        if self.pp > config["num_hidden_layers"]:
+            raise CaptureError(f"{place}: {self.pp} pipeline stages for {config['num_hidden_layers']} layers")
         self._check_experts(config, place)
         split: list[str] = [*_SPLIT]
         if not self.expert or config.get("n_shared_experts"):
             split.append("moe_intermediate_size")
         sizes = {name: int(config[name]) for name in split if config.get(name)}
+        if self.pp > 1:  # what stages hand on is sent in as many parts
+            sizes["hidden_size"] = int(config["hidden_size"])
         sizes["padded vocab_size"] = -(-int(config["vocab_size"]) // _VOCAB_PADDING) * _VOCAB_PADDING
         for name, size in sizes.items():
             if size % self.tp:

@@ -73,10 +73,10 @@ def trace(built: Built) -> Trace:
             for name, shape in built.sizes.items():
                 like = _tensor(built.model, name)
                 tensor = torch.empty([size(dim) for dim in shape], dtype=like.dtype, device="meta")
-                weights[next(reversed(tracer.graph.nodes)).name] = name
+                weights[next(iter(reversed(tracer.graph.nodes))).name] = name
                 if name in built.transposed:
                     tensor = tensor.t()
-                    next(reversed(tracer.graph.nodes)).meta["module_path"] = name.rpartition(".")[0]
+                    next(iter(reversed(tracer.graph.nodes))).meta["module_path"] = name.rpartition(".")[0]
                 state[f"model.{name}"] = tensor
             stack.enter_context(kept_tensors(step))
             stack.enter_context(rebound((built.model, built.vllm_config.model_config.hf_config, *built.groups), size))

@@ -4,6 +4,7 @@
 # PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -11,13 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from dooly.capture.parallel import Parallel
+from dooly.capture.stages import Stage
 
-__all__ = ["group_kind", "world_of"]
+__all__ = ["group_kind", "layers_of", "world_of"]
+
+_PARTITION = "VLLM_PP_LAYER_PARTITION"
 
 
 @contextmanager
-def world_of(parallel: Parallel) -> Generator[list[Any]]:
-    """Parallel groups of the engine for rank 0 while the block lasts; needs a current ``VllmConfig``.
+def layers_of(stage: Stage, depth: int) -> Generator[None]:
+    """The engine gives a stage its first ``depth`` layers, and all layers before them to the stages before it."""
+    if stage.of == 1:
+        yield
+        return
+    layers = [0] * stage.of
+    layers[0], layers[stage.rank] = stage.start, depth
+    held = os.environ.get(_PARTITION)
+    os.environ[_PARTITION] = ",".join(map(str, layers))
+    try:
+        yield
+    finally:
+        os.environ.pop(_PARTITION)
+        if held is not None:
+            os.environ[_PARTITION] = held
+
+
+@contextmanager
+def world_of(parallel: Parallel, stage: int = 0) -> Generator[list[Any]]:
+    """Parallel groups of the engine for the first rank of a stage in the block; needs a current ``VllmConfig``.
 
     Yields the group coordinators of more than one rank.  Groups that an engine in this
     process holds already are put back afterwards.
@@ -44,6 +66,9 @@ def world_of(parallel: Parallel) -> Generator[list[Any]]:
             if group is not None and size > 1:
                 group.world_size, group.ranks, group.use_custom_op_call = size, list(range(size)), True
                 groups.append(group)
+        pipeline: Any = parallel_state._PP
+        pipeline.world_size, pipeline.ranks = parallel.pp, list(range(parallel.pp))
+        pipeline.rank = pipeline.rank_in_group = stage
         yield groups
 
 

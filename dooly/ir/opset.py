@@ -172,6 +172,7 @@ OPSET: Mapping[str, Spec] = {
     "moe": Spec(Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",), passed={"scaling": 2.5, "swiglu_limit": 7.0}),
     "moe_route": Spec(Kind.MEMORY, _route_flops, passed={"scaling": 2.5}),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter"), Spec(Kind.COLLECTIVE, _none)),
+    **dict.fromkeys(("send", "recv"), Spec(Kind.COLLECTIVE, _none, bytes=lambda call: call.results[0].bytes)),
     "embedding": _memory(0, {0: 1}),
     "vocab_parallel_embedding": _memory(
         0,

@@ -57,6 +57,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--tp", type=int, default=1, metavar="N", help="tensor-parallel size (default: 1)")
     parser.add_argument("--dp", type=int, default=1, metavar="N", help="data-parallel size of a mixture (default: 1)")
     parser.add_argument("--expert-parallel", action="store_true", help="a rank holds whole experts, not slices")
+    parser.add_argument("--pp", type=int, default=1, metavar="N", help="pipeline stages (default: 1)")
     parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="what the engine sees (default: cpu)")
     parser.add_argument("--backend", metavar="NAME", help="attention backend (default: the engine's choice)")
     parser.add_argument("--quantization", choices=("fp8",), help="quantize the weights while they are loaded (GPUs)")
@@ -113,7 +114,7 @@ def _load(args: argparse.Namespace) -> Program:
         elif model.endswith(".ir"):
             parts.append(read_program(Path(model)))
         else:
-            parts.append(Program((_capture(model, args),)))
+            parts.append(Program(_capture(model, args)))
     return Program.joined(parts)
 
 
@@ -124,10 +125,10 @@ def _stdin() -> Program:
         raise DoolyError(f"standard input: not UTF-8 text (byte {error.start})") from None
 
 
-def _capture(model: str, args: argparse.Namespace) -> Graph:
+def _capture(model: str, args: argparse.Namespace) -> tuple[Graph, ...]:
     from dooly.capture import Options, Parallel, capture_checked, check, export_checked, load_engine
 
-    parallel = Parallel(args.tp, args.dp, args.expert_parallel)
+    parallel = Parallel(args.tp, args.dp, args.expert_parallel, args.pp)
     options = Options(parallel, args.platform, args.backend, args.quantization, args.kv_cache_dtype, args.eager)
     exported = args.frontend == "export"
     if exported and options != Options():
@@ -136,11 +137,11 @@ def _capture(model: str, args: argparse.Namespace) -> Graph:
     start = time.perf_counter()
     load_engine(args.platform)
     loaded = time.perf_counter()
-    graph = export_checked(name, config) if exported else capture_checked(name, config, options)
+    graphs = (export_checked(name, config),) if exported else capture_checked(name, config, options)
     if args.time_passes:
         print(f"{loaded - start:8.3f} s  import of torch and vLLM", file=sys.stderr)
-        print(f"{time.perf_counter() - loaded:8.3f} s  capture {graph.name}", file=sys.stderr)
-    return graph
+        print(f"{time.perf_counter() - loaded:8.3f} s  capture {name}", file=sys.stderr)
+    return graphs
 
 
 def _report(args: argparse.Namespace, each: Pass, result: Program, seconds: float) -> None:

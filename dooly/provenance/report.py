@@ -89,7 +89,7 @@ def verify_provenance(
     name, config = check(model, options)
     load_engine(platform)
     if graph is None:
-        graph = capture_checked(name, config, options)
+        (graph,) = capture_checked(name, config, options)
     start = time.perf_counter()
     every = list(_comparisons(name, config, options, graph, count, seed))
     if not any(comparison.counterexamples for comparison in every):  # else the passes would start from what is wrong

@@ -90,6 +90,9 @@ def sequence_chunk(op: Op, context: Context) -> Rewrite:
 
 def collective(op: Op, context: Context) -> Rewrite:
     """Collectives by their plain name, with the group and its number of ranks."""
+    if op.target in ("dooly.send", "dooly.recv"):  # of the rows of what is received, recv only knows the number
+        name = op.target.removeprefix("dooly.")
+        return replace(op, target=name, operands=op.operands if name == "send" else (), attrs=attributes(group="pp"))
     name = op.target.removeprefix("vllm.")
     if op.target.startswith("vllm.") and name in ("all_reduce", "all_gather", "reduce_scatter"):
         attrs = dict(op.attrs)

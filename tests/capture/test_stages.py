@@ -1,0 +1,78 @@
+"""Pipeline stages: the engine's partition, and stages that together are the whole model."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dooly.capture import Options, Parallel, capture, capture_stages
+from dooly.capture.stages import distinct_stages
+from dooly.errors import CaptureError
+from dooly.ir import Graph, Kind, Program, evaluate, verify_graph
+from dooly.passes import PIPELINE, run
+
+
+@given(st.integers(1, 130), st.integers(1, 16), st.integers(1, 3))
+def test_stages_have_the_layers_that_the_engine_gives_them(layers: int, stages: int, period: int) -> None:
+    stages = min(stages, layers)
+    expected = [layers // stages] * stages
+    for position in range(2, layers % stages + 2):  # vLLM: get_pp_indices
+        expected[-position] += 1
+    kinds = tuple(index % period for index in range(layers))
+    found = distinct_stages(kinds, stages)
+    assert [len(stage.kinds) for stage in found for _ in range(stage.rank, stage.last + 1)] == expected
+    for stage in found:
+        assert evaluate(stage.layers, {"Nl": layers, "PP": stages}) == len(stage.kinds)
+        assert kinds[stage.start : stage.start + len(stage.kinds)] == stage.kinds
+
+
+def totals(graph: Graph) -> tuple[int, int]:
+    """FLOPs of products and attention, and parameters."""
+    batch = {"T": 7, "P": 100, "S": 50, "R": 2, "Tp": 6, "Pp": 90, "Sp": 40}
+    operations = run(Program((graph,)), PIPELINE).operations
+    work = [op for op in operations if op.kind in (Kind.GEMM, Kind.ATTENTION, Kind.MOE)]
+    weights = [op for op in graph.ops if op.target == "weight" and not op.path.endswith("cache")]
+    return (
+        sum(op.count * int(evaluate(op.flops, batch)) for op in work),
+        sum(int(evaluate(op.count * op.results[0].type.numel, graph.config_values)) for op in weights),
+    )
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("model", "tp", "pp"), [("llama-3.1-8b", 1, 5), ("llama-3.1-8b", 2, 3), ("deepseek-v2-lite", 1, 3)]
+)
+def test_stages_add_up_to_the_whole_model(model: str, tp: int, pp: int) -> None:
+    graphs = capture_stages(model, Options(Parallel(tp, pp=pp)))
+    flops = parameters = ranks = 0
+    for graph in graphs:
+        verify_graph(graph)
+        first, _, last = dict(graph.settings)["stages"].partition("-")
+        times = int(last or first) - int(first) + 1
+        found = totals(graph)
+        flops, parameters, ranks = flops + times * found[0], parameters + times * found[1], ranks + times
+        moved = [op.target for op in graph.ops if op.target in ("dooly.recv", "dooly.send")]
+        assert ("dooly.recv" in moved, "dooly.send" in moved) == (first != "0", (last or first) != str(pp - 1))
+    assert (ranks, flops, parameters) == (pp, *totals(capture(model, tp=tp)))
+
+
+@pytest.mark.engine
+def test_stages_hand_on_hidden_states_and_residual() -> None:
+    first, _ = capture_stages("llama-3.1-8b", Options(Parallel(2, pp=2)))
+    operations = run(Program((first,)), PIPELINE).operations
+    (sent,) = (op for op in operations if op.target == "send")
+    assert (sent.count, sent.kind, evaluate(sent.bytes, {"T": 3})) == (2, Kind.COLLECTIVE, 3 * 2048 * 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parallel": Parallel(pp=0)}, "pipeline parallel size 0 is not a positive integer"),
+        ({"parallel": Parallel(pp=33)}, "33 pipeline stages for 32 layers"),
+        ({"quantization": "fp8"}, "quantization fp8 is not on platform cpu"),
+        ({"kv_cache_dtype": "fp8"}, "KV cache dtype fp8 is not on platform cpu"),
+        ({"quantization": "fp4", "platform": "h100"}, "unknown quantization 'fp4'; known: fp8"),
+    ],
+)
+def test_options_that_the_engine_has_not_are_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        capture_stages("llama-3.1-8b", Options(**options))  # pyright: ignore[reportArgumentType]
