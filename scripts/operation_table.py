@@ -31,6 +31,7 @@ explicit unknown: it counts its operands and results as bytes, and `cover` repor
 
 SAMPLES: Mapping[str, tuple[str, str]] = {
     "linear": ("bf16[T, k]; bf16[n, k]", "bf16[T, n]"),
+    "recv": ("", "bf16[T, n]"),
     "scaled_linear": ("f8e4m3[T, k]; f8e4m3[n, k]; f32[T, 1]; f32[1]", "bf16[T, n]"),
     "scaled_fp8_quant": ("bf16[T, n]", "f8e4m3[T, n]; f32[T, 1]"),
     "amax": ("bf16[T, n]", "bf16[T]"),
