@@ -83,9 +83,10 @@ docs: $(STAMP) ## write the pages that come from the code: operations and what t
 architectures: $(STAMP) ## docs/architectures.md: every bundled model captured, deduplicated and checked by witnesses
 	$(BIN)/python benchmarks/architectures.py
 
-bench: $(STAMP) ## seconds of capture and of each pass for four models; microseconds of a step prediction
+bench: $(STAMP) ## seconds of capture and of each pass for four models; microseconds of a step prediction; speed of simulation
 	$(BIN)/python -m dooly.passes --time-passes llama-3.1-8b llama-3.1-70b qwen3-8b mixtral-8x7b > /dev/null
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/simulation.py
 
 clean: ## remove environments, caches and build outputs
 	rm -rf $(VENV) $(ADAPTERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

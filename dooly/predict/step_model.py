@@ -60,6 +60,7 @@ class StepModel:
         self._attention = list(windows.items())
         self._sized = [each for each in self.work if each.axis is None and not each.operation.kind.stateful]
         self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
+        self._host_one = lru_cache(maxsize=65536)(host.one)
         dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
         self._dispatch_us = _grid(dispatch)
 
@@ -96,7 +97,7 @@ class StepModel:
                 latency, beyond = each.total_us_one(values)
                 device += latency
                 outside = outside or beyond
-        before, after, beyond = self.host.one(tokens, requests)
+        before, after, beyond = self._host_one(tokens, requests)
         before, after = _grid(before), _grid(after)
         return StepCost(before, device, after, before + device + after, outside or beyond)
 
