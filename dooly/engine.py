@@ -195,6 +195,7 @@ def engine_config(
     """
     folder = model_folder(model)
     dtype = stated_dtype(folder)
+    named: Any = backend  # the engine takes a name where it declares its enumeration
     prepare_vllm()
     from vllm.engine.arg_utils import EngineArgs
 
@@ -206,7 +207,7 @@ def engine_config(
             trust_remote_code=False,
             dtype=dtype,
             enforce_eager=enforce_eager,
-            attention_backend=backend,
+            attention_backend=named,
             max_model_len=settings.max_model_len,
             max_num_batched_tokens=settings.max_num_batched_tokens,
             max_num_seqs=settings.max_num_seqs,

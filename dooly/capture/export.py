@@ -130,7 +130,7 @@ def export_built(name: str, exported: Exported, inputs: Inputs) -> Graph:
             raise CaptureError(f"{name}: the module takes {known} and {atoms.meanings[key]} for one size")
     weights = {node.name: node.meta["weight"] for node in graph.nodes if "weight" in node.meta}
     parameters = frozenset(key for key, _ in exported.model.named_parameters())
-    converter = Converter(Reader(meanings, exported.facts), weights, parameters, sympy.Integer(1))
+    converter = Converter(Reader(meanings, exported.facts), weights, parameters, lambda _: cast(Expr, sympy.Integer(1)))
     converter.convert(graph, tuple(types))
     return Graph(
         name=name,

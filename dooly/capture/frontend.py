@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig
@@ -59,7 +59,7 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
     values = {**config_values(config), **plan.values, **options.parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if "attention" in owner.kind})
     pipeline = (("stages", stage.ranks),) if options.parallel.pp > 1 else ()
-    counts = [count.xreplace({symbol("Nl"): stage.layers}) for count in plan.counts]
+    counts = [cast(Expr, count.xreplace({symbol("Nl"): stage.layers})) for count in plan.counts]
     return Graph(
         name=f"{name} stages {stage.ranks}" if pipeline else name,
         config=tuple(values.items()),

@@ -1,5 +1,6 @@
 """A GPU as NVML and torch describe it, and its clocks while it works."""
 
+import importlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -54,12 +55,10 @@ def _first(packages: tuple[str, ...]) -> str:
 
 
 def _driver() -> str:
-    import pynvml
-
+    pynvml: Any = importlib.import_module("pynvml")
     pynvml.nvmlInit()
     try:
-        text: str = pynvml.nvmlSystemGetDriverVersion()
-        return text
+        return str(pynvml.nvmlSystemGetDriverVersion())
     finally:
         pynvml.nvmlShutdown()
 
@@ -78,13 +77,12 @@ class Gauge:
     """Reads the state of the GPU that torch uses; changes nothing."""
 
     def __init__(self) -> None:
-        import pynvml
         import torch
 
-        pynvml.nvmlInit()
-        self._nvml: Any = pynvml
+        self._nvml: Any = importlib.import_module("pynvml")
+        self._nvml.nvmlInit()
         uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-        self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
 
     def read(self) -> Reading:
         """The present state."""
