@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from dooly.capture.build import Built, build, explained
 from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
-from dooly.capture.layers import DERIVED, layer_kinds, plan_layers, shorten
+from dooly.capture.layers import DERIVED, can_thin, layer_kinds, plan_layers, shorten
 from dooly.capture.options import Options
 from dooly.capture.owners import DTYPES, opaque_kind, owners
 from dooly.capture.stages import Stage, distinct_stages
@@ -40,9 +40,10 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tu
 
 
 def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stage) -> Graph:
-    plan = plan_layers(stage.kinds)
+    plan = plan_layers(stage.kinds, thin=can_thin(config))
     depth = stage.start + plan.depth
-    with layers_of(stage, plan.depth), build(shorten(config, depth), options, name, stage=stage.rank) as built:
+    layers = (*range(stage.start), *(stage.start + layer for layer in plan.layers))
+    with layers_of(stage, plan.depth), build(shorten(config, layers), options, name, stage=stage.rank) as built:
         names = names_of(built.model)
         with explained(name, "the engine's code for this model cannot be traced"):
             traced = trace(built)

@@ -15,7 +15,7 @@ from dooly.capture.config import FIELDS, config_values
 from dooly.capture.configint import ConfigInt, Facts
 from dooly.capture.export import Exported, export_built
 from dooly.capture.frontend import counted_ops, derived, layers_path
-from dooly.capture.layers import layer_kinds, plan_layers, shorten
+from dooly.capture.layers import can_thin, layer_kinds, plan_layers, shorten
 from dooly.capture.sizes import SizeRecorder
 from dooly.errors import CaptureError
 from dooly.ir import Graph, normal, symbol
@@ -40,8 +40,8 @@ def export_config(name: str, config: Mapping[str, Any]) -> Graph:
     """
     with explained(name, "transformers refuses this configuration"):
         config = {**derived(config), **config}
-        plan = plan_layers(layer_kinds(config))
-        fields = {key: value for key, value in shorten(config, plan.depth).items() if key != "model_type"}
+        plan = plan_layers(layer_kinds(config), thin=can_thin(config))
+        fields = {key: value for key, value in shorten(config, plan.layers).items() if key != "model_type"}
         known = AutoConfig.for_model(config["model_type"], **fields)
     facts = Facts()
     values = {letter: value for letter, value in config_values(config).items() if letter in FIELDS.values()}

@@ -1,14 +1,14 @@
 """How many layers of a model must be captured, and how often each captured layer stands for one of the model.
 
 A layer's graph depends on its kind and on what it receives, so on the kind of the layer before it (the first receives
-no residual).  The shortest prefix that shows every (previous kind, kind) pair of the model shows every distinct layer.
-It also ends as the model does, because what follows the last layer may be one piece of work with its end.
+no residual).  A few layers that show every (previous kind, kind) pair of the model show every distinct layer.
+They also end as the model does, because what follows the last layer may be one piece of work with its end.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -17,55 +17,72 @@ import sympy
 
 from dooly.ir.expr import Expr, normal, symbol, symbols_of
 
-__all__ = ["DERIVED", "LayerPlan", "layer_kinds", "plan_layers", "shorten"]
+__all__ = ["DERIVED", "LayerPlan", "can_thin", "layer_kinds", "plan_layers", "shorten"]
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Capture ``len(counts)`` layers; captured layer ``i`` stands for ``counts[i]`` layers of the model.
+    """Capture the layers of these numbers; the ``i``-th of them stands for ``counts[i]`` layers of the model.
 
     Attributes:
+        layers: numbers of the model's layers, ascending.
         values: the symbols that the counts use beside ``Nl``: how many layers are of the second kind, the third and
             so on (``N2``, ``N3``, in order of first appearance), and where that leaves it open how many layers of kind
             ``b`` follow one of kind ``a``, also that (``N1to2``).
     """
 
+    layers: tuple[int, ...]
     counts: tuple[Expr, ...]
     values: Mapping[str, int]
 
     @property
     def depth(self) -> int:
         """Number of layers to capture."""
-        return len(self.counts)
+        return len(self.layers)
 
 
-def plan_layers(kinds: tuple[Hashable, ...]) -> LayerPlan:
+def plan_layers(kinds: tuple[Hashable, ...], *, thin: bool = False) -> LayerPlan:
     """The shortest prefix that covers all pairs and ends with a layer of the kind that the model ends with.
 
     Counts are expressions over the number of layers of each kind, so that models that differ in depth alone have equal
     graphs; together they are the number of layers.
+
+    Args:
+        thin: leave out layers of that prefix too, as long as every pair is still shown, and none more often than the
+            model has it; see ``can_thin``.
 
     >>> plan_layers(("dense",) * 32).counts
     (1, Nl - 1)
     >>> plan_layers(("dense", "moe", "moe", "moe", "moe")).counts
     (1, 1, N2 - 1)
     >>> plan_layers(("sliding", "full") * 21)
-    LayerPlan(counts=(1, 1, N2 - 1, N2 - 1), values={'N2': 21})
+    LayerPlan(layers=(0, 1, 2, 3), counts=(1, 1, N2 - 1, N2 - 1), values={'N2': 21})
+    >>> plan_layers(("dense", "dense", "dense", "moe", "moe"), thin=True).layers
+    (0, 2, 3, 4)
     """
-    pairs = list(zip((None, *kinds), kinds))
-    missing = set(pairs)
-    depth = 0
-    while missing or kinds[depth - 1] != kinds[-1]:
-        missing.discard(pairs[depth])
-        depth += 1
+    every = Counter(_pairs(kinds))
+    depth = next(
+        d for d in range(1, len(kinds) + 1) if kinds[d - 1] == kinds[-1] and set(_pairs(kinds[:d])) == every.keys()
+    )
+    layers = list(range(depth))
+    for layer in range(1, depth - 1) if thin else ():
+        rest = [other for other in layers if other != layer]
+        shown = Counter(_pairs([kinds[other] for other in rest]))
+        if shown.keys() == every.keys() and shown <= every:
+            layers = rest
     totals, values = _totals(kinds)
-    shown = Counter(pairs[:depth])
-    last = {pair: index for index, pair in enumerate(pairs[:depth])}
+    pairs = _pairs([kinds[layer] for layer in layers])
+    shown, last = Counter(pairs), {pair: index for index, pair in enumerate(pairs)}
     counts = [
         normal(totals[pair] - shown[pair] + 1) if last[pair] == index else sympy.Integer(1)
-        for index, pair in enumerate(pairs[:depth])
+        for index, pair in enumerate(pairs)
     ]
-    return LayerPlan(tuple(counts), values)
+    return LayerPlan(tuple(layers), tuple(counts), values)
+
+
+def _pairs(kinds: Sequence[Hashable]) -> list[tuple[Hashable, Hashable]]:
+    """Each layer's kind with the kind before it."""
+    return list(zip((None, *kinds), kinds))
 
 
 def _totals(kinds: tuple[Hashable, ...]) -> tuple[dict[tuple[Hashable, Hashable], Expr], dict[str, int]]:
@@ -137,12 +154,16 @@ def _periodic(kind: str) -> Rule:
 DERIVED = ("layer_types", "layers_block_type", "no_rope_layers")
 """Fields with an entry a layer that configuration classes fill in when a config.json leaves them out."""
 
-_RULES: tuple[Rule, ...] = (
+_FREE: tuple[Rule, ...] = (
     _listed("layer_types"),
     _listed("layers_block_type"),
     _listed("moe_layer_freq"),
     _listed("no_rope_layers"),
     _dense_first,
+)
+
+_RULES: tuple[Rule, ...] = (
+    *_FREE,
     _sparse_step,
     _window_pattern,
     _periodic("attn"),
@@ -161,12 +182,24 @@ def layer_kinds(config: Mapping[str, Any]) -> tuple[Hashable, ...]:
     return tuple(tuple(kind[position] for position in used) for kind in kinds)
 
 
-def shorten(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """The configuration of the model's first ``depth`` layers: lists with one entry a layer are cut too."""
-    layers = config["num_hidden_layers"]
-    cut = {
-        name: value[:depth]
+def can_thin(config: Mapping[str, Any]) -> bool:
+    """Whether layers of any kind may be left out: a list or a number of first layers says the kinds, not a period."""
+    alike = range(config["num_hidden_layers"])
+    return all(len({rule(config, index) for index in alike}) == 1 for rule in _RULES if rule not in _FREE)
+
+
+def shorten(config: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
+    """The configuration of these of the model's layers alone: what says the kind of each layer is cut too.
+
+    >>> shorten({"num_hidden_layers": 4, "layer_types": ["a", "b", "b", "a"]}, (0, 1, 3))
+    {'num_hidden_layers': 3, 'layer_types': ['a', 'b', 'a']}
+    """
+    depth, dense = config["num_hidden_layers"], config.get("first_k_dense_replace")
+    cut: dict[str, Any] = {
+        name: [value[layer] for layer in layers]
         for name, value in config.items()
-        if isinstance(value, list) and len(value) == layers and "layer" in name
+        if isinstance(value, list) and len(value) == depth and "layer" in name
     }
-    return {**config, **cut, "num_hidden_layers": depth}
+    if dense is not None:
+        cut["first_k_dense_replace"] = sum(layer < dense for layer in layers)
+    return {**config, **cut, "num_hidden_layers": len(layers)}

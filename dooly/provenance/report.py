@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dooly.capture import Options, Parallel, capture_checked, check, load_engine
-from dooly.capture.layers import layer_kinds
+from dooly.capture.layers import can_thin, layer_kinds
 from dooly.errors import CaptureError
 from dooly.ir import Graph, origin_of
 from dooly.provenance.compare import Comparison, Counterexample, Key
@@ -131,8 +131,8 @@ def _comparisons(
         return Comparison(graph, seen, witness)
 
     yield compared(original(config, options.parallel, graph))
-    kinds = layer_kinds({**derived(config), **config})
-    drawn = witnesses(config, options.parallel, kinds, graph, seed)
+    whole = {**derived(config), **config}
+    drawn = witnesses(config, options.parallel, layer_kinds(whole), can_thin(whole), graph, seed)
     for _ in range(count):
         refusal: CaptureError | None = None
         for witness in islice(drawn, _REFUSALS):

@@ -45,15 +45,16 @@ def original(config: Mapping[str, Any], parallel: Parallel, graph: Graph) -> Wit
 
 
 def witnesses(
-    config: Mapping[str, Any], parallel: Parallel, kinds: tuple[Hashable, ...], graph: Graph, seed: int
+    config: Mapping[str, Any], parallel: Parallel, kinds: tuple[Hashable, ...], thin: bool, graph: Graph, seed: int
 ) -> Iterator[Witness]:
     """Endless random witnesses for which what the model asserts (the facts of ``graph``) holds.
 
     Args:
         kinds: of the layers; a witness has so many of the first ones that all kinds occur as in the model.
+        thin: whether capture may leave out layers in between.
     """
     rng = random.Random(seed)
-    depths = _depths(kinds)
+    depths = _depths(kinds, thin)
     while True:
         draw = _Draw(graph, rng)
         layers = rng.choice(sorted(depths))
@@ -70,12 +71,12 @@ def witnesses(
             yield Witness(changed, spread, tokens, rows, {**values, "T": tokens, "L": rows})
 
 
-def _depths(kinds: tuple[Hashable, ...]) -> dict[int, Mapping[str, int]]:
+def _depths(kinds: tuple[Hashable, ...], thin: bool) -> dict[int, Mapping[str, int]]:
     """Numbers of layers that the same expressions count, with the values of their symbols; else the model's own."""
-    own = plan_layers(kinds)
+    own = plan_layers(kinds, thin=thin)
     found: dict[int, Mapping[str, int]] = {}
-    for depth in range(own.depth, min(own.depth + _DEEPER, len(kinds))):
-        plan = plan_layers(kinds[:depth])
+    for depth in range(own.layers[-1] + 1, min(own.layers[-1] + 1 + _DEEPER, len(kinds))):
+        plan = plan_layers(kinds[:depth], thin=thin)
         if plan.counts == own.counts:
             found[depth] = plan.values
     return found or {len(kinds): own.values}
@@ -112,7 +113,7 @@ class _Draw:
         for name in sorted(symbols, key=lambda name: (name not in _SMALL, name)):
             if name not in self.values and name != "Nl":
                 self.values[name] = self._value(name)
-        changed = shorten(config, layers)
+        changed = shorten(config, range(layers))
         changed |= {
             field: self.values[letter]
             for field, letter in FIELDS.items()

@@ -5,7 +5,7 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.capture.layers import layer_kinds, plan_layers, shorten
+from dooly.capture.layers import can_thin, layer_kinds, plan_layers, shorten
 from dooly.ir import evaluate, symbol, symbols_of
 
 Nl = symbol("Nl")
@@ -26,6 +26,28 @@ def test_the_prefix_covers_every_pair_and_counts_every_layer(kinds: list[str]) -
     assert min(counts) >= 1
     for pair in set(pairs):
         assert sum(count for count, shown in zip(counts, pairs) if shown == pair) == pairs.count(pair)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
+def test_thinned_layers_show_the_same_pairs_and_count_every_layer(kinds: list[str]) -> None:
+    whole, thin = plan_layers(tuple(kinds)), plan_layers(tuple(kinds), thin=True)
+    assert set(thin.layers) <= set(range(whole.depth))
+    shown = [kinds[layer] for layer in thin.layers]
+    pairs = list(zip([None, *shown], shown))
+    assert set(pairs) == set(zip([None, *kinds], kinds))
+    assert shown[-1] == kinds[-1]
+    counts = [evaluate(count, {"Nl": len(kinds), **thin.values}) for count in thin.counts]
+    assert sum(counts) == len(kinds)
+    assert min(counts) >= 1
+
+
+def test_layers_said_by_a_list_or_a_number_of_first_ones_can_be_thinned_and_periods_cannot() -> None:
+    deepseek = {"num_hidden_layers": 6, "first_k_dense_replace": 3}
+    assert can_thin(deepseek)
+    assert plan_layers(layer_kinds(deepseek), thin=True).layers == (0, 2, 3, 4)
+    assert layer_kinds(shorten(deepseek, (0, 2, 3, 4))) == ((False,), (False,), (True,), (True,))
+    assert can_thin({"num_hidden_layers": 4, "layer_types": ["a", "a", "b", "a"]})
+    assert not can_thin({"num_hidden_layers": 4, "attn_layer_period": 2})
 
 
 def test_equal_layers_need_two() -> None:
@@ -74,4 +96,4 @@ def test_each_way_of_mixing_layers() -> None:
 
 def test_a_shortened_configuration_cuts_the_lists_of_layers() -> None:
     config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "mlp_only_layers": [], "name": [1, 2, 3]}
-    assert shorten(config, 2) == {**config, "num_hidden_layers": 2, "layer_types": ["a", "b"]}
+    assert shorten(config, range(2)) == {**config, "num_hidden_layers": 2, "layer_types": ["a", "b"]}

@@ -222,7 +222,7 @@ def test_the_command_says_what_is_refuted(monkeypatch: pytest.MonkeyPatch, capsy
     (report,) = json.loads(capsys.readouterr().out)
     assert report["holds"]
     assert report["dimensions"] == report["confirmed"]
-    monkeypatch.setattr(owners, "_integer", lambda value: 3)
+    monkeypatch.setattr(owners, "size_of", lambda value: 3)
     assert main(arguments) == 1
     assert "refuted: model.layers.0.self_attn.attn: attention: attribute head_size" in capsys.readouterr().err
     assert main(["verify-provenance", "no-such-model"]) == 2
