@@ -100,11 +100,12 @@ class Parallel:
                     f"{place}: data-parallel ranks of a model without experts share nothing; capture one of them"
                 )
             return
-        if self.expert and self.ranks > experts:
-            raise CaptureError(f"{place}: {self.ranks} expert-parallel ranks are more than the {experts} experts")
+        ranks = self.tp * self.dp  # each pipeline stage has experts of its own
+        if self.expert and ranks > experts:
+            raise CaptureError(f"{place}: {ranks} expert-parallel ranks are more than the {experts} experts")
         width = config.get("moe_intermediate_size") or config["intermediate_size"]
-        if not self.expert and width % self.ranks:
+        if not self.expert and width % ranks:
             raise CaptureError(
-                f"{place}: {self.ranks} ranks do not divide the {width} features of an expert; "
+                f"{place}: {ranks} ranks do not divide the {width} features of an expert; "
                 "with expert parallelism each rank holds whole experts"
             )

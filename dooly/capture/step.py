@@ -28,15 +28,19 @@ class Step(torch.nn.Module):
 
     Where the layers are spread over pipeline stages: what the stage before sends, forward, what the next stage gets.
     The engine sends each tensor-parallel rank's part of a tensor, and the receivers gather it.
+
+    Args:
+        model: the engine's.
+        dtype: of its hidden states.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.model, self.sampler, self.metadata = model, Sampler(), _greedy()
         self._arriving: dict[str, torch.dtype] = {}
         if not get_pp_group().is_first_rank:
             engine: Any = model
-            empty = engine.make_empty_intermediate_tensors(1, torch.get_default_dtype(), torch.device("meta"))
+            empty = engine.make_empty_intermediate_tensors(1, dtype, torch.device("meta"))
             self._arriving = {name: tensor.dtype for name, tensor in empty.tensors.items()}
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor) -> Any:

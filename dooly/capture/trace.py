@@ -56,7 +56,7 @@ def trace(built: Built) -> Trace:
     """
     declare_shapes()
     atoms = Atoms(built.values, built.facts)
-    step = Step(built.model)
+    step = Step(built.model, built.vllm_config.model_config.dtype)
     names = list(atoms.values)
     weights: dict[str, str] = {}
 

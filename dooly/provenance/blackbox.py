@@ -40,7 +40,7 @@ def observe(config: Mapping[str, Any], *, options: Options, place: str, tokens: 
     with build(config, options, place, plain=True) as built:
         declare_shapes()
         names = names_of(built.model)
-        step = Step(built.model)
+        step = Step(built.model, built.vllm_config.model_config.dtype)
         named = (*built.model.named_parameters(), *built.model.named_buffers())
         with ExitStack() as stack:
             stack.enter_context(explained(place, "the engine's code for this model fails"))

@@ -52,7 +52,15 @@ def test_stages_add_up_to_the_whole_model(model: str, tp: int, pp: int) -> None:
         flops, parameters, ranks = flops + times * found[0], parameters + times * found[1], ranks + times
         moved = [op.target for op in graph.ops if op.target in ("dooly.recv", "dooly.send")]
         assert ("dooly.recv" in moved, "dooly.send" in moved) == (first != "0", (last or first) != str(pp - 1))
-    assert (ranks, flops, parameters) == (pp, *totals(capture(model, tp=tp)))
+    whole = capture(model, tp=tp)
+    assert (ranks, flops, parameters) == (pp, *totals(whole))
+    known = {op.signature for op in run(Program((whole,)), PIPELINE).operations}
+    parts = run(Program(graphs), PIPELINE).operations
+    assert {op.target for op in parts if op.signature not in known and op.kind is not Kind.REGION} <= {
+        "send",
+        "recv",
+        "all_gather",
+    }
 
 
 @pytest.mark.engine
@@ -76,3 +84,11 @@ def test_stages_hand_on_hidden_states_and_residual() -> None:
 def test_options_that_the_engine_has_not_are_one_line(options: dict[str, object], message: str) -> None:
     with pytest.raises(CaptureError, match=message):
         capture_stages("llama-3.1-8b", Options(**options))  # pyright: ignore[reportArgumentType]
+
+
+def test_stages_do_not_split_experts() -> None:
+    config = {"num_hidden_layers": 48, "vocab_size": 64, "num_experts": 8, "intermediate_size": 512, "hidden_size": 64}
+    Parallel(tp=2, pp=3).check(config, "mixture")
+    Parallel(tp=8, pp=2, expert=True).check(config, "mixture")
+    with pytest.raises(CaptureError, match="16 expert-parallel ranks are more than the 8 experts"):
+        Parallel(tp=8, dp=2, expert=True).check(config, "mixture")
