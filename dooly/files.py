@@ -37,7 +37,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise DoolyError(f"{path}: cannot write: {error.strerror}; give another place with -o") from error
+        raise DoolyError(f"{path}: cannot write: {error.strerror}") from error
 
 
 def _umask() -> int:

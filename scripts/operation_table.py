@@ -18,7 +18,7 @@ HEAD = """# Operations and what they cost
 Written by `make docs` from the rules in `dooly/ir/opset.py`; a test compares. Each row shows one operation on
 operands of the types given: small letters are sizes that the configuration sets, capitals come with the request (`T`
 tokens). A cost may depend on more than the types; the symbols that only a batch can tell are `P` attended (query,
-key) pairs, `S` key-value rows read, `R` requests, `A` experts that receive a token.
+key) pairs, `S` key-value rows read, `R` requests, `A` experts of the rank that receive a token.
 
 **FLOPs** count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.
 Moving, choosing, comparing and converting elements counts none. **Bytes** are what must cross memory: each operand

@@ -119,9 +119,9 @@ def _moe(model: SavedModel, limits: Limits) -> Iterable[tuple[object, ...]]:
     """Experts with their router, for each number of experts that get a token."""
     works = [work for work in model.steps.work if shares_of(work).get("moe", 0) > 0]
     for tokens in doubling(limits.tokens):
-        experts, chosen = next(work.subject.experts for work in works if work.subject.experts)
-        for active in sorted({min(size, experts) for size in doubling(experts)}):
-            if chosen <= active <= tokens * chosen:
+        mixture = next(work.subject.mixture for work in works if work.subject.mixture)
+        for active in sorted({min(size, mixture.experts) for size in doubling(mixture.experts)}):
+            if mixture.chosen <= active <= tokens * mixture.chosen:
                 values = {"T": float(tokens), "A": float(active)}
                 total = sum(work.count * work.formula.predict_one(values)[0] for work in works)
                 yield tokens, active, total / model.layers

@@ -9,7 +9,6 @@ from dooly.cli.knowledge import formulas_here
 from dooly.database import Database, Point
 from dooly.executor import Plan, Ranges
 from dooly.executor.cost import CostModel
-from dooly.fit.observation import experts_reached
 from dooly.fit.subject import subject_of
 from dooly.ir import Kind, Operation, Use
 from dooly.predict.work import Work, collect_work
@@ -124,9 +123,9 @@ def _point(operation: Operation, use: Use, batch: Batch) -> Point:
         return Point.of_requests(batch.requests)
     step = {"T": batch.tokens, "R": len(batch.requests), "L": batch.logits}
     step |= {axis: step[name] for axis, name in use.bind}
-    reached = subject_of(operation).experts
-    if reached is not None:
-        step["A"] = max(1, round(experts_reached(step["T"], *reached)))
+    mixture = subject_of(operation).mixture
+    if mixture is not None:
+        step["A"] = max(1, round(mixture.reached(step["T"])))
     return Point.of(**{axis: step[axis] for axis in operation.axes or ("T",)})
 
 

@@ -1,15 +1,19 @@
 """One measured latency with the batch that it belongs to."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 from dooly.batch import Batch
 from dooly.errors import FitError, PredictError
 from dooly.fit.typical import typical_us
 
-__all__ = ["Observation", "experts_reached"]
+__all__ = ["Mixture", "Observation", "Routing", "experts_reached"]
+
+Routing = Callable[[Any, int, int], Any]
+"""(tokens, experts, chosen per token) to the number of experts that get a token; for a float or a numpy column."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,13 @@ class Observation:
         value: Mapping[str, object] = self.batch.point() if self.batch else dict(self.sizes)
         return json.dumps(value, separators=(",", ":"))
 
-    def values(self, symbols: Sequence[str], window: int | None, experts: tuple[int, int] | None) -> dict[str, float]:
+    def values(self, symbols: Sequence[str], window: int | None, mixture: "Mixture | None") -> dict[str, float]:
         """Values of `symbols`.
 
         Args:
             symbols: names needed.
             window: of windowed attention.
-            experts: (experts, chosen per token) of a mixture; gives A under uniform routing where the point has none.
+            mixture: gives A under uniform routing where the point has none.
 
         Raises:
             FitError: the point does not say one of them.
@@ -95,8 +99,8 @@ class Observation:
         known: dict[str, float] = dict(self.sizes)
         if self.batch is not None:
             known = {name: float(value) for name, value in self.batch.attention(window).items()}
-        elif experts is not None and "A" not in known and "T" in known:
-            known["A"] = experts_reached(known["T"], *experts)
+        elif mixture is not None and "A" not in known and "T" in known:
+            known["A"] = mixture.reached(known["T"])
         missing = [name for name in symbols if name not in known]
         if missing:
             raise FitError(
@@ -108,3 +112,28 @@ class Observation:
 def experts_reached(tokens: float, experts: int, chosen: int) -> float:
     """Expected number of experts that get at least one of `tokens` under uniform routing: E * (1 - (1 - K/E)**T)."""
     return experts * (1.0 - (1.0 - chosen / experts) ** tokens)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of experts, of which a rank may hold a part.
+
+    Attributes:
+        experts: of all ranks.
+        chosen: per token.
+        here: experts of this rank.
+        sources: data-parallel ranks whose tokens come here.
+    """
+
+    experts: int
+    chosen: int
+    here: int
+    sources: int = 1
+
+    def reached(self, tokens: Any, routing: Routing = experts_reached) -> Any:
+        """Experts of this rank that get a token where each source has `tokens`, a float or a numpy column.
+
+        >>> Mixture(8, 2, here=4, sources=2).reached(1.0)
+        1.75
+        """
+        return routing(self.sources * tokens, self.experts, self.chosen) * (self.here / self.experts)

@@ -10,8 +10,8 @@ import sympy
 from numpy.typing import NDArray
 
 from dooly.errors import FitError
-from dooly.fit.observation import Observation
-from dooly.ir.expr import Expr, normal, symbol
+from dooly.fit.observation import Mixture, Observation
+from dooly.ir.expr import Expr, evaluate, normal, symbol
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
@@ -31,7 +31,7 @@ class Subject:
         symbols: request symbols that formulas may use.
         coordinates: what residual and domain are measured in, each a ratio or a symbol that varies by itself.
         window: of windowed attention.
-        experts: (experts, chosen per token) of a mixture.
+        mixture: of experts.
     """
 
     signature: str
@@ -42,7 +42,7 @@ class Subject:
     symbols: tuple[str, ...]
     coordinates: tuple[Expr, ...]
     window: int | None = None
-    experts: tuple[int, int] | None = None
+    mixture: Mixture | None = None
 
     @cached_property
     def single(self) -> str | None:
@@ -55,7 +55,7 @@ class Subject:
         Raises:
             FitError: a point lacks a symbol.
         """
-        rows = [observation.values(self.symbols, self.window, self.experts) for observation in observations]
+        rows = [observation.values(self.symbols, self.window, self.mixture) for observation in observations]
         return {name: np.array([row[name] for row in rows]) for name in self.symbols}
 
 
@@ -67,7 +67,7 @@ def subject_of(operation: Operation) -> Subject:
     """
     flops, bytes_ = operation.flops, operation.bytes
     window = _integer(operation, "window")
-    experts = None
+    mixture = None
     if operation.kind is Kind.ATTENTION:
         names = ("T", "R", "S", "P", "Pp", "Pm", *(name for name in ("Sp", "Tp") if name in operation.axes))
         tokens, requests, rows, pairs = (symbol(name) for name in names[:4])
@@ -77,14 +77,15 @@ def subject_of(operation: Operation) -> Subject:
         coordinates = tuple(symbol(name) for name in names)
         count, chosen = _integer(operation, "experts"), _integer(operation, "top_k")
         if operation.kind is Kind.MOE and count is not None and chosen is not None:
-            experts = (count, chosen)
+            sources = int(evaluate(operation.operands[0].shape[0], {"T": 1}))
+            mixture = Mixture(count, chosen, _integer(operation, "local_experts") or count, sources)
     unknown = {str(s) for s in flops.free_symbols | bytes_.free_symbols} - set(names)
     if unknown:
         raise FitError(
             f"{operation.name}: its cost depends on {', '.join(sorted(unknown))}, its points give {', '.join(names)}"
         )
     return Subject(
-        operation.signature, operation.name, operation.kind, flops, bytes_, names, coordinates, window, experts
+        operation.signature, operation.name, operation.kind, flops, bytes_, names, coordinates, window, mixture
     )
 
 

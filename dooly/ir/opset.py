@@ -1,7 +1,8 @@
 """The operations that a lowered graph may hold: what kind of work each is and what it costs.
 
 FLOPs and bytes are sympy expressions in the symbols of the operand types, plus those that only a batch can tell:
-``A`` experts that receive at least one token, and those of stateful operations (``dooly.ir.stateful``, ``recurrent``).
+``A`` experts of the rank that receive at least one token, and those of stateful operations (``dooly.ir.stateful``,
+``recurrent``).
 
 FLOPs count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.
 Moving, choosing, comparing and converting elements counts none, and integer arithmetic on indices is not told apart.

@@ -1,12 +1,13 @@
 """Step time of a batch: operations by their formulas, with the host around them."""
 
 from dooly.batch import HOST_PARTS, Batch, StepCost
+from dooly.fit.observation import Routing
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.host import HostModel
 from dooly.predict.parts import Parts
 from dooly.predict.saved import SavedModel, weight_bytes
 from dooly.predict.step_model import StepModel, StepTimes
-from dooly.predict.work import Routing, Work, collect_work
+from dooly.predict.work import Work, collect_work
 
 __all__ = [
     "HOST_PARTS",

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from dooly.batch import Batch, BatchColumns, StepBatch, StepCost
 from dooly.fit.formula import Formula
-from dooly.fit.observation import experts_reached
+from dooly.fit.observation import Routing, experts_reached
 from dooly.ir.operation import Operation
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.host import HostModel
 from dooly.predict.table import SizeTable
-from dooly.predict.work import GRID, Routing, Work, collect_work, on_grid
+from dooly.predict.work import GRID, Work, collect_work, on_grid
 
 __all__ = ["StepModel", "StepTimes"]
 

@@ -1,26 +1,22 @@
 """The work of one model: each operation with its formula, how often it runs, and what its axes stand for."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
-from dooly.fit.observation import experts_reached
+from dooly.fit.observation import Mixture, Routing, experts_reached
 from dooly.fit.subject import Subject, subject_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
-__all__ = ["GRID", "Routing", "Work", "collect_work", "on_grid"]
+__all__ = ["GRID", "Work", "collect_work", "on_grid"]
 
 Column = NDArray[np.float64]
-
-Routing = Callable[[Any, int, int], Any]
-"""(tokens, experts, chosen per token) to the number of experts that get a token; for a float or a numpy column."""
 
 GRID = float(2**20)
 """Times are whole multiples of 1/GRID us: sums of them are exact, in whatever order they are taken."""
@@ -73,8 +69,8 @@ class Work:
         """
         values = dict(columns)
         values |= {axis: columns[name] for axis, name in self.sizes}
-        if self._experts is not None:
-            values["A"] = self.routing(values["T"], *self._experts)
+        if self._mixture is not None:
+            values["A"] = self._mixture.reached(values["T"], self.routing)
         idle = np.zeros(1, dtype=bool)
         if self._rows:
             values |= {axis: np.maximum(values[axis], 1.0) for axis in self._rows}
@@ -91,8 +87,8 @@ class Work:
             if self.axis == "L":
                 return 0.0, False
             values = {**values, **dict.fromkeys(self._rows, 1.0)}
-        if self._experts is not None:
-            values = {**values, "A": self.routing(values["T"], *self._experts)}
+        if self._mixture is not None:
+            values = {**values, "A": self._mixture.reached(values["T"], self.routing)}
         latency, outside = self.formula.predict_one(values)
         return round(latency * self.count * GRID) / GRID, outside
 
@@ -102,8 +98,8 @@ class Work:
         return [axis for axis, name in self.sizes if name == "L"]
 
     @cached_property
-    def _experts(self) -> tuple[int, int] | None:
-        return self.subject.experts
+    def _mixture(self) -> Mixture | None:
+        return self.subject.mixture
 
 
 def on_grid(latency_us: Column) -> Column:

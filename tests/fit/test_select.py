@@ -6,7 +6,9 @@ import pytest
 from dooly.batch import Batch
 from dooly.errors import FitError
 from dooly.fit import Formula, Observation, experts_reached, fit, fit_host
-from dooly.ir.expr import symbol
+from dooly.fit.subject import subject_of
+from dooly.ir import Operation, TensorType, attributes
+from dooly.ir.expr import evaluate, normal, symbol
 from tests.fit import laws
 
 GEMM = laws.linear(4096, 6144)
@@ -113,6 +115,20 @@ def test_experts_follow_from_tokens_where_a_point_does_not_say() -> None:
     rows = [Observation((("T", t),), None, 10.0 + 0.5 * t) for t in (1, 2, 4, 8, 16, 32, 64)]
     formula = fit(op, rows)
     assert formula.predict_one({"T": 8.0, "A": experts_reached(8, 8, 2)})[1] is False
+
+
+def test_a_rank_reaches_its_own_experts_with_the_tokens_of_all() -> None:
+    states = TensorType("bf16", (normal(4 * symbol("T")), normal(512)))
+    operands = (states, laws.tensor(2, 2048, 512), laws.tensor(2, 512, 1024))
+    attrs = attributes(experts=8, hidden=512, intermediate=1024, local_experts=2, top_k=2)
+    rank = Operation("moe", operands, (states,), attrs)
+    whole = subject_of(laws.moe()).mixture
+    mixture = subject_of(rank).mixture
+    assert mixture is not None
+    assert whole is not None
+    assert mixture.reached(3.0) == pytest.approx(whole.reached(12.0) / 4)
+    weights = 2 * 2 * (2048 * 512 + 512 * 1024)
+    assert evaluate(rank.bytes, {"T": 8, "A": 2}) == weights + 2 * 8 * 4 * 512 * 2
 
 
 def test_the_residual_follows_what_no_candidate_can() -> None:
