@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dooly.capture.parallel import Parallel
+from dooly.capture.parallel import Parallel, experts_of
 from dooly.capture.platforms import PLATFORMS, check_backend
 from dooly.errors import CaptureError
 
@@ -51,10 +51,12 @@ class Options:
         """Check that a model can be run like this.
 
         Raises:
-            CaptureError: sizes that do not divide, or weights that are quantized already.
+            CaptureError: sizes that do not divide, or weights that are quantized already, or experts' weights.
         """
         self.parallel.check(config, place)
         if self.quantization is not None and config.get("quantization_config"):
             raise CaptureError(
                 f"{place}: its weights are quantized as its quantization_config says; no {self.quantization}"
             )
+        if self.quantization is not None and experts_of(config):
+            raise CaptureError(f"{place}: experts with {self.quantization} weights are not captured yet")

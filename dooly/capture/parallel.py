@@ -12,9 +12,9 @@ import sympy
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr, symbol
 
-__all__ = ["Parallel"]
+__all__ = ["Parallel", "experts_of"]
 
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 """Fields that say how many experts a mixture has."""
 
 _VOCAB_PADDING = 64
@@ -91,7 +91,7 @@ class Parallel:
             )
 
     def _check_experts(self, config: Mapping[str, Any], place: str) -> None:
-        experts = next((config[name] for name in EXPERTS if config.get(name)), None)
+        experts = experts_of(config)
         if experts is None:
             if self.expert:
                 raise CaptureError(f"{place}: expert parallelism needs a mixture of experts; this model has none")
@@ -109,3 +109,8 @@ class Parallel:
                 f"{place}: {ranks} ranks do not divide the {width} features of an expert; "
                 "with expert parallelism each rank holds whole experts"
             )
+
+
+def experts_of(config: Mapping[str, Any]) -> int | None:
+    """Experts of a mixture; None for any other model."""
+    return next((config[name] for name in _EXPERTS if config.get(name)), None)

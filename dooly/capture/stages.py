@@ -40,11 +40,6 @@ class Stage:
         return self.rank == 0
 
     @property
-    def is_last(self) -> bool:
-        """Whether it ends with logits and sampling."""
-        return self.last == self.of - 1
-
-    @property
     def ranks(self) -> str:
         """As the graph has it: ``0``, ``1-6``."""
         return str(self.rank) if self.rank == self.last else f"{self.rank}-{self.last}"
