@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, TensorParallel
+from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, Platform, TensorParallel
 from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
 from dooly.errors import DoolyError
 
@@ -25,6 +25,7 @@ def coverage(
     plot: Annotated[Path | None, typer.Option(help="draw the sharing matrix as an .svg file", metavar="FILE")] = None,
     db: Db = DATABASE,
     tp: TensorParallel = 1,
+    platform: Platform = None,
     backend: Backend = None,
     max_tokens: TokensPerStep = 512,
     max_requests: RequestsPerStep = 16,
@@ -47,7 +48,7 @@ def coverage(
     if plot is not None and plot.suffix != ".svg":
         raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
     with look_into(db) as database:
-        plan = planned(database, models, tp, backend, (max_tokens, max_requests, max_context))
+        plan = planned(database, models, tp, backend, (max_tokens, max_requests, max_context), platform)
         shared = shared_work(plan, database)
     if plot is not None:
         _draw(plot, shared, by)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dooly.cli.options import DATABASE, Backend, Db, TensorParallel
+from dooly.cli.options import DATABASE, Backend, Db, Platform, TensorParallel
 from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
 from dooly.cli.serving import BlockSize
 
@@ -41,8 +41,11 @@ def steps(
     output: Output,
     db: Db = DATABASE,
     tp: TensorParallel = 1,
+    platform: Platform = None,
     backend: Backend = None,
-    block_size: BlockSize = 32,
+    block_size: Annotated[
+        int | None, typer.Option(help="tokens in one KV cache block; the engine's or the stored one if not given")
+    ] = None,
 ) -> None:
     """Everything that predictions of one model need, as one JSON file.
 
@@ -53,7 +56,7 @@ def steps(
     """
     from dooly.cli.output import say
 
-    _load(model, db, tp, backend, block_size).save(output)
+    _load(model, db, tp, backend, block_size, platform).save(output)
     say(f"wrote {output}")
 
 
@@ -203,7 +206,14 @@ def distserve(
     _told([output], outside, saved, projections)
 
 
-def _load(model: str, db: str, tp: int = 1, backend: str | None = None, block_size: int = 32) -> "SavedModel":
+def _load(
+    model: str,
+    db: str,
+    tp: int = 1,
+    backend: str | None = None,
+    block_size: int | None = None,
+    platform: str | None = None,
+) -> "SavedModel":
     """From a file of step times, or from the database.
 
     Raises:
@@ -215,7 +225,7 @@ def _load(model: str, db: str, tp: int = 1, backend: str | None = None, block_si
         return SavedModel.load(model)
     from dooly.cli.knowledge import saved_model
 
-    return saved_model(model, db, backend, block_size, tp)
+    return saved_model(model, db, backend, block_size, tp, platform)
 
 
 def _told(
@@ -226,6 +236,8 @@ def _told(
 
     for projection in projections or ():
         say(str(projection))
+    if saved.device_only:
+        say(f"note: {saved.name} on {saved.device}: device time only, host time is not measured")
     if message := outside.message(saved.name):
         say(message)
     for path in written:

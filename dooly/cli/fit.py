@@ -1,23 +1,20 @@
 """``dooly fit``: measured points to formulas."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dooly.cli.options import DATABASE, AsJson, Db
-
-if TYPE_CHECKING:
-    from dooly.database import Database, Environment, StoredOperation
-    from dooly.fit import Formula
+from dooly.cli.options import DATABASE, AsJson, Db, Platform
 
 __all__ = ["fit"]
 
 
-def fit(db: Db = DATABASE, as_json: AsJson = False) -> None:
+def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -> None:
     """Fit formulas to the measured points.
 
     One for each operation and environment; stored in the database, an earlier fit is replaced.
 
     Example: dooly fit --db dooly.sqlite
     """
+    from dooly.cli.knowledge import fit_stored
     from dooly.cli.output import Column, print_json, print_table, progress_bar, say
     from dooly.cli.store import open_database
     from dooly.database import Status
@@ -28,13 +25,18 @@ def fit(db: Db = DATABASE, as_json: AsJson = False) -> None:
     with open_database(db) as database, progress_bar("operations") as progress:
         environments = {environment.key: environment for environment in database.environments()}
         operations = {operation.signature: operation for operation in database.operations()}
-        measured = [row for row in database.summary() if row.status is Status.OK]
+        measured = [
+            row
+            for row in database.summary()
+            if row.status is Status.OK and platform in (None, environments[row.environment].get("platform"))
+        ]
         if not measured:
-            raise FitError(f"{database.place}: no measured points to fit; run `dooly profile MODEL` first")
+            where = f" on {platform}" if platform else ""
+            raise FitError(f"{database.place}: no measured points{where} to fit; run `dooly profile MODEL` first")
         for row in progress.track(measured, description="fitting"):
             environment = environments[row.environment]
             try:
-                formula = _fit(database, operations[row.signature], environment)
+                formula = fit_stored(database, operations[row.signature], environment)
             except FitError as error:
                 say(f"not fitted: {error}")
                 continue
@@ -66,16 +68,3 @@ def fit(db: Db = DATABASE, as_json: AsJson = False) -> None:
         Column("worst_point", "at"),
     )
     print_table(f"{len(rows)} formulas fitted", columns, rows)
-
-
-def _fit(database: "Database", stored: "StoredOperation", environment: "Environment") -> "Formula":
-    from dooly.fit import Observation, fit, fit_host
-    from dooly.ir import parse_program
-    from dooly.predict import HOST_PARTS
-
-    points = database.points(stored.signature, environment)
-    observations = [Observation.of_samples(point.point.json, point.samples.values_us) for point in points]
-    if stored.signature in HOST_PARTS:
-        return fit_host(stored.signature, observations)
-    (operation,) = parse_program(stored.text).operations
-    return fit(operation, observations)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Db
+from dooly.cli.options import DATABASE, AsJson, Db, Platform
 
 __all__ = ["formulas"]
 
@@ -14,6 +14,7 @@ def formulas(
         str | None, typer.Argument(help="only operations whose name or signature starts so", show_default=False)
     ] = None,
     db: Db = DATABASE,
+    platform: Platform = None,
     latex: Annotated[bool, typer.Option("--latex", help="print the symbolic parts as LaTeX")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -32,6 +33,8 @@ def formulas(
     found: list[dict[str, object]] = []
     with open_database(db) as database:
         for environment in database.environments():
+            if platform not in (None, environment.get("platform")):
+                continue
             for stored in database.operations():
                 content = database.formula(stored.signature, environment)
                 if content is not None:
@@ -40,6 +43,7 @@ def formulas(
     found = [each for each in found if any(str(each[key]).startswith(wanted) for key in ("name", "signature"))]
     if not found:
         which = f"formula of {operation!r}" if operation else "formulas"
+        which += f" on {platform}" if platform else ""
         raise FitError(f"{db}: no {which}; run `dooly fit` first")
     if as_json:
         print_json(found)

@@ -1,28 +1,29 @@
-"""What commands have in common: models lowered to operations, and formulas looked up for this machine."""
+"""What commands have in common: models lowered to operations, and formulas of this machine or a stored one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dooly.cli.output import say
-from dooly.cli.store import open_database
-from dooly.database import Database, Environment
-from dooly.errors import PredictError
-from dooly.executor import Machine, environment_for, host_environment, machine
+from dooly.cli.store import look_into, open_database
+from dooly.database import Database, Environment, StoredOperation
+from dooly.errors import FitError, PredictError
+from dooly.executor import Machine, environment_for, host_environment, machine, stored_machine
 from dooly.fit import Formula
 from dooly.fit.store import from_json
-from dooly.ir import Operation, Program, read_program
-from dooly.predict import HOST_PARTS, SavedModel, StepModel
+from dooly.ir import Operation, Program, parse_program, read_program
+from dooly.predict import HOST_PARTS, SavedModel
 
-__all__ = ["formulas_here", "lower", "model_path", "saved_model", "step_model"]
+__all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_model"]
 
 
-def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Program:
-    """All passes over the models as the CPU platform runs them: graphs and one table of operations.
+def lower(models: Sequence[str], tp: int = 1, backend: str | None = None, platform: str | None = None) -> Program:
+    """All passes over the models as the engine runs them: graphs and one table of operations.
 
     Args:
         models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a
             table of operations, which are read.
-        tp, backend: of models that are captured.
+        tp, backend, platform: of models that are captured; the platform is the CPU if not given.
 
     Raises:
         CaptureError, ParseError, PassError: a model is not usable.
@@ -36,7 +37,7 @@ def lower(models: Sequence[str], tp: int = 1, backend: str | None = None) -> Pro
             parts.append(read_program(Path(model)))
         else:
             say(f"capturing {model}")
-            parts.append(Program((capture(model, tp=tp, backend=backend),)))
+            parts.append(Program((capture(model, tp=tp, backend=backend, platform=platform or "cpu"),)))
     return run(Program.joined(parts), PIPELINE)
 
 
@@ -55,25 +56,85 @@ def model_path(model: str) -> Path:
     return Path(dooly.__path__[0]) / "models" / model
 
 
-def saved_model(model: str, location: str, backend: str | None = None, block_size: int = 32, tp: int = 1) -> SavedModel:
-    """Step times of one model on this machine, from the formulas in the database, in the form that can be kept.
+def place_of(database: Database, platform: str | None, block_size: int | None = None) -> Machine:
+    """This machine, or the one of `platform` whose points are stored, which is then named.
+
+    Args:
+        block_size: tokens in one KV-cache block; by default the engine's own choice, or what was measured.
+
+    Raises:
+        ProfileError: nothing of the platform is stored.
+    """
+    if platform is None:
+        return machine(block_size=block_size)
+    found = stored_machine(database, platform)
+    say(f"{found.device} as stored: {found.engine}, torch {found.torch}, driver {found.fact('driver')}")
+    return replace(found, block_size=block_size or found.block_size)
+
+
+def saved_model(
+    model: str,
+    location: str,
+    backend: str | None = None,
+    block_size: int | None = None,
+    tp: int = 1,
+    platform: str | None = None,
+) -> SavedModel:
+    """Step times of one model, from the formulas in the database, in the form that can be kept.
+
+    On this machine; or, with `platform`, on the stored one, where they are of the device only if host time was not
+    measured there.  Without a database file what ships with dooly is known; points without a formula are fitted.
 
     Raises:
         PredictError: a formula is missing; says how to get it.  Or a file does not hold just one model.
     """
-    here = machine(block_size=block_size)
-    with open_database(location) as database:
-        program = lower([model], tp, backend)
+    with open_database(location) if platform is None else look_into(location) as database:
+        here = place_of(database, platform, block_size)
+        program = lower([model], tp, backend, platform)
         formulas = formulas_here(database, program.operations, here)
+        if platform is not None:
+            formulas |= _fit_missing(database, program.operations, here, formulas)
     names = sorted({use.model for operation in program.operations for use in operation.uses})
     if len(names) != 1:
         raise PredictError(f"{model} holds {len(names)} models; expected one")
-    return SavedModel.of(program, names[0], formulas, here.device, here.memory_bytes)
+    host_known = platform is None or any(part in formulas for part in HOST_PARTS)
+    saved = SavedModel.of(program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known)
+    if saved.device_only:
+        say(f"note: host time of {here.device} is not measured: step times are device time only")
+    return saved
 
 
-def step_model(model: str, location: str, backend: str | None = None, block_size: int = 32) -> StepModel:
-    """The step times alone; see `saved_model`."""
-    return saved_model(model, location, backend, block_size).steps
+def fit_stored(database: Database, stored: StoredOperation, environment: Environment) -> Formula:
+    """Fit the points of one operation, or of one part of the host's work, in one environment.
+
+    Raises:
+        FitError: the points do not suffice.
+    """
+    from dooly.fit import Observation, fit, fit_host
+
+    points = database.points(stored.signature, environment)
+    observations = [Observation.of_samples(point.point.json, point.samples.values_us) for point in points]
+    if stored.signature in HOST_PARTS:
+        return fit_host(stored.signature, observations)
+    (operation,) = parse_program(stored.text).operations
+    return fit(operation, observations)
+
+
+def _fit_missing(
+    database: Database, operations: Sequence[Operation], machine: Machine, known: dict[str, Formula]
+) -> dict[str, Formula]:
+    """Formulas of operations that have points of this machine but no stored formula; they are not stored."""
+    found: dict[str, Formula] = {}
+    stored = {each.signature: each for each in database.operations()}
+    for operation in operations:
+        signature, home = operation.signature, environment_for(operation, machine)
+        if signature in known or signature not in stored or not database.points(signature, home):
+            continue
+        try:
+            found[signature] = fit_stored(database, stored[signature], home)
+        except FitError as error:
+            say(f"not fitted: {error}")
+    return found
 
 
 def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Backend", "CapturedModel", "Db", "Model", "Models", "TensorParallel"]
+__all__ = ["AsJson", "Backend", "CapturedModel", "Db", "Model", "Models", "Platform", "TensorParallel"]
 
 _MODEL = "bundled model (`python -m dooly.passes --list`), config.json or its folder"
 
@@ -14,6 +14,13 @@ Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{_MODEL}
 Db = Annotated[str, typer.Option("--db", envvar="DOOLY_DB", help="latency database: a file, or a PostgreSQL URL")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")]
 TensorParallel = Annotated[int, typer.Option("--tp", help="tensor-parallel size")]
+Platform = Annotated[
+    str | None,
+    typer.Option(
+        "--platform",
+        help="stored measurements of this GPU (h100, h200) and the engine's code for it; not this machine's",
+    ),
+]
 Backend = Annotated[str | None, typer.Option("--backend", help="attention backend; the engine's choice if not given")]
 
 DATABASE = "dooly.sqlite"

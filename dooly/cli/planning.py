@@ -22,9 +22,10 @@ def planned(
     tp: int,
     backend: str | None,
     ranges: tuple[int, int, int],
+    platform: str | None = None,
     retry_failed: bool = False,
 ) -> "Plan":
-    """What these models need on this machine, against what the database holds.
+    """What these models need on this machine or a stored one, against what the database holds.
 
     Args:
         ranges: most tokens and requests of a step, longest context.
@@ -33,12 +34,13 @@ def planned(
     Raises:
         DoolyError: a model, a range or the database is not usable.
     """
-    from dooly.cli.knowledge import lower
-    from dooly.executor import Ranges, machine, make_plan
+    from dooly.cli.knowledge import lower, place_of
+    from dooly.executor import Ranges, make_plan
 
     limits = Ranges(*ranges)
-    here = machine()
-    return make_plan(lower(models, tp, backend).operations, database, here, limits, retry_failed=retry_failed)
+    here = place_of(database, platform)
+    operations = lower(models, tp, backend, platform).operations
+    return make_plan(operations, database, here, limits, retry_failed=retry_failed)
 
 
 def plan_rows(plan: "Plan") -> list[dict[str, Any]]:

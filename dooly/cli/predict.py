@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db
+from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform
 from dooly.errors import PredictError
 
 if TYPE_CHECKING:
@@ -24,23 +24,27 @@ def predict(
         str, typer.Option(help="requests of the step as NEW:CACHED tokens, xN for N alike, separated by commas")
     ],
     db: Db = DATABASE,
+    platform: Platform = None,
     backend: Backend = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the time of one engine step.
 
-    On this machine, from the stored formulas, with a breakdown by operation.
+    On this machine, from the stored formulas, with a breakdown by operation; or with --platform on a GPU that was
+    measured before, where host time may be unknown: then it is device time only, and says so.
 
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """
-    from dooly.cli.knowledge import step_model
+    from dooly.cli.knowledge import saved_model
     from dooly.cli.output import Column, print_json, print_table
 
     step = read_batch(batch)
-    breakdown = step_model(model, db, backend).breakdown(step)
+    saved = saved_model(model, db, backend, platform=platform)
+    breakdown = saved.steps.breakdown(step)
     cost = breakdown.cost
     if as_json:
-        print_json({"batch": batch, "cost": asdict(cost), "rows": [asdict(row) for row in breakdown.rows]})
+        rows = [asdict(row) for row in breakdown.rows]
+        print_json({"batch": batch, "device_only": saved.device_only, "cost": asdict(cost), "rows": rows})
         return
     rows = [
         {**asdict(row), "share_percent": 100 * row.share, "note": "extrapolated" if row.extrapolated else ""}
@@ -55,10 +59,12 @@ def predict(
         Column("share_percent", "share (%)", ".1f"),
         Column("note", "note"),
     )
+    parts = (
+        f"(host before {cost.host_before_us:,.0f}, device {cost.device_us:,.0f}, host after {cost.host_after_us:,.0f})"
+    )
     title = (
         f"{Path(model).name}, {step.kind} step of {step.tokens} tokens in {len(step.requests)} requests: "
-        f"{cost.total_us:,.0f} us (host before {cost.host_before_us:,.0f}, device {cost.device_us:,.0f}, "
-        f"host after {cost.host_after_us:,.0f})"
+        f"{cost.total_us:,.0f} us {'of device time only; host time is not measured' if saved.device_only else parts}"
     )
     print_table(title, columns, rows)
 

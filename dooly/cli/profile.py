@@ -43,7 +43,9 @@ def profile(
     if budget <= 0:
         raise ProfileError(f"--budget is {budget:g} s, expected more than 0")
     with open_database(db, create=True) as database:
-        plan = planned(database, models, tp, backend, (max_tokens, max_requests, max_context), retry_failed)
+        plan = planned(
+            database, models, tp, backend, (max_tokens, max_requests, max_context), retry_failed=retry_failed
+        )
         if not as_json:
             print_plan(plan)
         if plan.estimate_s > budget:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model
+from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform
 from dooly.cli.serving import (
     Arrivals,
     Asynchronous,
@@ -43,7 +43,7 @@ def simulate(
     max_num_seqs: Sequences = 16,
     max_num_batched_tokens: BatchedTokens = 512,
     max_model_len: ModelLength = 2048,
-    block_size: BlockSize = 32,
+    block_size: BlockSize | None = None,
     num_blocks: Blocks = None,
     memory_utilization: Annotated[
         float | None,
@@ -53,6 +53,7 @@ def simulate(
     prefix_caching: PrefixCaching = False,
     asynchronous: Asynchronous = False,
     db: Db = DATABASE,
+    platform: Platform = None,
     backend: Backend = None,
     output: Annotated[
         Path | None,
@@ -67,20 +68,25 @@ def simulate(
     """Serve a trace on a simulated clock.
 
     Runs vLLM's own scheduler, or with --fast one of our own that composes the same batches, at the step times
-    predicted for this machine; reports latencies and throughput.
+    predicted for this machine, or with --platform for a GPU that was measured; reports latencies and throughput.
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
     from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import print_json, progress_bar, say
+    from dooly.errors import SimulationError
+    from dooly.executor.machine import BLOCK_SIZE
     from dooly.simulate import check_compact, kv_blocks, save_run, simulate_fast, summarize, write_requests
     from dooly.simulate import simulate as serve
 
+    if platform is not None and not fast:
+        raise SimulationError(f"--platform {platform} needs --fast: the engine's own scheduler runs on this machine's")
     served = load_trace(trace, requests, rate, max_model_len, arrivals, seed)
+    block_size = block_size or BLOCK_SIZE["cpu" if platform is None else "cuda"]
     limits = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size)
     settings = engine_settings(*limits, num_blocks, prefix_caching, asynchronous)
     path = model_path(model)
-    saved = saved_model(model, db, backend, block_size)
+    saved = saved_model(model, db, backend, block_size, platform=platform)
     if num_blocks is None and memory_utilization is not None:
         blocks = kv_blocks(saved, block_size, utilization=memory_utilization, other_bytes=memory_other * 2**30)
         say(f"{blocks:,d} KV cache blocks of {block_size} tokens fit into the memory")

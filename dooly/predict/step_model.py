@@ -39,13 +39,14 @@ class StepModel:
     """Predicts steps of one model on one machine.
 
     The host issues an operation and waits for it (the CPU platform, synchronous scheduling), so the parts add up:
-    ``total = before + (sum of operations + dispatch) + after``.
+    ``total = before + (sum of operations + dispatch) + after``.  Without a host (None: its time was not measured) steps
+    are the sum of operations, and every host part is zero.
 
     Work whose latency one request symbol decides is tabulated over that symbol as it is asked for, work that several
     decide is remembered; attention is computed.
     """
 
-    def __init__(self, work: Sequence[Work], host: HostModel) -> None:
+    def __init__(self, work: Sequence[Work], host: HostModel | None) -> None:
         self.work = tuple(work)
         self.host = host
         self.launches = sum(each.count for each in self.work)
@@ -60,9 +61,11 @@ class StepModel:
         self._attention = list(windows.items())
         self._sized = [each for each in self.work if each.axis is None and not each.operation.kind.stateful]
         self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
-        self._host_one = lru_cache(maxsize=65536)(host.one)
-        dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
-        self._dispatch_us = _grid(dispatch)
+        self._host_one = lru_cache(maxsize=65536)((lambda *_: (0.0, 0.0, False)) if host is None else host.one)
+        self._dispatch_us, self._dispatch_outside = 0.0, False
+        if host is not None:
+            dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
+            self._dispatch_us = _grid(dispatch)
 
     @classmethod
     def build(
@@ -71,13 +74,16 @@ class StepModel:
         formulas: Mapping[str, Formula],
         model: str,
         routing: Routing = experts_reached,
+        *,
+        device_only: bool = False,
     ) -> "StepModel":
-        """From an operation table and formulas by signature, the host's among them.
+        """From an operation table and formulas by signature, the host's among them unless `device_only`.
 
         Raises:
             PredictError: a formula is missing; names the operation and the command that measures it.
         """
-        return cls(collect_work(operations, formulas, model, routing), HostModel.of(formulas))
+        work = collect_work(operations, formulas, model, routing)
+        return cls(work, None if device_only else HostModel.of(formulas))
 
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
@@ -124,24 +130,32 @@ class StepModel:
                 latency, beyond = each.total_us(values)
                 device += latency
                 outside |= beyond
+        if self.host is None:
+            nothing = np.zeros(len(columns))
+            return StepTimes(nothing, device, nothing, device, outside)
         before, after, beyond = self.host.many(floats["T"], floats["R"])
         before, after = on_grid(before), on_grid(after)
         return StepTimes(before, device, after, before + device + after, outside | beyond)
 
     def breakdown(self, batch: Batch) -> Breakdown:
         """The step by operation and host part; rows add up to exactly the total."""
-        before, after, outside = self.host.one(batch.tokens, len(batch.requests))
-        parts = [("host_before", "host_before", "host", 1, _grid(before), outside)]
+        parts: list[tuple[str, str, str, int, float, bool]] = []
         for each in self.work:
             values = {**batch.attention(each.subject.window), "L": batch.logits}
             total, beyond = each.total_us_one(values)
             operation = each.operation
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
-        dispatch = ("host_dispatch", "host_dispatch", "host", self.launches, self._dispatch_us, self._dispatch_outside)
-        parts += [dispatch, ("host_after", "host_after", "host", 1, _grid(after), outside)]
-        device = sum(part[4] for part in parts[1:-1])
-        beyond = any(part[5] for part in parts)
-        cost = StepCost(parts[0][4], device, parts[-1][4], parts[0][4] + device + parts[-1][4], beyond)
+        before, after, outside = self._host_one(batch.tokens, len(batch.requests))
+        before, after = _grid(before), _grid(after)
+        device = sum(part[4] for part in parts) + self._dispatch_us
+        if self.host is not None:
+            parts = [
+                ("host_before", "host_before", "host", 1, before, outside),
+                *parts,
+                ("host_dispatch", "host_dispatch", "host", self.launches, self._dispatch_us, self._dispatch_outside),
+                ("host_after", "host_after", "host", 1, after, outside),
+            ]
+        cost = StepCost(before, device, after, before + device + after, any(part[5] for part in parts))
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

@@ -201,6 +201,20 @@ def test_a_missing_host_formula_is_named(formulas: dict[str, Formula], part: str
         StepModel.build(OPERATIONS, {k: v for k, v in formulas.items() if k != part}, MODEL)
 
 
+def test_without_a_host_a_step_is_the_sum_of_its_operations(formulas: dict[str, Formula]) -> None:
+    batch = Batch.of((128, 0), *[(1, 100)] * 16)
+    alone = {key: value for key, value in formulas.items() if key not in HOST_PARTS}
+    steps = StepModel.build(OPERATIONS, alone, MODEL, device_only=True)
+    breakdown, cost = steps.breakdown(batch), steps.step_time(batch)
+    with_host = StepModel.build(OPERATIONS, formulas, MODEL).breakdown(batch)
+    assert [row.total_us for row in breakdown.rows] == [row.total_us for row in with_host.rows if row.kind != "host"]
+    assert breakdown.cost == cost
+    assert cost.total_us == cost.device_us == sum(row.total_us for row in breakdown.rows)
+    assert cost.host_before_us == cost.host_after_us == 0
+    many = steps.step_times([batch, batch])
+    assert list(many.total_us) == list(many.device_us) == [cost.total_us] * 2
+
+
 def test_a_model_that_uses_nothing_is_refused(formulas: dict[str, Formula]) -> None:
     with pytest.raises(PredictError, match="nobody: the operation table holds nothing"):
         StepModel.build(OPERATIONS, formulas, "nobody")

@@ -1,0 +1,51 @@
+"""The machine behind stored points: what ships with dooly is found again, and nothing is mixed."""
+
+import pytest
+
+from dooly.database import Database, Environment, Point, Samples
+from dooly.database.exchange import read_parquet, shipped_files
+from dooly.errors import ProfileError
+from dooly.executor import environment_for, stored_machine
+from dooly.ir import parse_program
+
+
+def add(database: Database, environment: Environment, points: int) -> None:
+    database.add_operation("a" * 64, "linear", "an operation")
+    for tokens in range(1, points + 1):
+        claim = database.claim("a" * 64, environment, Point.of(T=tokens))
+        assert claim is not None
+        database.record_ok(claim, Samples((1.0,) * 5))
+
+
+def test_every_shipped_point_lies_in_an_environment_of_the_stored_machine():
+    records = [record for path in shipped_files() for record in read_parquet(path)]
+    homes = {record.operation.signature: (record.operation, record.environment) for record in records}
+    database = Database("sqlite://")
+    database.add_records(records)
+    machine = stored_machine(database, "h200")
+    assert (machine.platform, machine.device, machine.mode) == ("h200", "NVIDIA H200", "graph")
+    assert len(homes) > 100
+    for stored, environment in homes.values():
+        (operation,) = parse_program(stored.text).operations
+        assert environment_for(operation, machine) == environment
+
+
+def test_another_machine_of_the_platform_is_left_out():
+    database = Database("sqlite://")
+    common = {"platform": "h200", "device": "NVIDIA H200", "mode": "graph"}
+    add(database, Environment.of(**common, driver="1", torch="2.10.0"), 2)
+    add(database, Environment.of(**common, driver="2", torch="2.11.0"), 3)
+    add(database, Environment.of(**common, driver="2", engine="vllm 0.26.0"), 1)
+    machine = stored_machine(database, "h200")
+    assert (machine.fact("driver"), machine.torch, machine.engine) == ("2", "2.11.0", "vllm 0.26.0")
+
+
+def test_nothing_stored_is_one_clear_line():
+    with pytest.raises(ProfileError, match=r"nothing measured on h200 is stored; `dooly db import` adds"):
+        stored_machine(Database("sqlite://"), "h200")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "a100"])
+def test_only_gpus_are_asked_for_by_name(platform):
+    with pytest.raises(ProfileError, match=f"--platform {platform}: expected one of h100, h200; leave it out"):
+        stored_machine(Database("sqlite://"), platform)
