@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dooly.errors import ParseError
@@ -118,3 +118,37 @@ def test_any_text_parses_or_fails_cleanly(text):
 def test_damaged_text_parses_or_fails_cleanly(start, length, insert):
     with suppress(ParseError):
         parse_program(GRAPH[:start] + insert + GRAPH[start + length :])
+
+
+@settings(deadline=2000)
+@given(st.data())
+def test_text_damaged_in_many_places_parses_or_fails_cleanly(data):
+    text = GRAPH
+    for _ in range(data.draw(st.integers(1, 6))):
+        a, b = sorted(data.draw(st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))))
+        how = data.draw(st.sampled_from(["delete", "swap", "repeat"]))
+        end = min(b, a + 8)
+        if how == "delete":
+            text = text[:a] + text[end:]
+        elif how == "swap":
+            text = text[:a] + text[b : b + 8] + text[end:b] + text[a:end] + text[b + 8 :]
+        else:
+            text = text[:b] + text[a:end] + text[b:]
+    with suppress(ParseError):
+        parse_program(text)
+
+
+@settings(deadline=2000)
+@given(
+    st.sampled_from([("i64[T]", "i64[{}]"), ("sizes = [1, [I, 2]]", "sizes = {}"), ("heads = H/16", "heads = {}")]),
+    st.sampled_from([("(", ")"), ("[", "]"), ("floor(", ")"), ("-", ""), ("2**", ""), ("T/", "")]),
+    st.sampled_from([21, 500, 20_000]),
+    st.sampled_from(["T", "9" * 5000, "0", "T**99999999", "2**99999999", "(T + L)**3000"]),
+)
+def test_deep_and_huge_expressions_fail_cleanly_and_soon(place, brackets, depth, core):
+    """Each within two seconds: no power is computed and no nesting is followed to its end."""
+    old, new = place
+    text = GRAPH.replace(old, new.format(brackets[0] * depth + core + brackets[1] * depth), 1)
+    assert text != GRAPH
+    with suppress(ParseError):
+        parse_program(text)
