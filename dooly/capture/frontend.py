@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
 from dooly.capture.world import layers_of
 from dooly.errors import CaptureError
-from dooly.ir import Divides, Expr, Graph, Op, Owner, symbol
+from dooly.ir import Attribute, Attributes, Divides, Expr, Graph, Op, Owner, symbol
 
 __all__ = ["capture_config", "counted_ops", "derived", "described", "layers_path", "names_of"]
 
@@ -61,7 +62,8 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if "attention" in owner.kind})
     pipeline = (("stages", stage.ranks),) if options.parallel.pp > 1 else ()
     counts = [cast(Expr, count.xreplace({symbol("Nl"): stage.layers})) for count in plan.counts]
-    return Graph(
+    path = layers_path(built.model, depth)
+    graph = Graph(
         name=f"{name} stages {stage.ranks}" if pipeline else name,
         config=tuple(values.items()),
         request=("L", "T"),
@@ -76,9 +78,36 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
         ),
         owners=found,
         captured=converter.captured,
-        ops=counted_ops(converter.ops, counts, layers_path(built.model, depth), stage.start),
+        ops=counted_ops(converter.ops, counts, path, stage.start),
         outputs=converter.outputs,
         free=tuple(converter.free),
+    )
+    return _numbered(graph, path, layers)
+
+
+def _numbered(graph: Graph, path: str, layers: Sequence[int]) -> Graph:
+    """The graph with the numbers that its layers have in the whole model."""
+    place = re.compile(rf"^{re.escape(path)}\.(\d+)(?=\.)")
+
+    def named(text: str) -> str:
+        return place.sub(lambda found: f"{path}.{layers[int(found[1])]}", text)
+
+    def renamed(value: Attribute) -> Attribute:
+        return (
+            tuple(map(renamed, value))
+            if isinstance(value, tuple)
+            else named(value)
+            if isinstance(value, str)
+            else value
+        )
+
+    def attrs(values: Attributes) -> Attributes:
+        return tuple((name, renamed(value)) for name, value in values)
+
+    return replace(
+        graph,
+        ops=tuple(replace(op, path=named(op.path), attrs=attrs(op.attrs)) for op in graph.ops),
+        owners=tuple(replace(owner, path=named(owner.path), attrs=attrs(owner.attrs)) for owner in graph.owners),
     )
 
 

@@ -22,6 +22,7 @@ from vllm.ir import enable_torch_wrap
 from dooly.capture.build import build, explained
 from dooly.capture.frontend import described, names_of
 from dooly.capture.kernels import declare_shapes
+from dooly.capture.mixers import opened
 from dooly.capture.observe import module_paths
 from dooly.capture.options import Options
 from dooly.capture.owners import DTYPES
@@ -46,6 +47,7 @@ def observe(config: Mapping[str, Any], *, options: Options, place: str, tokens: 
             stack.enter_context(explained(place, "the engine's code for this model fails"))
             stack.enter_context(set_current_vllm_config(built.vllm_config))
             stack.enter_context(set_forward_context(None, built.vllm_config))
+            stack.enter_context(opened(built.model))
             stack.enter_context(enable_torch_wrap())
             stack.enter_context(torch.no_grad())
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

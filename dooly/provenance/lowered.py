@@ -47,7 +47,9 @@ def _operations(ops: Iterable[Op], values: Mapping[str, Value], weights: set[str
             continue
         types = [values[name].type for name in op.operands]
         _results(op, calls, comparison)
-        hidden = weights if kind_of(op.target) in (Kind.ATTENTION, Kind.MOE) else ()  # read inside the engine
+        hidden = (
+            weights if kind_of(op.target) in (Kind.ATTENTION, Kind.MOE, Kind.RECURRENT) else ()
+        )  # read inside the engine
         shown = {name: values[name].type for name in op.operands if name not in hidden}
         _operands(op, [(name, shown[name]) for name in op.operands if name in shown], calls, comparison)
         if kind_of(op.target) is Kind.GEMM:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from dooly.capture.config import FIELDS, STRETCH, config_values, stretch
+from dooly.capture.config import FIELDS, STRETCH, TIED, config_values, stretch
 from dooly.capture.layers import plan_layers, shorten
 from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError
@@ -120,6 +120,9 @@ class _Draw:
             if letter in self.values and isinstance(config.get(field), int)
         }
         changed |= {
+            field: int(evaluate(rule, {**symbols, **self.values})) for field, rule in TIED.items() if field in config
+        }
+        changed |= {
             field: min(token, self.values["V"] - 1) for field, token in config.items() if _is_token(field, token)
         }
         changed = _resized(changed, int(symbols.get("D", 0)), self.values.get("D", 0))
@@ -161,8 +164,12 @@ class _Draw:
         if name == "Np":
             return self.fresh(1, old // 2 + 1, old)  # more than what a stretched rotary embedding was trained with
         step = 1 if name == "W" else math.gcd(old, 32)
+        if name == "Nm":
+            return 3 * self.values["H"] // self.values["D"]  # of a Mamba-2 mixer: whole heads make up the inner width
+        if name == "Nv":
+            return self.fresh(self.values["Nk"], 2 * self.values["Nk"], 5 * self.values["Nk"])
         if name == "H":
-            step = math.lcm(step, self.values["Nq"]) if "Nq" in self.values else step
+            step = math.lcm(step, self.values.get("Nq", 1), self.values["D"] if "Nm" in self._old else 1)
         elif name in self._split:
             step = math.lcm(step, ranks)
         return self.fresh(step, max(9, 2 * step), 60 * step)

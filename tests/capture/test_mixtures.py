@@ -23,7 +23,7 @@ def layer(graph: Graph, number: int) -> list[Op]:
 
 
 def test_router_and_shared_experts_are_ordinary_operations_of_their_modules() -> None:
-    ops = layer(annotated(captured("deepseek-v3")), 3)
+    ops = layer(annotated(captured("deepseek-v3")), 4)
     linear = {op.path: [str(dim) for dim in op.results[0].type.shape] for op in ops if op.target == "linear"}
     assert linear["model.layers.3.mlp.gate"] == ["T", "E"]
     assert linear["model.layers.3.mlp.shared_experts.gate_up_proj"] == ["T", "2*Es*Im"]
@@ -41,7 +41,7 @@ def test_a_dense_first_layer_has_no_experts() -> None:
 
 
 def test_attributes_decide_what_the_experts_cost() -> None:
-    (experts,) = (op for op in layer(annotated(captured("deepseek-v3")), 3) if op.target == "moe")
+    (experts,) = (op for op in layer(annotated(captured("deepseek-v3")), 4) if op.target == "moe")
     attrs = {name: str(value) for name, value in experts.attrs}
     assert (attrs["experts"], attrs["top_k"], attrs["groups"], attrs["top_groups"]) == ("E", "K", "G", "Kg")
     assert (attrs["intermediate"], attrs["scoring"], attrs["correction_bias"]) == ("Im", "sigmoid", "True")
