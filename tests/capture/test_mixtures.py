@@ -25,13 +25,13 @@ def layer(graph: Graph, number: int) -> list[Op]:
 def test_router_and_shared_experts_are_ordinary_operations_of_their_modules() -> None:
     ops = layer(annotated(captured("deepseek-v3")), 4)
     linear = {op.path: [str(dim) for dim in op.results[0].type.shape] for op in ops if op.target == "linear"}
-    assert linear["model.layers.3.mlp.gate"] == ["T", "E"]
-    assert linear["model.layers.3.mlp.shared_experts.gate_up_proj"] == ["T", "2*Es*Im"]
-    assert linear["model.layers.3.mlp.shared_experts.down_proj"] == ["T", "H"]
-    assert linear["model.layers.3.self_attn.fused_qkv_a_proj"] == ["T", "Dr + Rkv + Rq"]
-    assert [op.path for op in ops if op.target == "silu_and_mul"] == ["model.layers.3.mlp.shared_experts.act_fn"]
+    assert linear["model.layers.4.mlp.gate"] == ["T", "E"]
+    assert linear["model.layers.4.mlp.shared_experts.gate_up_proj"] == ["T", "2*Es*Im"]
+    assert linear["model.layers.4.mlp.shared_experts.down_proj"] == ["T", "H"]
+    assert linear["model.layers.4.self_attn.fused_qkv_a_proj"] == ["T", "Dr + Rkv + Rq"]
+    assert [op.path for op in ops if op.target == "silu_and_mul"] == ["model.layers.4.mlp.shared_experts.act_fn"]
     sources = {op.path: op.source for op in ops}
-    assert sources["model.layers.3.mlp.experts"].startswith("vllm/model_executor/layers/fused_moe/runner/")
+    assert sources["model.layers.4.mlp.experts"].startswith("vllm/model_executor/layers/fused_moe/runner/")
 
 
 def test_a_dense_first_layer_has_no_experts() -> None:
