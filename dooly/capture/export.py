@@ -19,7 +19,7 @@ from dooly.capture.atoms import Atoms, compute
 from dooly.capture.build import explained
 from dooly.capture.configint import ConfigInt, Facts
 from dooly.capture.fx import Converter
-from dooly.capture.observe import ModelCode, annotated
+from dooly.capture.observe import ModelCode, annotated, last_node
 from dooly.capture.owners import DTYPES
 from dooly.capture.rebind import rebound
 from dooly.capture.sizes import SizeRecorder
@@ -174,7 +174,7 @@ class _Step(torch.nn.Module):
                 module = exported.model.get_submodule(owner)
                 held: Any = module._parameters if leaf in module._parameters else module._buffers
                 made = torch.empty([size(dim) for dim in shape], dtype=held[leaf].dtype, device="meta")
-                next(reversed(tracer.graph.nodes)).meta["weight"] = name
+                last_node(tracer.graph).meta["weight"] = name
                 stack.callback(held.__setitem__, leaf, held[leaf])
                 held[leaf] = made
             stack.enter_context(rebound((exported.model, *exported.roots), size))

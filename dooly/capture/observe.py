@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from dooly.capture.configint import ConfigInt
 from dooly.errors import CaptureError
 
-__all__ = ["ModelCode", "annotated", "module_paths"]
+__all__ = ["ModelCode", "annotated", "last_node", "module_paths"]
 
 
 class ModelCode(TorchFunctionMode):
@@ -43,8 +43,13 @@ class ModelCode(TorchFunctionMode):
         values, sizes = _numbers(_overload(func), args, kwargs or {})
         result = func(**values) if sizes else func(*args, **(kwargs or {}))
         if sizes:
-            next(iter(reversed(self._graph.nodes))).meta["sizes"] = sizes
+            last_node(self._graph).meta["sizes"] = sizes
         return result
+
+
+def last_node(graph: torch.fx.Graph) -> torch.fx.Node:
+    """The node made last."""
+    return next(iter(reversed(graph.nodes)))
 
 
 def _overload(func: Any) -> torch._ops.OpOverload:

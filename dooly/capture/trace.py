@@ -21,7 +21,7 @@ from dooly.capture.build import Built
 from dooly.capture.configint import ConfigInt
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
-from dooly.capture.observe import ModelCode, annotated
+from dooly.capture.observe import ModelCode, annotated, last_node
 from dooly.capture.rebind import kept_tensors, rebound
 from dooly.capture.step import INPUTS, Step
 from dooly.errors import CaptureError
@@ -73,10 +73,10 @@ def trace(built: Built) -> Trace:
             for name, shape in built.sizes.items():
                 like = _tensor(built.model, name)
                 tensor = torch.empty([size(dim) for dim in shape], dtype=like.dtype, device="meta")
-                weights[next(iter(reversed(tracer.graph.nodes))).name] = name
+                weights[last_node(tracer.graph).name] = name
                 if name in built.transposed:
                     tensor = tensor.t()
-                    next(iter(reversed(tracer.graph.nodes))).meta["module_path"] = name.rpartition(".")[0]
+                    last_node(tracer.graph).meta["module_path"] = name.rpartition(".")[0]
                 state[f"model.{name}"] = tensor
             stack.enter_context(kept_tensors(step))
             stack.enter_context(rebound((built.model, built.vllm_config.model_config.hf_config, *built.groups), size))

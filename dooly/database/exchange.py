@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import polars as pl
 
@@ -94,15 +95,15 @@ def read_parquet(path: Path) -> Iterator[Record]:
         raise DatabaseError(f"{path}: a damaged row: {error}") from error
 
 
-def _record(row: dict[str, object]) -> Record:
+def _record(row: dict[str, Any]) -> Record:
     environment = Environment.from_json(str(row["environment"]))
     samples = Samples(
-        values_us=tuple(row["samples_us"]),  # type: ignore[arg-type]
-        warmups_us=tuple(row["warmups_us"]),  # type: ignore[arg-type]
+        values_us=tuple(row["samples_us"]),
+        warmups_us=tuple(row["warmups_us"]),
         loops=int(str(row["loops"])),
         aside=tuple(json.loads(str(row["aside"])).items()),
-        clock_mhz=row["clock_mhz"],  # type: ignore[arg-type]
-        temperature_c=row["temperature_c"],  # type: ignore[arg-type]
+        clock_mhz=row["clock_mhz"],
+        temperature_c=row["temperature_c"],
     )
     measurement = Measurement(
         operation=str(row["signature"]),

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from dooly.capture.platforms import PLATFORMS
 from dooly.errors import ProfileError
 
 __all__ = ["Gauge", "Reading", "gpu_facts"]
 
-_PLATFORMS = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200"}
+_PLATFORMS = {spec.device_name: name for name, spec in PLATFORMS.items() if spec.is_cuda}
 _LIBRARIES = {
     "cublas": ("nvidia-cublas", "nvidia-cublas-cu13", "nvidia-cublas-cu12"),
     "triton": ("triton",),
