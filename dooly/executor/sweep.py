@@ -9,6 +9,7 @@ from typing import TypeAlias
 from dooly.database import Measurement, Point
 from dooly.errors import ProfileError
 from dooly.executor import vidur_grid
+from dooly.executor.grid import attention_batches, ends_first, geometric
 from dooly.executor.moe import activated_bounds
 from dooly.ir import Kind, Operation
 from dooly.ir.expr import Expr
@@ -20,12 +21,10 @@ ErrorModel: TypeAlias = Callable[[Operation, Sequence[Measurement]], Mapping[Poi
 
 SWEEPS = ("adaptive", "vidur")
 
-_STEP = 4
-_SHORT = 16
 _CANDIDATES = 96
-_EXTRA = {Kind.ATTENTION: 10, Kind.MOE: 6}
+_EXTRA = {Kind.GEMM: 10, Kind.ATTENTION: 12, Kind.MOE: 6}
 _EXTRA_DEFAULT = 5
-_TOLERANCE = 0.05
+_TOLERANCE = 0.03
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     if ranges.sweep == "vidur":
         return _fixed_grid(operation, ranges)
     if operation.kind.stateful:
-        points = _attention_grid(ranges)
+        points = attention_batches(ranges.max_tokens, ranges.max_requests, ranges.max_context)
     elif operation.kind is Kind.MOE:
         points = _moe_grid(operation, rows_limit(operation, ranges))
     else:
@@ -102,37 +101,9 @@ def _expected_activated(operation: Operation, tokens: int) -> int:
     return min(high, max(low, round(experts * (1.0 - (1.0 - top_k / experts) ** tokens))))
 
 
-def geometric(limit: int, start: int = 1) -> list[int]:
-    """``start``, then by factors of four, and ``limit`` itself.  A wider range keeps the inner points.
-
-    Short ranges go by factors of two, so that a curve has enough points.
-
-    >>> geometric(512), geometric(8)
-    ([1, 4, 16, 64, 256, 512], [1, 2, 4, 8])
-    """
-    values = [start]
-    step = _STEP if limit > _SHORT * start else 2
-    while values[-1] * step < limit:
-        values.append(values[-1] * step)
-    return [*values, limit] if limit > values[-1] else [value for value in values if value <= limit]
-
-
-def _ends_first(values: Sequence[int]) -> list[int]:
-    """Both ends, then middles of the remaining halves."""
-    order = dict.fromkeys([0, len(values) - 1])
-    gaps = [(0, len(values) - 1)]
-    while gaps:
-        low, high = gaps.pop(0)
-        if high - low > 1:
-            middle = (low + high) // 2
-            order[middle] = None
-            gaps += [(low, middle), (middle, high)]
-    return [values[index] for index in order]
-
-
 def _axes_grid(operation: Operation, ranges: Ranges) -> Iterable[Point]:
     axes = operation.axes
-    rows = _ends_first(geometric(rows_limit(operation, ranges)))
+    rows = ends_first(geometric(rows_limit(operation, ranges)))
     if axes == ("L", "T"):
         pairs = ((t, logits) for t in rows for logits in (min(t, ranges.max_requests), 1))
         return [Point.of(L=logits, T=t) for t, logits in pairs]
@@ -140,8 +111,9 @@ def _axes_grid(operation: Operation, ranges: Ranges) -> Iterable[Point]:
 
 
 def _moe_grid(operation: Operation, limit: int) -> Iterable[Point]:
+    """Experts as an even router hits them, at every doubling: their kernels change tiles with the tokens."""
     experts, top_k = _moe_sizes(operation)
-    for tokens in _ends_first(geometric(limit)):
+    for tokens in ends_first(geometric(limit, step=2)):
         yield Point.of(T=tokens, A=_expected_activated(operation, tokens))
     for tokens in (max(1, limit // 16), limit):
         for activated in activated_bounds(tokens, experts, top_k):
@@ -153,35 +125,6 @@ def _moe_sizes(operation: Operation) -> tuple[int, int]:
     if not isinstance(experts, Expr) or not isinstance(top_k, Expr):
         raise ProfileError(f"{operation.name} does not say how many experts it has")
     return int(experts), int(top_k)
-
-
-def _attention_grid(ranges: Ranges) -> Iterable[Point]:
-    """Decode by requests and context, prefill by length, chunks with history, mixed and skewed batches."""
-    longest, most = ranges.max_context, ranges.max_requests
-    chunk = min(ranges.max_tokens, longest)
-    contexts = _ends_first(geometric(longest, min(16, longest)))
-    counts = _ends_first(geometric(most))
-    decode = [Point.of_requests([(1, context - 1)] * count) for context in contexts[:2] for count in counts]
-    prefill = [Point.of_requests([(new, 0)]) for new in _ends_first(geometric(chunk, min(16, chunk)))]
-    yield from (decode[0], decode[-1], *prefill[:2])
-    decodes = most - 1
-    room = min(ranges.max_tokens - decodes, longest)
-    if decodes and room:
-        yield Point.of_requests([(1, longest // 4)] * decodes + [(room, 0)])
-        yield Point.of_requests([(1, longest // 4)] * decodes + [(room, (longest - room) // 2)])
-    yield from decode
-    yield from prefill
-    history = longest - chunk
-    if history:
-        yield Point.of_requests([(chunk, history)])
-        yield Point.of_requests([(max(1, chunk // 8), history)])
-        yield Point.of_requests([(max(1, chunk // 8), history // 8)])
-    if decodes:
-        yield Point.of_requests([(1, longest - 1)] + [(1, min(15, longest - 1))] * decodes)
-        several = max(1, min(most, 4))
-        yield Point.of_requests([(max(1, chunk // several), 0)] * several)
-        yield from (Point.of_requests([(1, context - 1)] * most) for context in contexts[2:])
-        yield from (Point.of_requests([(1, context - 1)]) for context in contexts[2:])
 
 
 # -- refinement ------------------------------------------------------------------------------------------------------
@@ -211,14 +154,18 @@ def next_point(
     if errors is not None and max(errors.values(), default=math.inf) < _TOLERANCE:
         return None
     if len(operation.axes) == 1 and operation.kind is not Kind.MOE:
-        return _between_neighbours(operation.axes[0], measured, errors, rows_limit(operation, ranges))
+        limit = rows_limit(operation, ranges)
+        return _between_neighbours(operation.axes[0], measured, errors, limit, operation.signature)
     return _far_from_all(operation, have, ranges)
 
 
 def _between_neighbours(
-    axis: str, measured: Sequence[Measurement], errors: Mapping[Point, float] | None, limit: int
+    axis: str, measured: Sequence[Measurement], errors: Mapping[Point, float] | None, limit: int, salt: str
 ) -> Point | None:
-    """Middle, on a logarithmic axis, of the gap whose ends are predicted worst."""
+    """Near the middle, on a logarithmic axis, of the gap whose ends are predicted worst.
+
+    How near depends on `salt`: operations that run the same kernels then show them at different sizes.
+    """
     inside = [measurement for measurement in measured if measurement.point.axes[axis] <= limit]
     ordered = sorted(inside, key=lambda measurement: measurement.point.axes[axis])
     sizes = [measurement.point.axes[axis] for measurement in ordered]
@@ -230,7 +177,8 @@ def _between_neighbours(
         return None
     best: tuple[float, int] | None = None
     for index in range(len(sizes) - 1):
-        middle = _round(math.sqrt(sizes[index] * sizes[index + 1]))
+        part = random.Random(f"{salt}/{index}/{len(sizes)}").uniform(0.35, 0.65)
+        middle = _round(sizes[index] ** (1.0 - part) * sizes[index + 1] ** part)
         if sizes[index] < middle < sizes[index + 1]:
             score = max(wrong[index], wrong[index + 1]) * math.log(sizes[index + 1] / sizes[index])
             best = max(best or (score, middle), (score, middle))

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dooly.database import Measurement, Point, Samples, Status
+from dooly.database import Measurement, Samples, Status
 from dooly.errors import ProfileError
 from dooly.executor import Ranges
 from dooly.executor.moe import activated_bounds, routing
@@ -68,6 +68,34 @@ def test_small_ranges_still_give_valid_grids(step, moe, ranges: Ranges):
             assert axes.get("L", 1) <= ranges.max_requests
 
 
+def test_decode_is_measured_inside_its_range_too_not_only_at_the_edges(step):
+    points = coarse_points(step("f32")["attention3 128"], Ranges(8192, 256, 16384))
+    decode = {point.requests[0][1:] for point in points if len(point.requests) == 1 and point.requests[0][0] == 1}
+    assert {(15, 1), (15, 256), (16383, 1), (16383, 256)} < decode
+    assert {(1023, 4), (1023, 64), (255, 16), (4095, 16)} < decode
+
+
+def test_one_mixed_batch_has_work_for_nothing_but_its_longest_context(step):
+    points = coarse_points(step("f32")["attention3 128"], Ranges(8192, 256, 16384))
+    few_tokens = [point for point in points if len(point.requests) == 2 and point.axes["T"] < 32]
+    assert {point.axes["C"] for point in few_tokens} == {16384}
+
+
+def test_experts_are_measured_at_every_doubling_of_the_tokens(moe):
+    points = coarse_points(moe("f32"), Ranges(max_tokens=512))
+    assert {point.axes["T"] for point in points} >= {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}
+
+
+def test_operations_are_refined_at_different_sizes(step):
+    ranges = Ranges(max_tokens=4096)
+    found = set()
+    for name in ("linear2 128", "linear2 256", "linear2 512"):
+        operation = step("f32")[name]
+        measured = taken(operation, coarse_points(operation, ranges), lambda axes: 1.0 + (axes["T"] > 1024))
+        found.add(next_point(operation, measured, ranges))
+    assert len(found) > 1
+
+
 def test_moe_grid_stays_within_what_can_be_activated(moe):
     for point in coarse_points(moe("f32"), Ranges()):
         low, high = activated_bounds(point.axes["T"], 8, 2)
@@ -113,7 +141,7 @@ def test_a_bent_curve_is_refined_at_its_bend_until_the_allowance_ends(step):
             break
         assert point not in points
         points.append(point)
-    assert 1 <= len(points) - len(coarse_points(operation, ranges)) <= 5
+    assert 1 <= len(points) - len(coarse_points(operation, ranges)) <= 10
 
 
 def test_the_callers_error_steers_and_stops(step):
@@ -122,7 +150,8 @@ def test_the_callers_error_steers_and_stops(step):
     measured = taken(operation, coarse_points(operation, ranges), lambda axes: 3.0 * axes["T"])
     wrong_at_the_top = {m.point: (0.5 if m.point.axes["T"] == 4096 else 0.0) for m in measured}
     point = next_point(operation, measured, ranges, lambda _o, _m: wrong_at_the_top)
-    assert point == Point.of(T=2048)
+    assert point is not None
+    assert 1024 * 4**0.3 < point.axes["T"] < 1024 * 4**0.7
     assert next_point(operation, measured, ranges, lambda _o, _m: dict.fromkeys(wrong_at_the_top, 0.01)) is None
 
 

@@ -1,0 +1,90 @@
+"""Grids on logarithmic axes: sizes that every operation is measured at, and batches for attention."""
+
+from collections.abc import Iterable, Sequence
+
+from dooly.database import Point
+
+__all__ = ["attention_batches", "ends_first", "geometric"]
+
+_STEP = 4
+_SHORT = 16
+_CHUNK = 16
+"""New tokens of a chunk so short that its history is what takes time."""
+
+
+def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
+    """``start``, then by factors of `step`, and ``limit`` itself.  A wider range keeps the inner points.
+
+    Short ranges go by factors of two, so that a curve has enough points.
+
+    >>> geometric(512), geometric(8)
+    ([1, 4, 16, 64, 256, 512], [1, 2, 4, 8])
+    """
+    values = [start]
+    if limit <= _SHORT * start:
+        step = 2
+    while values[-1] * step < limit:
+        values.append(values[-1] * step)
+    return [*values, limit] if limit > values[-1] else [value for value in values if value <= limit]
+
+
+def ends_first(values: Sequence[int]) -> list[int]:
+    """Both ends, then middles of the remaining halves."""
+    order = dict.fromkeys([0, len(values) - 1])
+    gaps = [(0, len(values) - 1)]
+    while gaps:
+        low, high = gaps.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            order[middle] = None
+            gaps += [(low, middle), (middle, high)]
+    return [values[index] for index in order]
+
+
+def attention_batches(max_tokens: int, most: int, longest: int) -> Iterable[Point]:
+    """Decode by requests and context, prefill by length, chunks with history, mixed and skewed batches.
+
+    Args:
+        max_tokens: of one step; most: requests of one step, no more than that; longest: tokens of one request.
+    """
+    chunk = min(max_tokens, longest)
+    decode = [Point.of_requests([(1, context - 1)] * count) for context, count in _decode_pairs(longest, most)]
+    prefill = [Point.of_requests([(new, 0)]) for new in ends_first(geometric(chunk, min(_CHUNK, chunk)))]
+    mixed = list(_mixed_batches(max_tokens, most, longest))
+    yield from (*decode[:2], *prefill[:2], *mixed[:2])
+    yield from decode
+    yield from prefill
+    history = longest - chunk
+    if history:
+        yield from (Point.of_requests([(new, history)]) for new in (chunk, max(1, chunk // 8), min(_CHUNK, chunk)))
+        yield Point.of_requests([(max(1, chunk // 8), history // 8)])
+    yield from mixed[2:]
+    if most > 1:
+        yield Point.of_requests([(1, longest - 1)] + [(1, min(15, longest - 1))] * (most - 1))
+        yield Point.of_requests([(1, longest - 1)] + [(1, longest // 16)] * max(1, most // 16))
+        several = min(most, 4)
+        yield Point.of_requests([(max(1, chunk // several), 0)] * several)
+
+
+def _decode_pairs(longest: int, most: int) -> list[tuple[int, int]]:
+    """(context, requests): the corners, then every other pair of both axes, like the squares of one colour."""
+    contexts, counts = geometric(longest, min(16, longest)), geometric(most)
+    corners = [(contexts[i], counts[j]) for i, j in ((0, 0), (-1, -1), (-1, 0), (0, -1))]
+    inner = [(c, n) for i, c in enumerate(contexts) for j, n in enumerate(counts) if (i + j) % 2 == 0]
+    return list(dict.fromkeys([*corners, *inner]))
+
+
+def _mixed_batches(max_tokens: int, most: int, longest: int) -> Iterable[Point]:
+    """Full steps, then lighter ones, then long contexts beside a chunk so short that only they take time."""
+    decodes = most - 1
+    room = min(max_tokens - decodes, longest)
+    if not decodes or not room:
+        return
+    yield Point.of_requests([(1, longest // 4)] * decodes + [(room, 0)])
+    yield Point.of_requests([(1, longest // 4)] * decodes + [(room, (longest - room) // 2)])
+    for part in (4, 16):
+        new = max(1, min(max_tokens // part, room))
+        yield Point.of_requests([(1, longest // 16)] * max(1, decodes // part) + [(new, 0)])
+    short, few = min(_CHUNK, room), min(3, decodes)
+    yield Point.of_requests([(1, longest - 1)] * few + [(short, 0)])
+    yield Point.of_requests([(1, longest // 16)] * few + [(short, longest - short)])
