@@ -47,13 +47,14 @@ class EngineSettings:
 
     Attributes:
         max_num_seqs: most requests that run in one step.
-        max_num_batched_tokens: token budget of one step; longer prompts are prefilled in chunks.
+        max_num_batched_tokens: token budget of one step.
         max_model_len: most tokens (prompt and output) of one request.
         block_size: tokens in one KV cache block.
         num_blocks: KV cache blocks (the engine keeps one of them back); None gives every running request room for
             `max_model_len` tokens, so that nothing is ever preempted.
         prefix_caching: whether finished blocks are reused by prompts that start alike.
         async_scheduling: whether the next step is scheduled while the current one runs.
+        chunked_prefill: whether a prompt may be split over several steps; otherwise it waits for a step with room.
     """
 
     max_num_seqs: int = 16
@@ -63,6 +64,7 @@ class EngineSettings:
     num_blocks: int | None = None
     prefix_caching: bool = False
     async_scheduling: bool = False
+    chunked_prefill: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size", "num_blocks"):
@@ -73,6 +75,11 @@ class EngineSettings:
             raise SimulationError(
                 f"engine setting max_num_batched_tokens is {self.max_num_batched_tokens}, less than max_num_seqs "
                 f"{self.max_num_seqs}: a step must hold one token of every request; raise one or lower the other"
+            )
+        if not self.chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
+            raise SimulationError(
+                f"engine setting max_num_batched_tokens is {self.max_num_batched_tokens}, less than max_model_len "
+                f"{self.max_model_len}: without chunked prefill a step must hold a whole prompt"
             )
         if (self.blocks - 1) * self.block_size < self.max_model_len:
             raise SimulationError(
@@ -212,7 +219,7 @@ def engine_config(
             max_num_batched_tokens=settings.max_num_batched_tokens,
             max_num_seqs=settings.max_num_seqs,
             block_size=settings.block_size,
-            enable_chunked_prefill=True,
+            enable_chunked_prefill=settings.chunked_prefill,
             enable_prefix_caching=settings.prefix_caching,
             async_scheduling=settings.async_scheduling,
             num_gpu_blocks_override=settings.blocks,
@@ -225,7 +232,7 @@ def engine_config(
     config.cache_config.enable_prefix_caching = settings.prefix_caching
     config.cache_config.num_gpu_blocks = settings.blocks
     config.scheduler_config.max_num_batched_tokens = settings.max_num_batched_tokens
-    config.scheduler_config.enable_chunked_prefill = True
+    config.scheduler_config.enable_chunked_prefill = settings.chunked_prefill
     config.scheduler_config.async_scheduling = settings.async_scheduling
     return config
 
@@ -293,6 +300,10 @@ class CpuEngine:
         self.runner = None
 
 
+_MLA_ON_A_CPU = {"block_size": 16, "prefix_caching": False, "chunked_prefill": False}
+"""What the engine's CPU kernels for latent attention are written for."""
+
+
 @contextmanager
 def start_cpu_engine(
     model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True
@@ -304,11 +315,14 @@ def start_cpu_engine(
 
     Raises:
         SimulationError: no config.json, the engine refuses the configuration, or the CPU engine cannot run it with
-            these settings (MLA models: block size 16, no chunked prefill).
+            these settings (MLA models: block size 16, no chunked prefill, no prefix caching).
     """
     config = engine_config(model, settings, enforce_eager=enforce_eager)
     if config.model_config.use_mla:
-        raise SimulationError(f"{model}: the CPU engine runs MLA models without chunked prefill only; not supported")
+        wrong = [name for name, value in _MLA_ON_A_CPU.items() if getattr(settings, name) != value]
+        if wrong:
+            needed = ", ".join(f"{name} = {_MLA_ON_A_CPU[name]}" for name in wrong)
+            raise SimulationError(f"{model}: the CPU engine runs MLA models only with {needed}")
     from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.executor import Executor

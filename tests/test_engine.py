@@ -21,6 +21,7 @@ def test_default_blocks_hold_every_request() -> None:
         ({"block_size": -1}, "block_size is -1"),
         ({"num_blocks": 0}, "num_blocks is 0"),
         ({"max_num_seqs": 64, "max_num_batched_tokens": 32}, "less than max_num_seqs 64"),
+        ({"chunked_prefill": False}, "512, less than max_model_len 2048: without chunked prefill"),
         ({"num_blocks": 64}, "64 KV cache blocks of 32 tokens .* cannot hold one request of max_model_len 2048"),
     ],
 )

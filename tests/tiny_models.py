@@ -5,7 +5,7 @@ In float32, except where the engine's CPU kernels know bfloat16 alone (gated del
 
 from typing import Any
 
-__all__ = ["NOT_ON_A_CPU", "tiny_models"]
+__all__ = ["tiny_models"]
 
 _COMMON: dict[str, Any] = {
     "hidden_size": 64,
@@ -37,9 +37,22 @@ _GEMMA: dict[str, Any] = {
     "sliding_window": 32,
     "tie_word_embeddings": True,
 }
+_LATENT: dict[str, Any] = {
+    **_DECODER,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 24,
+    "moe_intermediate_size": 96,
+    "moe_layer_freq": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+}
 
 _MODELS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {**_DECODER, **_HEADS, "model_type": "llama"},
+    "MistralForCausalLM": {**_DECODER, **_HEADS, "model_type": "mistral", "sliding_window": 32},
     "Qwen2ForCausalLM": {**_DECODER, "num_attention_heads": 2, "num_key_value_heads": 1, "model_type": "qwen2"},
     "Qwen3ForCausalLM": {**_DECODER, **_HEADS, "model_type": "qwen3"},
     "Qwen3MoeForCausalLM": {
@@ -96,27 +109,32 @@ _MODELS: dict[str, dict[str, Any]] = {
         "swiglu_limit": 7.0,
     },
     "DeepseekV2ForCausalLM": {
-        **_DECODER,
-        "num_key_value_heads": 4,
+        **_LATENT,
         "model_type": "deepseek_v2",
-        "first_k_dense_replace": 1,
-        "kv_lora_rank": 512,
-        "q_lora_rank": None,
-        "qk_nope_head_dim": 32,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 24,
-        "moe_intermediate_size": 96,
-        "moe_layer_freq": 1,
         "n_group": 1,
-        "n_routed_experts": 8,
         "n_shared_experts": 2,
         "norm_topk_prob": False,
-        "num_experts_per_tok": 2,
         "num_hidden_layers": 3,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": None,
         "routed_scaling_factor": 1.0,
         "scoring_func": "softmax",
         "topk_group": 1,
         "topk_method": "greedy",
+    },
+    "DeepseekV3ForCausalLM": {
+        **_LATENT,
+        "model_type": "deepseek_v3",
+        "n_group": 4,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_hidden_layers": 4,
+        "first_k_dense_replace": 2,
+        "q_lora_rank": 48,
+        "routed_scaling_factor": 2.5,
+        "scoring_func": "sigmoid",
+        "topk_group": 2,
+        "topk_method": "noaux_tc",
     },
     "Cohere2ForCausalLM": {
         **{name: value for name, value in _DECODER.items() if name != "rms_norm_eps"},
@@ -189,10 +207,6 @@ _MODELS: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 96,
     },
 }
-
-
-NOT_ON_A_CPU = {"JambaForCausalLM": "vLLM's CPU build has no kernel for the scan of Mamba-1"}
-"""Those that this CPU engine builds but cannot run, with the reason."""
 
 
 def tiny_models() -> dict[str, dict[str, Any]]:

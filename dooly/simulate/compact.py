@@ -1,7 +1,8 @@
 """A compact scheduler of our own that composes the same batches as vLLM's, for sweeps over many configurations.
 
-It covers what a plain decoder needs: first come first served, chunked prefill, one kind of full attention, prefix
-caching, preemption of the youngest, synchronous and asynchronous scheduling.  Tests hold it to the engine's scheduler.
+It covers what a plain decoder needs: first come first served, prefill in chunks or whole, one kind of full attention,
+prefix caching, preemption of the youngest, synchronous and asynchronous scheduling.  Tests hold it to the engine's
+scheduler.
 
 Why it is fast: running requests that only decode are not visited.  All of them gain one token in a step, so a request
 is kept as what it had *before step 0*; how many of them need a new block depends on the step number modulo the block
@@ -302,6 +303,8 @@ class CompactScheduler:
             if -(-total // size) - len(hits) + idle > pool.free:
                 break
             cached = len(hits) * size
+            if total - cached > budget and not self._settings.chunked_prefill:
+                break
             new = min(total - cached, budget)
             for block in hits:
                 pool.touch(block)

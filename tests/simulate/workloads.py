@@ -19,8 +19,10 @@ def random_settings(rng: random.Random) -> EngineSettings:
     needed = -(-length // size) + 1
     blocks = rng.choice([None, needed + rng.randint(0, 4), needed + rng.randint(0, needed)])
     budget = max(sequences, rng.choice([32, 64, 128, 512]))
-    caching, overlapped = rng.random() < 0.6, rng.random() < 0.5
-    return EngineSettings(sequences, budget, length, size, blocks, prefix_caching=caching, async_scheduling=overlapped)
+    caching, overlapped, chunked = rng.random() < 0.6, rng.random() < 0.5, rng.random() < 0.8
+    if not chunked:
+        budget = max(budget, length)
+    return EngineSettings(sequences, budget, length, size, blocks, caching, overlapped, chunked)
 
 
 def random_requests(rng: random.Random, length: int) -> Arrivals:
