@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Literal, Protocol, cast
@@ -63,6 +63,10 @@ class Batch:
 
     requests: tuple[tuple[int, int], ...]
     logits: int
+    _tokens: int = field(init=False, repr=False, compare=False)
+    _sums: dict[int | None, dict[str, int]] = field(
+        init=False, repr=False, compare=False, default_factory=dict[int | None, dict[str, int]]
+    )
 
     def __post_init__(self) -> None:
         if not self.requests:
@@ -74,10 +78,12 @@ class Batch:
             raise PredictError(
                 f"batch: request {at} has {q} new and {c} cached tokens; expected new >= 1 and cached >= 0"
             )
-        if not 0 <= self.logits <= sum(new):
+        tokens = sum(new)
+        if not 0 <= self.logits <= tokens:
             raise PredictError(
-                f"batch: {self.logits} rows of logits; expected 0 to {sum(new)}, the new tokens of the step"
+                f"batch: {self.logits} rows of logits; expected 0 to {tokens}, the new tokens of the step"
             )
+        object.__setattr__(self, "_tokens", tokens)
 
     @classmethod
     def of(cls, *requests: tuple[int, int], logits: int | None = None) -> "Batch":
@@ -129,10 +135,6 @@ class Batch:
         """New tokens of the step, T."""
         return self._tokens
 
-    @cached_property
-    def _tokens(self) -> int:
-        return sum(q for q, _ in self.requests)
-
     @property
     def kind(self) -> StepClass:
         """Class of the step.
@@ -164,6 +166,12 @@ class Batch:
 
         Pm pairs of the request with the most; Tp, Sp, Pp: T, S and P of the requests with more than one new token.
         """
+        found = self._sums.get(window)
+        if found is None:
+            found = self._sums[window] = self._add_up(window)
+        return found
+
+    def _add_up(self, window: int | None) -> dict[str, int]:
         count, tokens = len(self.requests), self.tokens
         if tokens == count:  # one new token each: a query sees exactly the rows that are read
             seen = [c for _, c in self.requests]

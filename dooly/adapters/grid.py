@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import Batch, StepCost
+from dooly.batch import Batch, StepBatch, StepCost
 from dooly.errors import PredictError
 from dooly.predict import SavedModel
 
@@ -51,13 +51,13 @@ class Outside:
     context: int = 0
     shortest: int = 0
 
-    def note(self, batch: Batch, cost: StepCost) -> None:
+    def note(self, batch: StepBatch, cost: StepCost) -> None:
         """Count a step."""
         self.steps += 1
         if cost.extrapolated:
             self.add(batch)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: StepBatch) -> None:
         """Count a step that lay outside."""
         contexts = [q + c for q, c in batch.requests]
         self.shortest = min(self.shortest, *contexts) if self.count else min(contexts)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-from dooly.batch import Batch, StepCost
+from dooly.batch import StepBatch, StepCost
 from dooly.errors import PredictError
 from dooly.predict.step_model import StepModel
 from dooly.predict.work import Work
@@ -43,9 +43,10 @@ class Parts:
             else:
                 by_window.setdefault(work.subject.window, []).append(entry)
         self._varying = list(by_window.items())
-        self._remembered = lru_cache(maxsize=65536)(self._sum_fixed)
+        self.fixed = lru_cache(maxsize=65536)(self._sum_fixed)
 
     def _sum_fixed(self, tokens: int, requests: int, logits: int) -> tuple[float, ...]:
+        """us of each part, of the work that these sizes decide."""
         values = {"T": tokens, "R": requests, "L": logits}
         times = [0.0] * len(self.names)
         for work, targets in self._fixed:
@@ -54,7 +55,7 @@ class Parts:
                 times[i] += total * share
         return tuple(times)
 
-    def varying(self, batch: Batch) -> float:
+    def varying(self, batch: StepBatch) -> float:
         """us of the work that looks at each request."""
         return sum(
             work.total_us_one({**batch.attention(window), "L": batch.logits})[0]
@@ -62,10 +63,10 @@ class Parts:
             for work, _ in group
         )
 
-    def at(self, batch: Batch) -> tuple[StepCost, list[float], float]:
+    def at(self, batch: StepBatch) -> tuple[StepCost, list[float], float]:
         """The step's cost, us of each part, and the rest of its device time (dispatch): together ``device_us``."""
         cost = self.steps.step_time(batch)
-        times = list(self._remembered(batch.tokens, len(batch.requests), batch.logits))
+        times = list(self.fixed(batch.tokens, batch.count, batch.logits))
         for window, group in self._varying:
             values = {**batch.attention(window), "L": batch.logits}
             for work, targets in group:

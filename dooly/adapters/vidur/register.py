@@ -68,7 +68,9 @@ def register(model: SavedModel) -> Slots:
         key = types.ExecutionTimePredictorType.DUMMY
         base = config.BaseExecutionTimePredictorConfig
         _subclass(base, "DummyExecutionTimePredictorConfig", {}, "get_type", key)
-        predictor = _predictor(predictors.BaseExecutionTimePredictor, execution_time, slots)
+        predictor = _predictor(
+            predictors.BaseExecutionTimePredictor, execution_time, slots, "num_q_tokens" if native else "num_tokens"
+        )
         predictors.ExecutionTimePredictorRegistry.register(key, predictor)
     except (ImportError, AttributeError, TypeError) as error:
         raise PredictError(
@@ -77,7 +79,12 @@ def register(model: SavedModel) -> Slots:
     return slots
 
 
-def _predictor(base: Any, execution_time: Any, slots: Slots) -> Any:
+def _predictor(base: Any, execution_time: Any, slots: Slots, new_tokens: str) -> Any:
+    """The class that Vidur instantiates.
+
+    Args:
+        new_tokens: attribute of a batch that lists the new tokens of its requests.
+    """
     model = slots.model
 
     class DoolyExecutionTimePredictor(base):
@@ -94,17 +101,18 @@ def _predictor(base: Any, execution_time: Any, slots: Slots) -> Any:
                 )
 
         def get_execution_time(self, batch: Any, pipeline_stage: int) -> Any:
-            """The step's ExecutionTime.
+            """The step's ExecutionTime."""
+            del pipeline_stage
+            return execution_time(*slots.fields(self.requests_of(batch)))
+
+        @staticmethod
+        def requests_of(batch: Any) -> tuple[tuple[int, int], ...]:
+            """(new, cached) tokens of each request.
 
             Vidur counts the token that a step produced as processed; its keys enter the cache one step later.
             """
-            del pipeline_stage
-            new = batch.num_q_tokens if hasattr(batch, "num_q_tokens") else batch.num_tokens
-            pairs = [
-                (int(q), int(request.num_processed_tokens) - (1 if request.is_prefill_complete else 0))
-                for q, request in zip(new, batch.requests, strict=True)
-            ]
-            return execution_time(*slots.fields(pairs))
+            pairs = zip(getattr(batch, new_tokens), batch.requests, strict=True)
+            return tuple([(q, r.num_processed_tokens - r.is_prefill_complete) for q, r in pairs])
 
     # What it declares abstract are the parts from which its own `get_execution_time` is put together.
     DoolyExecutionTimePredictor.__abstractmethods__ = frozenset()

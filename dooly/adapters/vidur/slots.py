@@ -1,16 +1,35 @@
 """A step divided into the fields of Vidur's ExecutionTime: milliseconds, most of them for one layer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from dooly.adapters.grid import Outside
 from dooly.adapters.layer import LAYER_PARTS, STEP_PARTS, shares_of
-from dooly.batch import Batch, StepCost
+from dooly.adapters.vidur.step import Mixed, step_of
+from dooly.batch import Batch
 from dooly.predict import Parts, SavedModel
 
 __all__ = ["Slots"]
 
 _NAMES = (*LAYER_PARTS, *STEP_PARTS)
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """What the numbers of tokens, requests and rows of logits decide.
+
+    Attributes:
+        us: all of it.
+        rope: ms of a layer.
+        after: fields of a layer that follow attention, ms.
+        rest, sampler: ms of a step.
+    """
+
+    us: float
+    rope: float
+    after: tuple[float, ...]
+    rest: float
+    sampler: float
 
 
 @dataclass
@@ -35,35 +54,37 @@ class Slots:
     outside: Outside = field(default_factory=Outside)
 
     def __post_init__(self) -> None:
+        self._step_time = self.model.steps.step_time
         self._parts = Parts(self.model.steps, _NAMES, shares_of)
         self._layers = self.model.layers
+        self._sized = lru_cache(maxsize=65536)(self._divide)
 
-    def fields(self, requests: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    def fields(self, requests: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
         """Positional arguments of ExecutionTime for requests of (new, cached) tokens; their total is `step_time`."""
-        batch = Batch(tuple(requests), len(requests))
-        cost, times, dispatch = self._parts.at(batch)
-        self.outside.note(batch, cost)
-        each = 1e-3 / self._layers
-        norm1, pre, rope, attention, post, norm2, up, act, down, moe, reduce, other, *of_step = times
-        decode = attention * self._decode_share(batch)
-        layer = (rope, 0.0, decode, attention - decode, pre, post, up + moe, down, act, norm1, norm2, other, reduce / 2)
-        return (self._layers, *(us * each for us in layer), *self._per_step(cost, of_step, dispatch))
+        step = step_of(requests)
+        cost = self._step_time(step)
+        self.outside.note(step, cost)
+        sized, attention = self._sized(step.tokens, step.count, step.logits), self._parts.varying(step)
+        dispatch = (cost.device_us - sized.us - attention) * 1e-3
+        before, after = cost.host_before_us * 1e-3, cost.host_after_us * 1e-3
+        per_layer = attention * 1e-3 / self._layers
+        decode = per_layer * self._decode_share(step)
+        layer = (self._layers, sized.rope, 0.0, decode, per_layer - decode, *sized.after)
+        if self.cpu_fields:
+            return (*layer, sized.rest, 0.0, sized.sampler, before, after, dispatch)
+        return (*layer, sized.rest + sized.sampler + before + dispatch + after)
 
-    def _per_step(self, cost: StepCost, of_step: list[float], dispatch: float) -> tuple[float, ...]:
-        host_before, host_after = cost.host_before_us, cost.host_after_us
-        if not self.cpu_fields:
-            return ((sum(of_step) + dispatch + host_before + host_after) * 1e-3,)
+    def _divide(self, tokens: int, requests: int, logits: int) -> _Sized:
+        us = self._parts.fixed(tokens, requests, logits)
+        norm1, pre, rope, other, post, norm2, up, act, down, moe, reduce, more, *of_step = (each * 1e-3 for each in us)
         embedding, final_norm, lm_head, sampler = of_step
-        rest = embedding + final_norm + lm_head
-        return tuple(us * 1e-3 for us in (rest, 0.0, sampler, host_before, host_after, dispatch))
+        layer = (pre, post, up + moe, down, act, norm1, norm2, other + more, reduce / 2)
+        each_layer = tuple(ms / self._layers for ms in layer)
+        return _Sized(sum(us), rope / self._layers, each_layer, embedding + final_norm + lm_head, sampler)
 
-    def _decode_share(self, batch: Batch) -> float:
+    def _decode_share(self, step: Batch | Mixed) -> float:
         """Of the attention of a step; a mixed one is divided as its two halves would take alone."""
-        decodes = tuple(pair for pair in batch.requests if pair[0] == 1 and pair[1] > 0)
-        if not decodes:
-            return 0.0
-        if len(decodes) == len(batch.requests):
-            return 1.0
-        rest = tuple(pair for pair in batch.requests if pair[0] != 1 or pair[1] == 0)
-        alone = self._parts.varying(Batch(decodes, 0)), self._parts.varying(Batch(rest, 0))
-        return alone[0] / sum(alone)
+        if isinstance(step, Mixed):
+            decodes, others = self._parts.varying(step.decodes), self._parts.varying(step.others)
+            return decodes / (decodes + others)
+        return 0.0 if step.kind == "prefill" else 1.0

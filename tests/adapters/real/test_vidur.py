@@ -38,7 +38,7 @@ SYNTHETIC = (
 def run(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     paths = [source, str(ROOT)] if source else [str(ROOT)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
-    command = [sys.executable, str(Path(__file__).with_name("run_vidur.py")), *arguments]
+    command = [sys.executable, str(ROOT / "benchmarks" / "run_vidur.py"), "report.json", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
 
 
@@ -49,8 +49,7 @@ def test_vidur_sums_to_the_step_time_batch_by_batch(source: str, kind: str, tmp_
     model.save(tmp_path / "steps.json")
     done = run(tmp_path, source, "steps.json", *SCHEDULER, *SYNTHETIC)
     assert done.returncode == 0, done.stderr[-2000:]
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("STEPS ")]
-    steps = json.loads(line.removeprefix("STEPS "))
+    steps = json.loads((tmp_path / "report.json").read_text())["steps"]
     assert len(steps) > 20
     for requests, seconds in steps:
         expected = model.steps.step_time(Batch.of(*map(tuple, requests))).total_us * 1e-6
