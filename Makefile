@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-adapters lint format types demo notebooks bench clean
+.PHONY: help setup test test-adapters lint format types demo notebooks reports bench clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ docs: $(STAMP) ## write the pages that come from the code: operations and what t
 
 architectures: $(STAMP) ## docs/architectures.md: every bundled model captured, deduplicated and checked by witnesses
 	$(BIN)/python benchmarks/architectures.py
+
+reports: $(STAMP) ## docs/what-measuring-costs.md, from the measurements that ship
+	$(BIN)/python scripts/cost_page.py
 
 bench: $(STAMP) ## seconds of capture and of each pass for four models; microseconds of a step prediction; speed of simulation
 	$(BIN)/python -m dooly.passes --time-passes llama-3.1-8b llama-3.1-70b qwen3-8b mixtral-8x7b > /dev/null

@@ -8,6 +8,7 @@ from dooly.cli.coverage import coverage
 from dooly.cli.explore import explore
 from dooly.cli.fit import fit
 from dooly.cli.formulas import formulas
+from dooly.cli.ledger import ledger
 from dooly.cli.plan import plan
 from dooly.cli.predict import predict
 from dooly.cli.profile import profile
@@ -39,7 +40,9 @@ def main(
     """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
 
 
-for _command in (coverage, plan, profile, fit, formulas, predict, simulate, validate, explore, verify_provenance):
+_COMMANDS = (coverage, plan, profile, fit, formulas, predict, simulate, validate, explore, verify_provenance, ledger)
+
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(export.app, name="export")
 app.add_typer(db.app, name="db")

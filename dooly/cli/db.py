@@ -138,7 +138,9 @@ def diff(
     second: Annotated[str, typer.Argument(help="database or Parquet file")],
     as_json: AsJson = False,
 ) -> None:
-    """Ratios of latencies, second over first, at the points that both hold: per operation, whatever the environments.
+    """Ratios of latencies, second over first, at the points that both hold: per operation and per kind of operation.
+
+    Whatever the environments: two days, two machines, two releases of a library.
 
     Example: dooly db diff monday.sqlite tuesday.sqlite
     """
@@ -146,18 +148,23 @@ def diff(
 
     from dooly.cli.output import Column, print_json, print_table
     from dooly.cli.store import records_of
-    from dooly.database.exchange import difference
+    from dooly.database.difference import agreement, agreement_by_target, difference
 
-    rows = [asdict(each) for each in difference(records_of(first), records_of(second))]
+    found = difference(records_of(first), records_of(second))
+    rows = [{"target": each.target, "signature": each.signature, **asdict(agreement(each.ratios))} for each in found]
+    kinds = [{"target": target, **asdict(each)} for target, each in agreement_by_target(found).items()]
     if as_json:
-        print_json(rows)
+        print_json({"operations": rows, "targets": kinds})
         return
     columns = (
-        Column("target", "target"),
-        Column("signature", "signature"),
         Column("points", "points", ",d"),
-        Column("low", "least", ".3f"),
-        Column("middle", "median", ".3f"),
-        Column("high", "largest", ".3f"),
+        Column("p5", "5 %", ".3f"),
+        Column("median", "median", ".3f"),
+        Column("p95", "95 %", ".3f"),
+        Column("within_2", "within 2 % (%)", ".0f"),
+        Column("within_5", "within 5 % (%)", ".0f"),
+        Column("within_10", "within 10 % (%)", ".0f"),
     )
-    print_table(f"{second} over {first}: {sum(row['points'] for row in rows):,d} common points", columns, rows)
+    title = f"{second} over {first}: {sum(len(each.ratios) for each in found):,d} common points"
+    print_table(title, (Column("target", "target"), Column("signature", "signature"), *columns), rows)
+    print_table("by kind of operation", (Column("target", "target"), *columns), kinds)

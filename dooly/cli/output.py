@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as RichTable
 
-__all__ = ["Column", "print_json", "print_table", "progress_bar", "say"]
+__all__ = ["Column", "Table", "markdown", "print_json", "print_table", "progress_bar", "say"]
 
 WIDTH_WITHOUT_TERMINAL = 160
 
@@ -36,9 +36,32 @@ class Column:
         return format(value, self.form) if self.form else str(value)
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table that is printed, or written into a page.
+
+    Attributes:
+        note: a sentence below it.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+
+
+def markdown(table: Table) -> str:
+    """The table with title and note as paragraphs around it, for a page."""
+    heads = [column.title for column in table.columns]
+    rules = ["---:" if column.form else "---" for column in table.columns]
+    cells = [[column.text(row[column.key]) for column in table.columns] for row in table.rows]
+    lines = "\n".join(f"| {' | '.join(line)} |" for line in (heads, rules, *cells))
+    return "\n\n".join(part for part in (table.title, lines, table.note) if part) + "\n"
+
+
 def print_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
     """Results for people, on stdout."""
-    table = Table(header_style="bold", box=None, pad_edge=False)
+    table = RichTable(header_style="bold", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column.title, justify="right" if column.form else "left", overflow="fold")
     for row in rows:

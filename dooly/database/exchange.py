@@ -2,9 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import polars as pl
@@ -15,7 +13,7 @@ from dooly.database.records import Record, StoredOperation
 from dooly.errors import DatabaseError, DoolyError
 from dooly.ir import parse_program
 
-__all__ = ["Difference", "check", "difference", "read_parquet", "shipped_files", "write_parquet"]
+__all__ = ["check", "read_parquet", "shipped_files", "write_parquet"]
 
 _SCHEMA = {
     "signature": pl.String,
@@ -153,35 +151,3 @@ def _operation_problem(operation: StoredOperation) -> str | None:
     if parsed.signature != operation.signature:
         return f"{operation.signature}: its text has the signature {parsed.signature}; another version wrote it"
     return None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How the latencies of one operation differ between two sets of records.
-
-    Fields:
-        points: measured in both.
-        low, middle, high: least, median and largest ratio of latencies, second over first.
-    """
-
-    signature: str
-    target: str
-    points: int
-    low: float
-    middle: float
-    high: float
-
-
-def difference(first: Iterable[Record], second: Iterable[Record]) -> list[Difference]:
-    """Ratios of latencies at the points that both hold, per operation; whatever their environments are."""
-    ours = {(r.operation.signature, r.measurement.point): r for r in first if r.measurement.status is Status.OK}
-    ratios: dict[tuple[str, str], list[float]] = {}
-    for record in second:
-        mine = ours.get((record.operation.signature, record.measurement.point))
-        if mine is not None and record.measurement.status is Status.OK:
-            ratio = record.measurement.latency_us / mine.measurement.latency_us
-            ratios.setdefault((record.operation.target, record.operation.signature), []).append(ratio)
-    return [
-        Difference(signature, target, len(values), min(values), median(values), max(values))
-        for (target, signature), values in sorted(ratios.items())
-    ]

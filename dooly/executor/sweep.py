@@ -81,7 +81,7 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
 
 def _fixed_grid(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     if operation.kind.stateful:
-        return tuple(dict.fromkeys(vidur_grid.attention_points(ranges.max_context)))
+        return vidur_grid.attention_points(ranges.max_context)
     limit = rows_limit(operation, ranges)
     rows = vidur_grid.token_counts(limit)
     if operation.kind is Kind.MOE:

@@ -8,6 +8,7 @@ requests at every context length.  At a context of 4096: 261 token counts and 10
 
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from dooly.database import Point
 
@@ -26,13 +27,18 @@ def token_counts(limit: int) -> list[int]:
     return _up_to(limit, [1, 2, 4], steps)
 
 
-def attention_points(max_context: int) -> Iterator[Point]:
-    """Chunks with history, whole prompts, then decode batches.
+@cache
+def attention_points(max_context: int) -> tuple[Point, ...]:
+    """Chunks with history, whole prompts, then decode batches; each once.
 
-    >>> points = list(attention_points(4096))
-    >>> len(set(points)), sum(point.axes["T"] == point.axes["R"] for point in points)
+    >>> points = attention_points(4096)
+    >>> len(points), sum(point.axes["T"] == point.axes["R"] for point in points)
     (10776, 10240)
     """
+    return tuple(dict.fromkeys(_attention_points(max_context)))
+
+
+def _attention_points(max_context: int) -> Iterator[Point]:
     for chunk in _up_to(max_context, [], [(64, 128, 16), (128, 1024, 32), (1024, 4096, 64), (4096, 16384, 128)]):
         for part in range(max_context // chunk):
             yield Point.of_requests([(chunk, part * chunk)])

@@ -19,6 +19,8 @@ COMMANDS = (
     "simulate",
     "validate",
     "explore",
+    "ledger",
+    "db diff",
     "db info",
     "db environments",
 )

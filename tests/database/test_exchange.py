@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from dooly.cli.app import app
 from dooly.database import Database, Environment, Point, Samples, Status
-from dooly.database.exchange import check, difference, read_parquet, shipped_files, write_parquet
+from dooly.database.exchange import check, read_parquet, shipped_files, write_parquet
 from dooly.errors import DatabaseError
 from dooly.ir import Operation, TensorType, parse_expr, parse_program
 from dooly.ir.printer import format_operation
@@ -83,13 +83,6 @@ def test_the_check_names_what_is_wrong(filled: Database):
     assert "does not parse" in check([torn])[0]
     zero = replace(second, measurement=replace(second.measurement, samples=Samples((0.0, 1.0))))
     assert "all positive" in check([zero])[0]
-
-
-def test_differences_are_ratios_at_common_points(filled: Database, tmp_path: Path):
-    slower = fill(Database(tmp_path / "slower.db"), scale=1.5)
-    for each in difference(filled.records(), slower.records()):
-        assert each.points == 6
-        assert each.low == pytest.approx(each.high) == pytest.approx(1.5)
 
 
 def test_a_file_of_something_else_is_one_clear_line(tmp_path: Path):

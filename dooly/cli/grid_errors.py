@@ -1,0 +1,78 @@
+"""How good formulas are that were fitted on a fixed grid, beside those of the adaptive sweep, at the same points."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dooly.cli.output import progress_bar
+from dooly.database import Measurement, Status
+from dooly.fit import Observation, fit
+from dooly.fit.judge import Unseen, judge, unseen_errors
+from dooly.ir import Operation
+
+__all__ = ["grid_errors"]
+
+_ENOUGH = 100
+"""Measured points of the grid from which on its formula says something of the whole grid."""
+
+Points = Mapping[str, Sequence[Measurement]]
+
+
+def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, held_out: Points) -> list[dict[str, Any]]:
+    """A row for each operation that was measured both ways, and one over all their held-out points.
+
+    Args:
+        sweep, grid, held_out: points by signature; held-out ones were drawn at random and are never fitted.
+    """
+    both = [
+        each
+        for each in operations
+        if each.signature in sweep and len(_measured(grid, each)) >= _ENOUGH and _measured(held_out, each)
+    ]
+    rows: list[dict[str, Any]] = []
+    all_of_grid: list[Unseen] = []
+    all_of_sweep: list[Unseen] = []
+    with progress_bar("operations") as progress:
+        for operation in progress.track(both, description="fitting"):
+            on_grid, swept, unseen = (_measured(points, operation) for points in (grid, sweep, held_out))
+            by_grid, by_sweep = fit(operation, on_grid), fit(operation, swept)
+            errors = unseen_errors(operation, by_grid, unseen), unseen_errors(operation, by_sweep, unseen)
+            fitted = {each.point for each in swept}
+            rest = [each for each in on_grid if each.point not in fitted]
+            rows.append(
+                {
+                    "operation": operation.name,
+                    "kind": operation.kind.value,
+                    **_row(*errors),
+                    "grid_points": len(on_grid),
+                    "sweep_points": len(swept),
+                    "grid_own_percent": 100 * by_grid.held.mape,
+                    "sweep_on_grid_percent": 100 * judge(unseen_errors(operation, by_sweep, rest)).mean,
+                }
+            )
+            all_of_grid += errors[0]
+            all_of_sweep += errors[1]
+    if rows:
+        points = {name: sum(row[name] for row in rows) for name in ("grid_points", "sweep_points")}
+        own = {"grid_own_percent": None, "sweep_on_grid_percent": None}
+        rows.append({"operation": "all", "kind": "", **_row(all_of_grid, all_of_sweep), **points, **own})
+    return rows
+
+
+def _measured(points: Points, operation: Operation) -> list[Observation]:
+    return [
+        Observation.of_samples(each.point.json, each.samples.values_us)
+        for each in points.get(operation.signature, ())
+        if each.status is Status.OK
+    ]
+
+
+def _row(of_grid: Sequence[Unseen], of_sweep: Sequence[Unseen]) -> dict[str, Any]:
+    grid, sweep = judge(of_grid), judge(of_sweep)
+    return {
+        "held_out_points": grid.points,
+        "outside_grid": grid.extrapolated,
+        "grid_median_percent": 100 * grid.median,
+        "grid_mean_percent": 100 * grid.mean,
+        "sweep_median_percent": 100 * sweep.median,
+        "sweep_mean_percent": 100 * sweep.mean,
+    }

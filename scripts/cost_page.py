@@ -1,0 +1,84 @@
+"""Write docs/what-measuring-costs.md from what ships with dooly: python scripts/cost_page.py"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from dooly.cli.ledger_tables import ledger_of
+from dooly.cli.output import Column, Table, markdown
+from dooly.cli.shipped import DATA, measurements
+from dooly.database.difference import agreement_by_target, difference
+from dooly.database.exchange import read_parquet
+from dooly.files import write_text
+
+__all__ = ["main"]
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "what-measuring-costs.md"
+
+HEAD = """# What measuring costs
+
+Written by `make reports` from the measurements that ship; `dooly ledger` and `dooly db diff` print the same for people and, with
+`--json`, for programs.
+
+## Three ways of measuring the same models
+
+| way | what is measured |
+|---|---|
+| model by model | each operation of each model on the fixed grid of Vidur's profiler, up to 4,096 tokens, contexts of 4,096 and \
+128 requests: 259 token counts, 10,776 batches of attention; one tensor-parallel size of each model, where Vidur takes four |
+| deduplicated | the same grid, each distinct operation once |
+| sweep | what was really measured: each distinct operation once, at few points that errors choose, up to 8,192 tokens, contexts \
+of 16,384 and 256 requests, mixed batches among them |
+
+Seconds are those of one GPU's machine from the start of a point to its end. Of the fixed grid a part was measured (all GEMM points \
+and a random part of attention of Llama-3.1-8B, some regions). The rest is *counted*: points times the median time of a measured \
+point of the same kind, without set-up and compilation. The sweep's seconds are all that were spent: set-up, compilation, start of \
+the engine, points that failed. So the savings are stated rather too low than too high.
+
+Held-out points were drawn at random over all that the sweep covers; no fit has seen them. On the sizes of the grid itself, and on those alone, formulas of a few points are not as good as formulas of hundreds: the last two columns.
+"""
+
+REPEATED = """
+## Measured twice
+
+Ratios of latencies of the same points, later over earlier: another run on the same kind of GPU, whose clocks and temperature are \
+its own.
+"""
+
+_AGREEMENT = (
+    Column("target", "operations"),
+    Column("points", "points", ",d"),
+    Column("p5", "5 %", ".3f"),
+    Column("median", "median", ".3f"),
+    Column("p95", "95 %", ".3f"),
+    Column("within_2", "within 2 % (%)", ".0f"),
+    Column("within_5", "within 5 % (%)", ".0f"),
+    Column("within_10", "within 10 % (%)", ".0f"),
+)
+
+
+def main() -> int:
+    """Write the page."""
+    write_text(PAGE, "\n".join(_page()))
+    return 0
+
+
+def _page() -> Iterator[str]:
+    platforms = sorted(path.stem for path in DATA.glob("*.parquet"))
+    yield HEAD
+    for platform in platforms:
+        yield f"### {platform.upper()}\n"
+        for backend in (None, "FLASH_ATTN"):
+            first, *others = ledger_of(platform, backend, errors=backend is None).tables()
+            yield from map(markdown, (first, *others) if backend is None else (first,))
+    yield REPEATED
+    for platform in platforms:
+        for repeated in sorted((DATA / "evaluation").glob(f"{platform}-repeat*.parquet")):
+            found = agreement_by_target(difference(read_parquet(measurements(platform)), read_parquet(repeated)))
+            rows = [{"target": target, **asdict(each)} for target, each in found.items()]
+            yield markdown(Table(f"`{repeated.stem}`", _AGREEMENT, rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
