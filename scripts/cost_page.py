@@ -18,32 +18,33 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "what-measuring-costs.m
 
 HEAD = """# What measuring costs
 
-Written by `make reports` from the measurements that ship; `dooly ledger` and `dooly db diff` print the same for people and, with
-`--json`, for programs.
+Written by `make reports` from the measurements that ship; `dooly ledger` and `dooly db diff` print the same for
+people and, with `--json`, for programs.
 
 ## Three ways of measuring the same models
 
-| way | what is measured |
-|---|---|
-| model by model | each operation of each model on the fixed grid of Vidur's profiler, up to 4,096 tokens, contexts of 4,096 and \
-128 requests: 259 token counts, 10,776 batches of attention; one tensor-parallel size of each model, where Vidur takes four |
-| deduplicated | the same grid, each distinct operation once |
-| sweep | what was really measured: each distinct operation once, at few points that errors choose, up to 8,192 tokens, contexts \
-of 16,384 and 256 requests, mixed batches among them |
+- **Model by model**: every operation of a model on the fixed grid of Vidur's profiler, up to 4,096 tokens, contexts of
+  4,096 and 128 requests: 259 token counts, 10,776 batches of attention; one tensor-parallel size of each model, where
+  Vidur takes four.
+- **Deduplicated**: the same grid, each distinct operation once.
+- **Sweep**: what was really measured: each distinct operation once, at few points that errors choose, up to 8,192
+  tokens, contexts of 16,384 and 256 requests, mixed batches among them.
 
-Seconds are those of one GPU's machine from the start of a point to its end. Of the fixed grid a part was measured (all GEMM points \
-and a random part of attention of Llama-3.1-8B, some regions). The rest is *counted*: points times the median time of a measured \
-point of the same kind, without set-up and compilation. The sweep's seconds are all that were spent: set-up, compilation, start of \
-the engine, points that failed. So the savings are stated rather too low than too high.
+Seconds are those of one GPU's machine from the start of a point to its end. Of the fixed grid a part was measured (all
+GEMM points and a random part of attention of Llama-3.1-8B, some regions). The rest is *counted*: points times the
+median time of a measured point of the same kind, without set-up and compilation. The sweep's seconds are all that were
+spent: set-up, compilation, start of the engine, points that failed. So the savings are stated rather too low than too
+high.
 
-Held-out points were drawn at random over all that the sweep covers; no fit has seen them. On the sizes of the grid itself, and on those alone, formulas of a few points are not as good as formulas of hundreds: the last two columns.
+Held-out points were drawn at random over all that the sweep covers; no fit has seen them. On the sizes of the grid
+itself, and on those alone, formulas of a few points are not as good as formulas of hundreds: the last two columns.
 """
 
 REPEATED = """
 ## Measured twice
 
-Ratios of latencies of the same points, later over earlier: another run on the same kind of GPU, whose clocks and temperature are \
-its own.
+Ratios of latencies of the same points, later over earlier: another run on the same kind of GPU, whose clocks and
+temperature are its own.
 """
 
 _AGREEMENT = (
