@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 
 from dooly.errors import PredictError
 
-__all__ = ["HOST_PARTS", "Batch", "BatchColumns", "StepBatch", "StepClass", "StepCost"]
+__all__ = ["HOST_PARTS", "LAUNCH_PARTS", "Batch", "BatchColumns", "StepBatch", "StepClass", "StepCost"]
 
 StepClass = Literal["decode", "prefill", "mixed"]
 Column = NDArray[np.float64]
 
-HOST_PARTS = ("host_before", "host_after", "host_dispatch")
-"""Signatures of the pseudo operations that hold the host's share of a step."""
+LAUNCH_PARTS = ("host_launch_full", "host_launch_piecewise", "host_launch_none")
+HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS)
+"""Signatures of the pseudo operations that hold the host's share of a step.
+
+Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
+each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode.
+"""
 
 
 class StepBatch(Protocol):
@@ -270,10 +275,12 @@ class StepCost:
 
     Attributes:
         host_before_us: scheduling and input preparation, before the device has work.
-        device_us: the model's operations as issued, dispatch included.
+        device_us: the model's operations, on a CPU with the dispatch between them.
         host_after_us: sampling and bookkeeping after the results are there.
-        total_us: from the start of the step to its end.
+        total_us: from the start of the step to its end, with synchronous scheduling:
+            ``host_before + max(device, launch) + host_after``.
         extrapolated: some operation was asked outside the sizes that were measured.
+        launch_us: the host is busy for so long queueing the step's kernels, while the device works through them.
     """
 
     host_before_us: float
@@ -281,3 +288,12 @@ class StepCost:
     host_after_us: float
     total_us: float
     extrapolated: bool = False
+    launch_us: float = 0.0
+
+    @property
+    def overlapped_us(self) -> float:
+        """Time from one step to the next with asynchronous scheduling, while nothing but such steps run.
+
+        The host then prepares the next step while the device works on this one.
+        """
+        return max(self.device_us, self.host_before_us + self.launch_us + self.host_after_us)

@@ -1,4 +1,4 @@
-"""vLLM's engine in this process: its settings, its configuration object, and the real CPU engine.
+"""vLLM's engine in this process: its settings, its configuration object, and the real engine on this machine's device.
 
 One way of starting the engine for everything that measures or imitates it: the executor (host time), `dooly validate`
 (the recorded run) and the simulator (which takes the scheduler only).  Importing this module imports neither torch nor
@@ -26,14 +26,15 @@ from typing import Any, Literal
 from dooly.errors import SimulationError
 
 __all__ = [
-    "CpuEngine",
+    "Engine",
     "EngineSettings",
+    "driver_version",
     "engine_config",
     "gpu_present",
     "model_folder",
     "one_line",
     "prepare_vllm",
-    "start_cpu_engine",
+    "start_engine",
     "stated_dtype",
 ]
 
@@ -111,6 +112,16 @@ def gpu_present() -> bool:
         pynvml.nvmlShutdown()
 
 
+def driver_version() -> str:
+    """Of the NVIDIA driver of this machine, which has one."""
+    pynvml: Any = importlib.import_module("pynvml")
+    pynvml.nvmlInit()
+    try:
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def _installed(package: str) -> bool:
     try:
         return bool(version(package))
@@ -123,12 +134,17 @@ def prepare_vllm() -> None:
 
     No hub access, no usage statistics, engine core in this process, a silent log.  The model registry
     inspects model classes in this process rather than in a subprocess that imports vLLM again (15 s against 2 s).
+    On a GPU every model is run by the engine's second model runner, which is the default of newer releases for all
+    models (of 0.26.0 for dense ones), and tokens are sampled by the engine's own kernels.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # its errors come as exceptions
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if not gpu_present():
         os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    else:
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "1")
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
         from vllm.model_executor.models import registry
@@ -237,13 +253,14 @@ def engine_config(
     return config
 
 
-class CpuEngine:
-    """vLLM's EngineCore on this CPU, in this process, with random weights.  Made by `start_cpu_engine`.
+class Engine:
+    """vLLM's EngineCore in this process, on this machine's device, with random weights.  Made by `start_engine`.
 
     Attributes:
         core: the vllm.v1.engine.core.EngineCore; its `scheduler` and `model_executor` may be wrapped to measure them.
         config: its VllmConfig.
-        runner: the model runner (`_model_forward`, `model`, ...).
+        runner: the model runner.
+        device: ``cpu`` or ``cuda``.
         start_s: seconds that starting took, imports of vLLM not included.
         vocab_size: token ids go from 0 to this, exclusive.
     """
@@ -251,8 +268,29 @@ class CpuEngine:
     def __init__(self, core: Any, config: Any, start_s: float) -> None:
         self.core, self.config, self.start_s = core, config, start_s
         self.runner: Any = core.model_executor.driver_worker.worker.model_runner
+        self.device: str = self.runner.device.type
         self.vocab_size: int = config.model_config.get_vocab_size()
         self._parameters: dict[int, Any] = {}
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the next step is composed while the present one runs.
+
+        An engine that was started with asynchronous scheduling can be told to finish each step first: its batches are
+        then those of synchronous scheduling.
+
+        Raises:
+            SimulationError: set while requests are under way, or to True where the engine was started without.
+        """
+        return self.core.step_fn == self.core.step_with_batch_queue
+
+    @overlaps.setter
+    def overlaps(self, value: bool) -> None:
+        if self.busy():
+            raise SimulationError("the engine is busy; let it finish before its scheduling is changed")
+        if value and self.core.batch_queue is None:
+            raise SimulationError("the engine was started without asynchronous scheduling; set async_scheduling")
+        self.core.step_fn = self.core.step_with_batch_queue if value else self.core.step
 
     def add(self, request_id: str, prompt: list[int], max_tokens: int) -> None:
         """Hand a request to the scheduler: token ids in, exactly `max_tokens` greedy tokens out.
@@ -282,7 +320,7 @@ class CpuEngine:
         return self.core.scheduler.has_requests() or bool(self.core.batch_queue)
 
     def step(self) -> list[Any]:
-        """One engine step: schedule, run the model, sample, update.  Returns the EngineCoreOutput items.
+        """One turn of the engine's loop: schedule, run the model, sample, update.  Returns the EngineCoreOutput items.
 
         Raises:
             SimulationError: a kernel does not support the model's sizes.
@@ -305,20 +343,25 @@ _MLA_ON_A_CPU = {"block_size": 16, "prefix_caching": False, "chunked_prefill": F
 
 
 @contextmanager
-def start_cpu_engine(
-    model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True
-) -> Generator[CpuEngine]:
-    """Run the real engine on this CPU while the `with` block lasts.
+def start_engine(
+    model: str | Path, settings: EngineSettings, *, enforce_eager: bool | None = None, backend: str | None = None
+) -> Generator[Engine]:
+    """Run the real engine on this machine's GPU, or its CPU where there is none, while the `with` block lasts.
 
     Nothing is downloaded: the weights are random, drawn from the shapes in config.json.  vLLM disables
     `torch.set_num_threads` for the rest of the process.
+
+    Args:
+        enforce_eager: neither compile the model nor capture CUDA graphs; by default so on a CPU only.
+        backend: attention backend by the engine's name; its own choice by default.
 
     Raises:
         SimulationError: no config.json, the engine refuses the configuration, or the CPU engine cannot run it with
             these settings (MLA models: block size 16, no chunked prefill, no prefix caching).
     """
-    config = engine_config(model, settings, enforce_eager=enforce_eager)
-    if config.model_config.use_mla:
+    eager = not gpu_present() if enforce_eager is None else enforce_eager
+    config = engine_config(model, settings, enforce_eager=eager, backend=backend)
+    if config.model_config.use_mla and not gpu_present():
         wrong = [name for name, value in _MLA_ON_A_CPU.items() if getattr(settings, name) != value]
         if wrong:
             needed = ", ".join(f"{name} = {_MLA_ON_A_CPU[name]}" for name in wrong)
@@ -333,8 +376,8 @@ def start_cpu_engine(
         core: Any = EngineCore(config, Executor.get_class(config), log_stats=False)
     except Exception as error:  # model code may fail in any way on a configuration it was not written for
         cleanup_dist_env_and_memory()
-        raise SimulationError(f"{model}: the CPU engine does not start: {one_line(error)}") from error
-    engine = CpuEngine(core, config, time.perf_counter() - start)
+        raise SimulationError(f"{model}: the engine does not start: {one_line(error)}") from error
+    engine = Engine(core, config, time.perf_counter() - start)
     try:
         yield engine
     finally:

@@ -137,7 +137,7 @@ class _Run:
                 text = format_operation(replace(operation, uses=(), status=""), name=operation.name)
                 self.database.add_operation(operation.signature, operation.target, text)
             self._say("start", "", f"{self.plan.points_missing} points, about {self.plan.estimate_s:.0f} s")
-            if self.plan.host_missing and self.budget_s < HOST_COST_S:
+            if self.plan.host_missing and self.budget_s < HOST_COST_S[self.plan.machine.torch_device]:
                 self.left.add("host time")
             elif self.plan.host_missing:
                 self.outcome.host_points = measure_host(

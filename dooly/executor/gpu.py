@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dooly.capture.platforms import PLATFORMS
+from dooly.engine import driver_version
 from dooly.errors import ProfileError
 
 __all__ = ["Gauge", "Reading", "gpu_facts"]
@@ -34,7 +35,7 @@ def gpu_facts(processor: str) -> dict[str, Any]:
     properties: Any = torch.cuda.get_device_properties(0)
     if properties.name not in _PLATFORMS:
         raise ProfileError(f"the GPU here is {properties.name}; known: {', '.join(_PLATFORMS)}")
-    facts = {"cuda": torch.version.cuda or "", "driver": _driver(), "processor": processor}
+    facts = {"cuda": torch.version.cuda or "", "driver": driver_version(), "processor": processor}
     facts |= {name: found for name, packages in _LIBRARIES.items() if (found := _first(packages))}
     return {
         "platform": _PLATFORMS[properties.name],
@@ -53,15 +54,6 @@ def _first(packages: tuple[str, ...]) -> str:
         except PackageNotFoundError:
             continue
     return ""
-
-
-def _driver() -> str:
-    pynvml: Any = importlib.import_module("pynvml")
-    pynvml.nvmlInit()
-    try:
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    finally:
-        pynvml.nvmlShutdown()
 
 
 @dataclass(frozen=True)

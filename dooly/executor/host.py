@@ -1,93 +1,56 @@
 """Host time: what a step of the real engine takes besides its operations, measured once per host and engine.
 
-Three pseudo operations hold it, so that it is stored, claimed and fitted as everything else:
+Pseudo operations hold it, so that it is stored, claimed and fitted as everything else:
 
 ``host_before``    {R, T}: schedule, prepare inputs, build attention metadata, until the model is called
-``host_after``     {R, T}: after the model: sampling's bookkeeping, update of the scheduler
-``host_dispatch``  {N}: a forward pass over N operations takes this much longer than the operations by themselves
+``host_after``     {R, T}: after the model: wait for its tokens to be copied, update of the scheduler
+``host_dispatch``  {N}: on a CPU a forward pass over N operations takes this much longer than they by themselves
+``host_launch_full``, ``host_launch_piecewise``, ``host_launch_none``  {N, R}: on a GPU, queueing N operations and the
+                   sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
+                   graphs, all one by one
 
 A tiny model serves as the load: what is left when its own work is taken away does not depend on the model.
 """
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
-from dooly.batch import HOST_PARTS
+from dooly.batch import HOST_PARTS, LAUNCH_PARTS
 from dooly.database import Claim, Database, Environment, Point, Samples
-from dooly.engine import EngineSettings
 from dooly.errors import ProfileError
 from dooly.executor.environment import host_environment
-from dooly.executor.host_engine import Step, Workload, record
+from dooly.executor.host_engine import record
+from dooly.executor.host_load import CONTEXT, DECODE, STEPS, load_for
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.timing import Precision
 from dooly.ir import Kind, Operation, Program
+from dooly.probe import SeenStep
 
 __all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
 
-HOST_COST_S = 20.0
+HOST_COST_S = {"cpu": 20.0, "cuda": 150.0}
 """Rough wall seconds of measuring host time, imports not included."""
 
-_DEPTHS = (2, 5, 8)
-_REQUESTS, _TOKENS = 16, 512
-_DECODE = 4
-_CONTEXT = 32
-_STEPS = 24
-_REPEATS = 7
-
-_MODEL: dict[str, object] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 256,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "torch_dtype": "float32",
-    "tie_word_embeddings": False,
-}
-
-
-def _decode(count: int = _DECODE) -> Workload:
-    return ((_CONTEXT, _STEPS),) * count
-
-
-def _decodes() -> tuple[Workload, ...]:
-    return tuple(_decode(count) for count in (1, _DECODE, _REQUESTS))
-
-
-def _prefills() -> tuple[Workload, ...]:
-    shapes = ((1, 64), (1, _TOKENS), (4, _TOKENS // 4), (_REQUESTS, _TOKENS // _REQUESTS))
-    return tuple(((prompt, 1),) * count for count, prompt in shapes)
-
-
-def _step_groups() -> list[tuple[Workload, ...]]:
-    """Workloads for each of `wanted_points`: a shape is committed as soon as it is measured."""
-    return [(batch,) for batch in _decodes()] + [(batch,) * _REPEATS for batch in _prefills()]
-
-
-def wanted_points() -> tuple[Point, ...]:
-    """Shapes of steps to know `host_before` and `host_after` at."""
-    decodes = tuple(Point.of(R=len(batch), T=len(batch)) for batch in _decodes())
-    prefills = tuple(Point.of(R=len(batch), T=sum(prompt for prompt, _ in batch)) for batch in _prefills())
-    return decodes + prefills
+_AROUND = HOST_PARTS[:2]
+_FEWEST = 3
+"""Samples that make a point of steps of one shape."""
 
 
 def missing_host_points(database: Database, machine: Machine) -> bool:
     """Whether any part of host time of this machine and engine is unknown."""
-    environment = host_environment(machine)
-    for signature in HOST_PARTS[:2]:
+    environment, load = host_environment(machine), load_for(machine)
+    for signature in _AROUND:
         have = {measurement.point for measurement in database.points(signature, environment)}
-        if not have >= set(wanted_points()):
+        if not have >= set(load.points):
             return True
-    return len(database.points("host_dispatch", environment)) < len(_DEPTHS)
+    between = LAUNCH_PARTS if machine.torch_device == "cuda" else ("host_dispatch",)
+    depths = ({each.point.axes["N"] for each in database.points(part, environment)} for part in between)
+    return any(len(known) < len(load.depths) for known in depths)
 
 
 def measure_host(database: Database, machine: Machine, note: Callable[[str], None] = lambda _: None) -> int:
@@ -105,31 +68,34 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
     """
     if not missing_host_points(database, machine):
         return 0
-    environment = host_environment(machine)
-    for signature in HOST_PARTS:
-        database.add_operation(signature, signature, f"pseudo operation {signature}")
-    book = _Claims(database, environment)
+    book, load = _Claims(database, host_environment(machine)), load_for(machine)
+    on_gpu = machine.torch_device == "cuda"
     try:
-        for signature in HOST_PARTS[:2]:
-            book.claim(signature, wanted_points())
+        for signature in _AROUND:
+            book.claim(signature, *load.points)
         with tempfile.TemporaryDirectory(prefix="dooly-host-") as name:
-            folders = {depth: _write_model(Path(name) / f"layers-{depth}", depth) for depth in _DEPTHS}
+            folders = {depth: load.write_model(Path(name) / f"layers-{depth}", depth) for depth in load.depths}
             note("host time: operations of the tiny models")
-            programs = {depth: _operations(folder) for depth, folder in folders.items()}
-            book.claim("host_dispatch", [_dispatch_point(program) for program in programs.values()])
+            programs = {depth: _operations(folder, machine) for depth, folder in folders.items()}
+            for program in programs.values():
+                between = ("host_launch_none", Point.of(N=_queued(program), R=DECODE))
+                book.claim(*(between if on_gpu else ("host_dispatch", Point.of(N=_queued(program)))))
             if not book.held:
                 return 0
-            alone_us = _alone(machine, [op for program in programs.values() for op in program])
+            alone_us: dict[str, float] = {}
+            if not on_gpu:
+                alone_us = _alone(machine, [op for program in programs.values() for op in program])
             for depth, folder in folders.items():
                 note(f"host time: engine with {depth} layers")
-                first = depth == _DEPTHS[0]
-                shapes = list(zip(wanted_points(), _step_groups(), strict=True)) if first else [(None, (_decode(),))]
-                groups = [group for _, group in shapes]
-                recorded = record(folder, _settings(machine), [((_TOKENS, 2),), _decode()[:2]], groups)
-                for (point, _), steps in zip(shapes, recorded, strict=True):
+                recorded = record(folder, load.settings(machine), load.warm_up(depth), load.groups(depth))
+                points = load.points if depth == load.depths[0] else ()
+                for point, steps in zip_longest(points, recorded):
                     if point is not None:
-                        _store_steps(book, point, steps)
-                    _store_dispatch(book, steps, programs[depth], alone_us)
+                        _store_around(book, point, steps)
+                    if on_gpu:
+                        _store_launch(book, steps, programs[depth])
+                    else:
+                        _store_dispatch(book, steps, programs[depth], alone_us)
     finally:
         book.release()
     return book.stored
@@ -143,8 +109,11 @@ class _Claims:
         self.held: dict[tuple[str, Point], Claim] = {}
         self.stored = 0
 
-    def claim(self, signature: str, points: Iterable[Point]) -> None:
+    def claim(self, signature: str, *points: Point) -> None:
+        self._database.add_operation(signature, signature, f"pseudo operation {signature}")
         for point in points:
+            if (signature, point) in self.held:
+                continue
             claim = self._database.claim(signature, self._environment, point, retry_failed=True)
             if claim is not None:
                 self.held[signature, point] = claim
@@ -159,26 +128,11 @@ class _Claims:
             self._database.release(claim)
 
 
-def _settings(machine: Machine) -> EngineSettings:
-    return EngineSettings(
-        max_num_seqs=_REQUESTS,
-        max_num_batched_tokens=_TOKENS,
-        max_model_len=2 * _TOKENS,
-        block_size=machine.block_size,
-    )
-
-
-def _write_model(folder: Path, depth: int) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(_MODEL | {"num_hidden_layers": depth}))
-    return folder
-
-
-def _operations(folder: Path) -> tuple[Operation, ...]:
+def _operations(folder: Path, machine: Machine) -> tuple[Operation, ...]:
     from dooly import passes
     from dooly.capture import capture
 
-    return passes.run(Program((capture(folder),)), passes.PIPELINE).operations
+    return passes.run(Program((capture(folder, platform=machine.platform),)), passes.PIPELINE).operations
 
 
 # -- the operations by themselves ------------------------------------------------------------------------------------
@@ -203,37 +157,62 @@ def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, float
 
 def _decode_point(operation: Operation) -> Point:
     if operation.kind is Kind.ATTENTION:
-        return Point.of_requests([(1, _CONTEXT + _STEPS // 2)] * _DECODE)
-    return Point.of(**dict.fromkeys(operation.axes, _DECODE))
+        return Point.of_requests([(1, CONTEXT + STEPS // 2)] * DECODE)
+    return Point.of(**dict.fromkeys(operation.axes, DECODE))
 
 
 # -- storing ---------------------------------------------------------------------------------------------------------
 
 
-def _store_steps(book: _Claims, point: Point, steps: Sequence[Step]) -> None:
-    """Host time of the steps of one shape."""
-    shape = point.axes["R"], point.axes["T"]
-    alike = [step for step in steps if (step.requests, step.tokens) == shape]
-    before = tuple(step.before_us for step in alike)
-    after = tuple(step.wall_us - step.before_us - step.model_us for step in alike)
-    book.store("host_before", point, Samples(before))
-    book.store("host_after", point, Samples(after))
+def _shape(step: SeenStep) -> Point:
+    return Point.of(R=step.batch.count, T=step.batch.tokens)
 
 
-def _dispatch_point(operations: Sequence[Operation]) -> Point:
-    return Point.of(N=sum(operation.count for operation in operations))
+def _store_around(book: _Claims, point: Point, steps: Sequence[SeenStep]) -> None:
+    """Host time before and after the model, of the steps of this shape.
+
+    What is left of a step after the model is a difference of clocks; below zero it is stored as the least that counts.
+    """
+    alike = [step for step in steps if _shape(step) == point]
+    after = (step.total_us - step.before_us - max(step.launch_us, step.device_us) for step in alike)
+    book.store("host_before", point, Samples(tuple(step.before_us for step in alike)))
+    book.store("host_after", point, Samples(tuple(max(1.0, value) for value in after)))
+
+
+def _queued(operations: Sequence[Operation], mode: str = "NONE") -> int:
+    """Operations that the host queues one by one in this mode; of a graph, all that are in it."""
+    return sum(op.count for op in operations if mode != "PIECEWISE" or op.kind.stateful)
+
+
+def _store_launch(book: _Claims, steps: Sequence[SeenStep], operations: Sequence[Operation]) -> None:
+    """Time to queue a step, by the way in which its kernels were launched and the number of its requests.
+
+    Shapes come as they do, so points are claimed here; prompts that are served before decoding give few samples.
+    """
+    for mode, signature in zip(("FULL", "PIECEWISE", "NONE"), LAUNCH_PARTS, strict=True):
+        times: dict[int, list[float]] = {}
+        for step in steps:
+            if step.mode == mode:
+                times.setdefault(step.batch.count, []).append(step.launch_us)
+        for requests, values in times.items():
+            if len(values) >= _FEWEST:
+                point = Point.of(N=_queued(operations, mode), R=requests)
+                book.claim(signature, point)
+                book.store(signature, point, Samples(tuple(values)))
 
 
 def _store_dispatch(
-    book: _Claims, steps: Sequence[Step], operations: Sequence[Operation], alone_us: Mapping[str, float]
+    book: _Claims, steps: Sequence[SeenStep], operations: Sequence[Operation], alone_us: Mapping[str, float]
 ) -> None:
     """What full decode steps take less what their operations take by themselves.
 
     Below zero is noise of the two timings; it is stored as the least positive time that makes sense.
     """
     alone = sum(operation.count * alone_us[operation.signature] for operation in operations)
-    decodes = tuple(step.model_us for step in steps if (step.requests, step.tokens) == (_DECODE, _DECODE))
+    decodes = tuple(step.device_us for step in steps if _shape(step) == Point.of(R=DECODE, T=DECODE))
     if decodes:
         together = statistics.median(Samples(decodes).undisturbed_us)
         aside = (("alone_us", alone), ("together_us", together))
-        book.store("host_dispatch", _dispatch_point(operations), Samples((max(1.0, together - alone),), aside=aside))
+        book.store(
+            "host_dispatch", Point.of(N=_queued(operations)), Samples((max(1.0, together - alone),), aside=aside)
+        )

@@ -76,7 +76,8 @@ class Plan:
     @property
     def estimate_s(self) -> float:
         """Expected wall seconds of measuring everything, host time included, start of the engine not."""
-        return sum(row.estimate_s for row in self.rows) + (HOST_COST_S if self.host_missing else 0.0)
+        host_s = HOST_COST_S[self.machine.torch_device] if self.host_missing else 0.0
+        return sum(row.estimate_s for row in self.rows) + host_s
 
     @property
     def saved_s(self) -> float:

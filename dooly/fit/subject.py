@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from dooly.batch import LAUNCH_PARTS
 from dooly.errors import FitError
 from dooly.fit.observation import Mixture, Observation
 from dooly.ir.expr import Expr, evaluate, normal, symbol
@@ -101,7 +102,12 @@ def _host(signature: str, *names: str) -> Subject:
 
 HOST_SUBJECTS = {
     subject.signature: subject
-    for subject in (_host("host_before", "R", "T"), _host("host_after", "R", "T"), _host("host_dispatch", "N"))
+    for subject in (
+        _host("host_before", "R", "T"),
+        _host("host_after", "R", "T"),
+        _host("host_dispatch", "N"),
+        *(_host(part, "N", "R") for part in LAUNCH_PARTS),
+    )
 }
-"""Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), and
-between them (us added to a forward pass of N operations)."""
+"""Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), between
+them (us added to a forward pass of N operations), and queueing them (us, over N operations and R requests)."""

@@ -3,6 +3,7 @@
 from dooly.batch import HOST_PARTS, Batch, StepCost
 from dooly.fit.observation import Routing
 from dooly.predict.breakdown import Breakdown, Row
+from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import HostModel
 from dooly.predict.parts import Parts
 from dooly.predict.saved import SavedModel, weight_bytes
@@ -13,6 +14,7 @@ __all__ = [
     "HOST_PARTS",
     "Batch",
     "Breakdown",
+    "GraphPlan",
     "HostModel",
     "Parts",
     "Routing",

@@ -1,4 +1,4 @@
-"""Time of the host around and between the operations of a step."""
+"""Time of the host around, between and behind the operations of a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import HOST_PARTS
+from dooly.batch import LAUNCH_PARTS
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
 
@@ -19,27 +19,35 @@ class HostModel:
 
     Attributes:
         before: scheduling and input preparation over R and T.
-        after: sampling and bookkeeping over R and T.
-        dispatch: what a forward pass takes beyond the latencies of its operations, over their number N.
+        after: bookkeeping once the results are there over R and T.
+        dispatch: what a forward pass takes beyond the latencies of its operations, over their number N, where the host
+            waits for each; None on a GPU.
+        launch: queueing a step's kernels, by place in `MODES`, over N and R: operations that are queued one by one
+            (attention operations, around which the rest is graphs, in mode PIECEWISE) and requests; empty on a CPU.
     """
 
     before: Formula
     after: Formula
-    dispatch: Formula
+    dispatch: Formula | None
+    launch: tuple[Formula, ...]
 
     @classmethod
     def of(cls, formulas: Mapping[str, Formula]) -> "HostModel":
         """From formulas by signature.
 
         Raises:
-            PredictError: one of `HOST_PARTS` is missing.
+            PredictError: a part is missing.
         """
-        for part in HOST_PARTS:
+        on_gpu = any(part in formulas for part in LAUNCH_PARTS)
+        for part in ("host_before", "host_after", *(LAUNCH_PARTS if on_gpu else ("host_dispatch",))):
             if part not in formulas:
                 raise PredictError(
                     f"host: no formula of {part}; `dooly profile` measures the host once, then run `dooly fit`"
                 )
-        return cls(*(formulas[part] for part in HOST_PARTS))
+        launch = tuple(formulas[part] for part in LAUNCH_PARTS) if on_gpu else ()
+        return cls(
+            formulas["host_before"], formulas["host_after"], None if on_gpu else formulas["host_dispatch"], launch
+        )
 
     def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """(before, after) in us and whether either is extrapolated, for one step."""
@@ -47,6 +55,10 @@ class HostModel:
         before, outside = self.before.predict_one(values)
         after, beyond = self.after.predict_one(values)
         return before, after, outside or beyond
+
+    def launch_one(self, mode: int, operations: int, requests: int) -> tuple[float, bool]:
+        """us of queueing a step in mode `MODES[mode]`, and whether extrapolated."""
+        return self.launch[mode].predict_one({"N": float(operations), "R": float(requests)})
 
     def many(
         self, tokens: NDArray[np.float64], requests: NDArray[np.float64]
@@ -56,3 +68,15 @@ class HostModel:
         before, outside = self.before.predict(values)
         after, beyond = self.after.predict(values)
         return np.broadcast_to(before, len(tokens)), np.broadcast_to(after, len(tokens)), outside | beyond
+
+    def launch_many(
+        self, modes: NDArray[np.int64], operations: tuple[int, ...], requests: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """`launch_one` for many steps; `operations` by mode."""
+        found, beyond = np.zeros(len(modes)), np.zeros(len(modes), dtype=bool)
+        for mode, formula in enumerate(self.launch):
+            at = modes == mode
+            if at.any():
+                count = np.full(int(at.sum()), float(operations[mode]))
+                found[at], beyond[at] = formula.predict({"N": count, "R": requests[at]})
+        return found, beyond

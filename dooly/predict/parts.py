@@ -64,13 +64,14 @@ class Parts:
         )
 
     def at(self, batch: StepBatch) -> tuple[StepCost, list[float], float]:
-        """The step's cost, us of each part, and the rest of its device time (dispatch): together ``device_us``."""
+        """The step's cost, us of each part, and what the step takes beyond them and the host's work before and after:
+        dispatch, or waiting for kernels to be queued."""
         cost = self.steps.step_time(batch)
-        times = list(self.fixed(batch.tokens, batch.count, batch.logits))
+        times = list(self.fixed(self.steps.padded(batch.tokens, batch.count), batch.count, batch.logits))
         for window, group in self._varying:
             values = {**batch.attention(window), "L": batch.logits}
             for work, targets in group:
                 total, _ = work.total_us_one(values)
                 for i, share in targets:
                     times[i] += total * share
-        return cost, times, cost.device_us - sum(times)
+        return cost, times, cost.total_us - cost.host_before_us - cost.host_after_us - sum(times)

@@ -1,4 +1,4 @@
-"""Step time of one model: operations by their formulas, dispatch between them, the host around them."""
+"""Step time of one model: operations by their formulas, padded as the engine pads them, with the host around them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from dooly.fit.formula import Formula
 from dooly.fit.observation import Routing, experts_reached
 from dooly.ir.operation import Operation
 from dooly.predict.breakdown import Breakdown, Row
+from dooly.predict.graphs import MODES, GraphPlan
 from dooly.predict.host import HostModel
 from dooly.predict.table import SizeTable
 from dooly.predict.work import GRID, Work, collect_work, on_grid
@@ -30,6 +31,7 @@ class StepTimes:
     host_after_us: Column
     total_us: Column
     extrapolated: NDArray[np.bool_]
+    launch_us: Column
 
     def __len__(self) -> int:
         return len(self.total_us)
@@ -38,18 +40,23 @@ class StepTimes:
 class StepModel:
     """Predicts steps of one model on one machine.
 
-    The host issues an operation and waits for it (the CPU platform, synchronous scheduling), so the parts add up:
-    ``total = before + (sum of operations + dispatch) + after``.  Without a host (None: its time was not measured) steps
-    are the sum of operations, and every host part is zero.
+    On a CPU the host issues an operation and waits for it, so the parts of a step add up:
+    ``total = before + (sum of operations + dispatch) + after``.  On a GPU it queues the operations, which takes it some
+    time of its own, and waits for the last: ``total = before + max(launch, sum of operations) + after``.  Without a
+    host (None: its time was not measured) steps are the sum of operations, and every host part is zero.
+
+    Where CUDA graphs are replayed, all but attention works on as many tokens as the step is padded to.
 
     Work whose latency one request symbol decides is tabulated over that symbol as it is asked for, work that several
     decide is remembered; attention is computed.
     """
 
-    def __init__(self, work: Sequence[Work], host: HostModel | None) -> None:
+    def __init__(self, work: Sequence[Work], host: HostModel | None, graphs: GraphPlan | None = None) -> None:
         self.work = tuple(work)
-        self.host = host
+        self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
+        pieces = sum(each.count for each in self.work if each.operation.kind.stateful)
+        self._queued = (self.launches, pieces, self.launches)
         self._tables = [
             (axis, SizeTable(axis, [each for each in self.work if each.axis == axis]))
             for axis in sorted({each.axis for each in self.work if each.axis is not None})
@@ -62,8 +69,9 @@ class StepModel:
         self._sized = [each for each in self.work if each.axis is None and not each.operation.kind.stateful]
         self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
         self._host_one = lru_cache(maxsize=65536)((lambda *_: (0.0, 0.0, False)) if host is None else host.one)
+        self._launch_one = lru_cache(maxsize=65536)(self._launch)
         self._dispatch_us, self._dispatch_outside = 0.0, False
-        if host is not None:
+        if host is not None and host.dispatch is not None:
             dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
             self._dispatch_us = _grid(dispatch)
 
@@ -76,25 +84,30 @@ class StepModel:
         routing: Routing = experts_reached,
         *,
         device_only: bool = False,
+        graphs: GraphPlan | None = None,
     ) -> "StepModel":
         """From an operation table and formulas by signature, the host's among them unless `device_only`.
+
+        Args:
+            graphs: CUDA graphs that the engine captured; None where nothing is padded.
 
         Raises:
             PredictError: a formula is missing; names the operation and the command that measures it.
         """
         work = collect_work(operations, formulas, model, routing)
-        return cls(work, None if device_only else HostModel.of(formulas))
+        return cls(work, None if device_only else HostModel.of(formulas), graphs)
 
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
         tokens, requests = batch.tokens, batch.count
-        sizes = {"T": tokens, "R": requests, "L": batch.logits}
-        device, outside = self._dispatch_us, self._dispatch_outside
+        padded, launch, outside = self._launch_one(tokens, requests)
+        sizes = {"T": padded, "R": requests, "L": batch.logits}
+        device, outside = self._dispatch_us, outside or self._dispatch_outside
         for axis, table in self._tables:
             latency, beyond = table.at(sizes[axis])
             device += latency
             outside = outside or beyond
-        latency, beyond = self._sized_one(tokens, requests, batch.logits)
+        latency, beyond = self._sized_one(padded, requests, batch.logits)
         device += latency
         outside = outside or beyond
         for window, group in self._attention:
@@ -105,7 +118,20 @@ class StepModel:
                 outside = outside or beyond
         before, after, beyond = self._host_one(tokens, requests)
         before, after = _grid(before), _grid(after)
-        return StepCost(before, device, after, before + device + after, outside or beyond)
+        return StepCost(before, device, after, before + max(device, launch) + after, outside or beyond, launch)
+
+    def padded(self, tokens: int, requests: int) -> int:
+        """Tokens that all but attention works on."""
+        return self._launch_one(tokens, requests)[0]
+
+    def _launch(self, tokens: int, requests: int) -> tuple[int, float, bool]:
+        """Padded tokens of a step; us of queueing it, and whether that is extrapolated."""
+        mode, padded = ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
+        if self.host is None or not self.host.launch:
+            return padded, 0.0, False
+        place = MODES.index(mode)
+        launch, outside = self.host.launch_one(place, self._queued[place], requests)
+        return padded, _grid(launch), outside
 
     def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
         """Work that several sizes decide together."""
@@ -116,7 +142,10 @@ class StepModel:
         """Costs of many steps at once; at least one."""
         columns = batches if isinstance(batches, BatchColumns) else BatchColumns.of(batches)
         tokens, requests = columns.tokens, np.diff(columns.starts, append=len(columns.new))
-        sizes = {"T": tokens, "R": requests, "L": columns.logits}
+        modes, padded = np.full(len(columns), MODES.index("NONE")), tokens
+        if self.graphs is not None:
+            modes, padded = self.graphs.many(tokens, requests)
+        sizes = {"T": padded, "R": requests, "L": columns.logits}
         device = np.full(len(columns), self._dispatch_us)
         outside = np.full(len(columns), self._dispatch_outside)
         for axis, table in self._tables:
@@ -130,32 +159,49 @@ class StepModel:
                 latency, beyond = each.total_us(values)
                 device += latency
                 outside |= beyond
+        nothing = np.zeros(len(columns))
         if self.host is None:
-            nothing = np.zeros(len(columns))
-            return StepTimes(nothing, device, nothing, device, outside)
-        before, after, beyond = self.host.many(floats["T"], floats["R"])
+            return StepTimes(nothing, device, nothing, device, outside, nothing)
+        launch = nothing
+        if self.host.launch:
+            launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
+            launch, outside = on_grid(launch), outside | beyond
+        before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
         before, after = on_grid(before), on_grid(after)
-        return StepTimes(before, device, after, before + device + after, outside | beyond)
+        total = before + np.maximum(device, launch) + after
+        return StepTimes(before, device, after, total, outside | beyond, launch)
 
     def breakdown(self, batch: Batch) -> Breakdown:
-        """The step by operation and host part; rows add up to exactly the total."""
+        """The step by operation and host part; rows add up to exactly the total.
+
+        On a GPU the row ``host_launch`` is what the device waits for the host, not the whole time of queueing.
+        """
+        padded, launch, late = self._launch_one(batch.tokens, batch.count)
         parts: list[tuple[str, str, str, int, float, bool]] = []
         for each in self.work:
             values = {**batch.attention(each.subject.window), "L": batch.logits}
+            if not each.operation.kind.stateful:
+                values["T"] = padded
             total, beyond = each.total_us_one(values)
             operation = each.operation
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
-        before, after, outside = self._host_one(batch.tokens, len(batch.requests))
+        before, after, outside = self._host_one(batch.tokens, batch.count)
         before, after = _grid(before), _grid(after)
         device = sum(part[4] for part in parts) + self._dispatch_us
+        wait = max(launch - device, 0.0)
         if self.host is not None:
+            dispatch = "host", self.launches, self._dispatch_us, self._dispatch_outside
+            between = ("host_dispatch", "host_dispatch", *dispatch)
+            if self.host.launch:
+                between = ("host_launch", "host_launch", "host", 1, wait, late)
             parts = [
                 ("host_before", "host_before", "host", 1, before, outside),
                 *parts,
-                ("host_dispatch", "host_dispatch", "host", self.launches, self._dispatch_us, self._dispatch_outside),
+                between,
                 ("host_after", "host_after", "host", 1, after, outside),
             ]
-        cost = StepCost(before, device, after, before + device + after, any(part[5] for part in parts))
+        extrapolated = any(part[5] for part in parts)
+        cost = StepCost(before, device, after, before + device + wait + after, extrapolated, launch)
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

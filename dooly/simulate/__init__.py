@@ -9,7 +9,7 @@ from dooly.simulate.explore import Candidate, Outcome, Targets, evaluate, fronti
 from dooly.simulate.memory import check_compact, kv_blocks
 from dooly.simulate.metrics import Distribution, Summary, request_frame, summarize, write_requests
 from dooly.simulate.record import record_runs
-from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
+from dooly.simulate.run import RequestRecord, Run, StepRecord, load_run, save_run
 from dooly.simulate.simulator import Progress, StepTime, simulate, simulate_fast
 from dooly.simulate.synthetic import SHIPPED, TraceFit, fit_trace, read_fit, sample_trace, shipped_trace, write_fit
 from dooly.simulate.trace import PREFIX_BLOCK, Trace, TraceRequest
@@ -27,7 +27,6 @@ __all__ = [
     "RequestError",
     "RequestRecord",
     "Run",
-    "StepDetail",
     "StepError",
     "StepRecord",
     "StepTime",

@@ -24,7 +24,7 @@ class DecodeCosts:
         self._cost = cost
         self._composition = -1
         self._at = self._length = 0
-        self._start = self._slope = (0.0, 0.0, 0.0, 0.0)
+        self._start = self._slope = (0.0, 0.0, 0.0, 0.0, 0.0)
         self._extrapolated = False
 
     def __call__(self, batch: StepBatch) -> StepCost:
@@ -45,13 +45,16 @@ class DecodeCosts:
             self._from(start, self._cost(batch.later(ahead)), ahead)
             return start
         at = self._at
-        before, device, after, total = (a + b * at for a, b in zip(self._start, self._slope))
-        return StepCost(before, device, after, total, self._extrapolated)
+        before, device, after, total, launch = (a + b * at for a, b in zip(self._start, self._slope))
+        return StepCost(before, device, after, total, self._extrapolated, launch)
 
     def _from(self, start: StepCost, end: StepCost, steps: int) -> None:
         self._at, self._length = 0, steps
-        self._start = (start.host_before_us, start.device_us, start.host_after_us, start.total_us)
-        ends = (end.host_before_us, end.device_us, end.host_after_us, end.total_us)
-        before, device, after, total = ((b - a) / steps for a, b in zip(self._start, ends))
-        self._slope = (before, device, after, total)
+        self._start = _parts(start)
+        before, device, after, total, launch = ((b - a) / steps for a, b in zip(self._start, _parts(end)))
+        self._slope = (before, device, after, total, launch)
         self._extrapolated = start.extrapolated or end.extrapolated
+
+
+def _parts(cost: StepCost) -> tuple[float, float, float, float, float]:
+    return cost.host_before_us, cost.device_us, cost.host_after_us, cost.total_us, cost.launch_us

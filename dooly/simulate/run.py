@@ -15,11 +15,12 @@ from dooly.engine import EngineSettings
 from dooly.errors import DoolyError, SimulationError
 from dooly.files import write_text
 
-__all__ = ["RequestRecord", "Run", "StepDetail", "StepRecord", "load_run", "save_run"]
+__all__ = ["RequestRecord", "Run", "StepRecord", "load_run", "save_run"]
 
 # 1: first version
 # 2: steps may be left out
-FORMAT = "dooly-run 2"
+# 3: launch time, graph mode and padding of steps
+FORMAT = "dooly-run 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +63,6 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class StepDetail:
-    """Where the time of a measured step went, us; a rest of a few us is in none of these.
-
-    Attributes:
-        schedule_us: composing the batch.
-        prepare_us: from there until the model is called: inputs, attention metadata.
-        forward_us: the model.
-        logits_us: its last projection.
-        argmax_us: the choice of the greedy token.
-        sample_us: the rest of sampling: bookkeeping of tokens.
-        update_us: giving the tokens to the scheduler.
-    """
-
-    schedule_us: float
-    prepare_us: float
-    forward_us: float
-    logits_us: float
-    argmax_us: float
-    sample_us: float
-    update_us: float
-
-
-@dataclass(frozen=True, slots=True)
 class StepRecord:
     """One engine step that computed something.
 
@@ -95,7 +73,10 @@ class StepRecord:
         device_us: the model's operations: forward pass, logits, argmax.
         host_after_us: everything else: bookkeeping of sampled tokens, update.
         total_us: from start to the moment its tokens were out.
-        detail: finer parts, for a measured step.
+        launch_us: the host queues the kernels while the device works through them; 0 where it waits for each.
+        mode: CUDA graph mode: FULL, PIECEWISE or NONE; empty where there are none.
+        padded: tokens computed, padding included; 0 where nothing is padded.
+        detail: finer parts of a measured step by name, us.
     """
 
     start_s: float
@@ -104,7 +85,10 @@ class StepRecord:
     device_us: float
     host_after_us: float
     total_us: float
-    detail: StepDetail | None = None
+    launch_us: float = 0.0
+    mode: str = ""
+    padded: int = 0
+    detail: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,9 +164,12 @@ def _step_fields(step: StepRecord) -> dict[str, Any]:
         "device_us": step.device_us,
         "host_after_us": step.host_after_us,
         "total_us": step.total_us,
+        "launch_us": step.launch_us,
+        "mode": step.mode,
+        "padded": step.padded,
     }
-    if step.detail is not None:
-        fields["detail"] = asdict(step.detail)
+    if step.detail:
+        fields["detail"] = dict(step.detail)
     return fields
 
 
@@ -219,7 +206,6 @@ def load_run(path: str | Path) -> Run:
 
 
 def _step(fields: dict[str, Any]) -> StepRecord:
-    detail = fields.get("detail")
     return StepRecord(
         start_s=float(fields["start_s"]),
         batch=Batch(tuple((int(q), int(c)) for q, c in fields["batch"]), int(fields["logits"])),
@@ -227,5 +213,8 @@ def _step(fields: dict[str, Any]) -> StepRecord:
         device_us=float(fields["device_us"]),
         host_after_us=float(fields["host_after_us"]),
         total_us=float(fields["total_us"]),
-        detail=None if detail is None else StepDetail(**detail),
+        launch_us=float(fields["launch_us"]),
+        mode=str(fields["mode"]),
+        padded=int(fields["padded"]),
+        detail=tuple((str(name), float(us)) for name, us in fields.get("detail", {}).items()),
     )

@@ -51,9 +51,9 @@ def simulate(
     """Serve `trace` on a simulated clock.
 
     Synchronous scheduling: a step takes the time that `step_time` gives, and requests that arrive meanwhile are seen
-    when it ends.  Asynchronous scheduling: the host composes and launches step n + 1 while the device runs step n; the
-    device starts a step when it is free and the step is launched; updating with the results of n happens on the host
-    while n + 1 runs.
+    when it ends.  Asynchronous scheduling: the host composes and queues step n + 1 while the device runs step n; the
+    device starts a step when it is free and the step is prepared, and ends it no earlier than its last kernel is
+    queued; updating with the results of n happens on the host while n + 1 runs.
 
     Args:
         model: folder with config.json, or that file.
@@ -177,9 +177,10 @@ class _Simulator:
             return
         cost = self.cost(batch)
         self.now_s += cost.host_before_us / 1e6
-        # What is left of the total between the two host parts; a synchronous engine waits for all of it.
-        device_s = (cost.total_us - cost.host_before_us - cost.host_after_us) / 1e6
-        self.device_free_s = max(self.device_free_s, self.now_s) + device_s
+        # The device starts with the first kernel that is queued, and cannot end before the last one is.
+        ready_s = max(self.device_free_s, self.now_s) + cost.device_us / 1e6
+        self.now_s += cost.launch_us / 1e6
+        self.device_free_s = max(ready_s, self.now_s)
         self.in_flight.append((self.device_free_s, cost.host_after_us / 1e6, step))
         if self.keep_steps:
             end_s = self.device_free_s + cost.host_after_us / 1e6
@@ -191,6 +192,7 @@ class _Simulator:
                     device_us=cost.device_us,
                     host_after_us=cost.host_after_us,
                     total_us=(end_s - start_s) * 1e6,
+                    launch_us=cost.launch_us,
                 )
             )
         else:
@@ -201,7 +203,7 @@ class _Simulator:
         cost = self.step_time(batch)
         if not isinstance(cost, StepCost):
             cost = StepCost(0.0, cost * 1e6, 0.0, cost * 1e6)
-        parts = (cost.host_before_us, cost.host_after_us, cost.total_us - cost.host_before_us - cost.host_after_us)
+        parts = (cost.host_before_us, cost.device_us, cost.launch_us, cost.host_after_us)
         if not (min(parts) >= 0 and 0 < cost.total_us < float("inf")):
             raise SimulationError(f"step time of {batch.tokens} tokens in {batch.count} requests is {cost}")
         return cost

@@ -19,7 +19,7 @@ import pytest
 from dooly.batch import Batch
 from dooly.capture import capture
 from dooly.capture.config import ARCHITECTURES
-from dooly.engine import CpuEngine, EngineSettings, start_cpu_engine
+from dooly.engine import Engine, EngineSettings, start_engine
 from dooly.ir import Graph, Kind, Program, TensorType, evaluate, kind_of
 from dooly.ir.expr import Expr
 from dooly.passes import run, select
@@ -46,7 +46,7 @@ class Step:
     calls: tuple[Call, ...]
 
 
-def steps(engine: CpuEngine, random: Random) -> Iterator[Step]:
+def steps(engine: Engine, random: Random) -> Iterator[Step]:
     """Run random requests: prompts that need several chunks, joined by others while they decode."""
     import torch
 
@@ -190,7 +190,7 @@ def test_the_graph_at_a_batch_is_what_the_engine_runs(
     graph = run(Program((capture(tmp_path, eager=True),)), select(names)).graphs[0]  # as the CPU engine runs it
     phases: set[str] = set()
     latent = any(op.target == "mla_attention" for op in graph.work())
-    with start_cpu_engine(tmp_path, WHOLE if latent else CHUNKED) as engine:
+    with start_engine(tmp_path, WHOLE if latent else CHUNKED) as engine:
         for step in steps(engine, Random(architecture)):
             phases.add(step.batch.kind)
             expected, small = claimed(graph, step.batch)

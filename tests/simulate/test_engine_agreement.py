@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dooly.engine import EngineSettings, start_cpu_engine
+from dooly.engine import EngineSettings, start_engine
 from dooly.simulate import Trace, TraceRequest, simulate, simulator
 from dooly.simulate.engine import EngineScheduler
 
@@ -54,7 +54,7 @@ def note_decisions(scheduler: Any) -> list[Decision]:
 def real_decisions(
     model: Path, prompts: list[list[int]], outputs: list[int], settings: EngineSettings
 ) -> list[Decision]:
-    with start_cpu_engine(model, settings) as engine:
+    with start_engine(model, settings) as engine:
         decisions = note_decisions(engine.core.scheduler)
         for index, (prompt, tokens) in enumerate(zip(prompts, outputs, strict=True)):
             engine.add(str(index), prompt, tokens)

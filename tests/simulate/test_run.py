@@ -8,7 +8,7 @@ import pytest
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
 from dooly.errors import DoolyError, SimulationError
-from dooly.simulate.run import RequestRecord, Run, StepDetail, StepRecord, load_run, save_run
+from dooly.simulate.run import RequestRecord, Run, StepRecord, load_run, save_run
 
 RUN = Run(
     source="measured",
@@ -18,7 +18,7 @@ RUN = Run(
     clipped=2,
     requests=(RequestRecord(0.0, 0.1, 0.3, 7, 3, 0, 1),),
     steps=(
-        StepRecord(0.0, Batch.of((7, 0)), 10.5, 100.25, 3.0, 113.75, StepDetail(1, 9.5, 90, 10, 0.25, 2, 1)),
+        StepRecord(0.0, Batch.of((7, 0)), 10.5, 100.25, 3.0, 113.75, 99.0, "FULL", 8, (("schedule_us", 1.0),)),
         StepRecord(0.1, Batch.of((1, 7)), 1, 2, 3, 6),
     ),
     wall_s=0.4,
@@ -35,12 +35,12 @@ def test_refused_files(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     with pytest.raises(SimulationError, match="cannot be read"):
         load_run(path)
-    for text in ("", "[]", "{}", '{"format": "dooly-run 2", "source": "measured"}'):
+    for text in ("", "[]", "{}", '{"format": "dooly-run 3", "source": "measured"}'):
         path.write_text(text)
         with pytest.raises(SimulationError, match="not a recorded run"):
             load_run(path)
     path.write_text('{"format": "dooly-run 99"}')
-    with pytest.raises(SimulationError, match="this version reads 'dooly-run 2'"):
+    with pytest.raises(SimulationError, match="this version reads 'dooly-run 3'"):
         load_run(path)
     save_run(RUN, path)
     content = json.loads(path.read_text())

