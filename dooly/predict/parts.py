@@ -47,7 +47,7 @@ class Parts:
 
     def _sum_fixed(self, tokens: int, requests: int, logits: int) -> tuple[float, ...]:
         """us of each part, of the work that these sizes decide."""
-        values = {"T": tokens, "R": requests, "L": logits}
+        values = {"T": self.steps.padded(tokens, requests), "R": requests, "L": logits}
         times = [0.0] * len(self.names)
         for work, targets in self._fixed:
             total, _ = work.total_us_one(values)
@@ -67,7 +67,7 @@ class Parts:
         """The step's cost, us of each part, and what the step takes beyond them and the host's work before and after:
         dispatch, or waiting for kernels to be queued."""
         cost = self.steps.step_time(batch)
-        times = list(self.fixed(self.steps.padded(batch.tokens, batch.count), batch.count, batch.logits))
+        times = list(self.fixed(batch.tokens, batch.count, batch.logits))
         for window, group in self._varying:
             values = {**batch.attention(window), "L": batch.logits}
             for work, targets in group:

@@ -65,8 +65,8 @@ class Slots:
         cost = self._step_time(step)
         self.outside.note(step, cost)
         sized, attention = self._sized(step.tokens, step.count, step.logits), self._parts.varying(step)
-        dispatch = (cost.device_us - sized.us - attention) * 1e-3
         before, after = cost.host_before_us * 1e-3, cost.host_after_us * 1e-3
+        dispatch = cost.total_us * 1e-3 - before - after - (sized.us + attention) * 1e-3
         per_layer = attention * 1e-3 / self._layers
         decode = per_layer * self._decode_share(step)
         layer = (self._layers, sized.rope, 0.0, decode, per_layer - decode, *sized.after)
