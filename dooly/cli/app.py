@@ -8,6 +8,7 @@ from dooly.cli.coverage import coverage
 from dooly.cli.explore import explore
 from dooly.cli.fit import fit
 from dooly.cli.formulas import formulas
+from dooly.cli.kernels import kernels
 from dooly.cli.ledger import ledger
 from dooly.cli.plan import plan
 from dooly.cli.predict import predict
@@ -40,9 +41,10 @@ def main(
     """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
 
 
-_COMMANDS = (coverage, plan, profile, fit, formulas, predict, simulate, validate, explore, verify_provenance, ledger)
+_COMMANDS = (coverage, plan, profile, fit, formulas, predict, simulate, validate, explore, verify_provenance)
+_REPORTS = (ledger, kernels)
 
-for _command in _COMMANDS:
+for _command in _COMMANDS + _REPORTS:
     app.command()(_command)
 app.add_typer(export.app, name="export")
 app.add_typer(db.app, name="db")

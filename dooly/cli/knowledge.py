@@ -14,23 +14,16 @@ from dooly.fit.store import from_json
 from dooly.ir import Operation, Program, parse_program, read_program
 from dooly.predict import HOST_PARTS, SavedModel
 
-__all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_model"]
+__all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_from", "saved_model"]
 
 
-def lower(
-    models: Sequence[str],
-    tp: int = 1,
-    backend: str | None = None,
-    platform: str | None = None,
-    *,
-    eager: bool = False,
-) -> Program:
+def lower(models: Sequence[str], tp: int = 1, backend: str | None = None, platform: str | None = None) -> Program:
     """All passes over the models as the engine runs them: graphs and one table of operations.
 
     Args:
         models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a
             table of operations, which are read.
-        tp, backend, platform, eager: of models that are captured; the platform is the CPU if not given.
+        tp, backend, platform: of models that are captured; the platform is the CPU if not given.
 
     Raises:
         CaptureError, ParseError, PassError: a model is not usable.
@@ -44,8 +37,7 @@ def lower(
             parts.append(read_program(Path(model)))
         else:
             say(f"capturing {model}")
-            graph = capture(model, tp=tp, backend=backend, platform=platform or "cpu", eager=eager)
-            parts.append(Program((graph,)))
+            parts.append(Program((capture(model, tp=tp, backend=backend, platform=platform or "cpu"),)))
     return run(Program.joined(parts), PIPELINE)
 
 
@@ -98,14 +90,25 @@ def saved_model(
     """
     with open_database(location) if platform is None else look_into(location) as database:
         here = place_of(database, platform, block_size)
-        program = lower([model], tp, backend, platform)
-        formulas = formulas_here(database, program.operations, here)
-        if platform is not None:
-            formulas |= _fit_missing(database, program.operations, here, formulas)
+        return saved_from(database, lower([model], tp, backend, platform), here, fit_missing=platform is not None)
+
+
+def saved_from(database: Database, program: Program, here: Machine, *, fit_missing: bool) -> SavedModel:
+    """Step times of the one model of a lowered program, as `saved_model`.
+
+    Args:
+        fit_missing: fit operations that have points but no formula, and do without the host's where there are none.
+
+    Raises:
+        PredictError: a formula is missing; says how to get it.  Or the program does not hold just one model.
+    """
     names = sorted({use.model for operation in program.operations for use in operation.uses})
     if len(names) != 1:
-        raise PredictError(f"{model} holds {len(names)} models; expected one")
-    host_known = platform is None or any(part in formulas for part in HOST_PARTS)
+        raise PredictError(f"a file with {len(names)} models, {', '.join(names)}; expected one")
+    formulas = formulas_here(database, program.operations, here)
+    if fit_missing:
+        formulas |= _fit_missing(database, program.operations, here, formulas)
+    host_known = not fit_missing or any(part in formulas for part in HOST_PARTS)
     saved = SavedModel.of(program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known)
     if saved.device_only:
         say(f"note: host time of {here.device} is not measured: step times are device time only")

@@ -20,6 +20,7 @@ COMMANDS = (
     "validate",
     "explore",
     "ledger",
+    "kernels",
     "db diff",
     "db info",
     "db environments",

@@ -1,0 +1,44 @@
+"""Predictions for recorded engine steps: the model, backend and GPU of the recording, from stored measurements."""
+
+from dooly.capture.platforms import PLATFORMS
+from dooly.cli.knowledge import lower, place_of, saved_from
+from dooly.cli.shipped import MEASURED, measured_models
+from dooly.cli.store import look_into
+from dooly.errors import PredictError
+from dooly.executor.ledger import with_backends
+from dooly.ir import Program
+from dooly.predict import SavedModel
+from dooly.simulate.steps import StepRecording
+
+__all__ = ["recorded_model", "recorded_platform"]
+
+
+def recorded_platform(recording: StepRecording) -> str:
+    """The platform of the GPU that a recording was made on.
+
+    Raises:
+        PredictError: not a GPU that is known.
+    """
+    device = dict(recording.facts).get("device", "")
+    for name, spec in PLATFORMS.items():
+        if spec.is_cuda and name in device.lower():
+            return name
+    known = ", ".join(name for name, spec in PLATFORMS.items() if spec.is_cuda)
+    raise PredictError(f"steps recorded on {device!r}; expected one of {known}")
+
+
+def recorded_model(recording: StepRecording, location: str) -> SavedModel:
+    """Step times of what was recorded.  Operations of the measured models ship; others are captured by the engine.
+
+    Raises:
+        PredictError: a formula is missing, or the GPU is unknown.
+    """
+    platform = recorded_platform(recording)
+    if (recording.model, recording.tp) in MEASURED:
+        operations = measured_models().for_model(recording.model)
+        program = Program((), with_backends(operations, (recording.backend,)))
+    else:
+        program = lower([recording.model], recording.tp, recording.backend, platform)
+    with look_into(location) as database:
+        here = place_of(database, platform, recording.settings.block_size)
+        return saved_from(database, program, here, fit_missing=True)

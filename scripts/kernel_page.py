@@ -1,0 +1,53 @@
+"""Write docs/where-gpu-time-goes.md from the recorded engine steps that ship: python scripts/kernel_page.py"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from dooly.cli.kernel_tables import KernelReport
+from dooly.cli.options import DATABASE
+from dooly.cli.output import markdown
+from dooly.cli.recorded import recorded_model
+from dooly.cli.shipped import DATA
+from dooly.files import write_text
+from dooly.simulate.steps import load_steps
+
+__all__ = ["main"]
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "where-gpu-time-goes.md"
+
+HEAD = """# Where GPU time goes
+
+Written by `make reports` from the recorded engine steps that ship; `dooly kernels FILE` prints the same of any
+recording and, with `--json`, every number behind it.
+
+Kernels are attributed by name (`dooly/simulate/attribution.py`): cuBLAS products with the sums of their split parts and
+the counters that they clear to GEMM; the attention library with its scheduler, the combining of splits and the writing
+of the KV cache to attention; what the engine's compiler made to regions; the choice of tokens to sampling; copies and
+the engine's own bookkeeping kernels to input, which is no operation of the IR. What no pattern knows is unattributed.
+
+Operations are measured one by one, in a CUDA graph that repeats them; steps were recorded with the engine's own
+scheduler. Likely causes of differences, none of them proven here: a small operation finds its inputs in the L2 cache
+when it is repeated by itself; clocks differ between a short measurement and a long step; mixed steps have sizes between
+those that were measured. Where the host is slower than the GPU (mixed and short prefill steps without
+full graphs) the GPU waits: GPU time with its gaps is then longer than the sum of all operations.
+"""
+
+
+def main() -> int:
+    """Write the page."""
+    write_text(PAGE, "\n".join(_page()))
+    return 0
+
+
+def _page() -> Iterator[str]:
+    yield HEAD
+    for path in sorted((DATA / "evaluation").glob("*-steps-*.json")):
+        recording = load_steps(path)
+        report = KernelReport.of(path.stem, recording, recorded_model(recording, DATABASE).steps)
+        yield f"## {path.stem}\n"
+        yield from map(markdown, report.tables())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
