@@ -14,6 +14,7 @@ from dooly.cli.plan import plan
 from dooly.cli.predict import predict
 from dooly.cli.profile import profile
 from dooly.cli.provenance import verify_provenance
+from dooly.cli.record import record
 from dooly.cli.simulate import simulate
 from dooly.cli.validate import validate
 
@@ -41,7 +42,7 @@ def main(
     """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
 
 
-_COMMANDS = (coverage, plan, profile, fit, formulas, predict, simulate, validate, explore, verify_provenance)
+_COMMANDS = (coverage, plan, profile, fit, formulas, predict, simulate, record, validate, explore, verify_provenance)
 _REPORTS = (ledger, kernels)
 
 for _command in _COMMANDS + _REPORTS:

@@ -1,0 +1,130 @@
+"""``dooly record``: the real engine serving traces, kept as a file that predictions are validated with elsewhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dooly.cli.options import Backend, Model
+from dooly.cli.serving import (
+    Asynchronous,
+    BatchedTokens,
+    Blocks,
+    BlockSize,
+    ModelLength,
+    PrefixCaching,
+    Seed,
+    Sequences,
+    engine_settings,
+    load_trace,
+)
+
+if TYPE_CHECKING:
+    from dooly.simulate import Trace
+
+__all__ = ["record"]
+
+Traces = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TRACE[:REQUESTS][@RATE]...",
+        help="as for `dooly simulate`, of which the first REQUESTS at a mean of RATE arrivals per second; e.g. "
+        "azure-conv:40@4",
+    ),
+]
+
+
+def record(
+    model: Model,
+    traces: Traces,
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write, .json.gz")],
+    steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
+    repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
+    asynchronous: Asynchronous = False,
+    max_num_seqs: Sequences = 256,
+    max_num_batched_tokens: BatchedTokens = 8192,
+    max_model_len: ModelLength = 16384,
+    block_size: BlockSize = 16,
+    num_blocks: Blocks = None,
+    prefix_caching: PrefixCaching = False,
+    seed: Seed = 2023,
+    backend: Backend = None,
+) -> None:
+    """Serve traces with the real engine on this machine, and keep what happened.
+
+    With --async each trace is served `repeats` times with asynchronous scheduling and once with every step finished
+    before the next begins. Steps are listed for the first pass of each kind; requests for all of them. Weights and
+    prompts are random. `dooly validate --recording FILE` compares with it.
+
+    Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 --async -o llama.json.gz
+    """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from dooly.cli.knowledge import model_path
+    from dooly.cli.output import say
+    from dooly.engine import model_folder, start_engine
+    from dooly.errors import SimulationError
+    from dooly.simulate.facts import machine_facts
+    from dooly.simulate.record import record_trace, warm_up
+    from dooly.simulate.record_steps import record_steps
+    from dooly.simulate.recording import Recording, save_recording
+    from dooly.simulate.simulator import check_lengths
+    from dooly.simulate.steps import StepRecording, save_steps
+
+    if repeats < 1:
+        raise SimulationError(f"--repeats is {repeats}; expected at least 1")
+    settings = engine_settings(
+        max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks, prefix_caching, asynchronous
+    )
+    served = [_trace(source, max_model_len, seed) for source in traces]
+    for trace in served:
+        check_lengths(trace, settings)
+    path, rng = model_path(model), np.random.default_rng(seed)
+    name = model_folder(path).name
+    with start_engine(path, settings, backend=backend) as engine:
+        facts = machine_facts(engine)
+        used = dict(facts)["backend"]
+        say(f"{name} with {used} started in {engine.start_s:.0f} s")
+        warm_up(engine, served[0], rng)
+        if steps is not None:
+            if engine.device != "cuda":
+                raise SimulationError("--steps lists kernels of a GPU; there is none here")
+            taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
+            save_steps(StepRecording(name, 1, used, settings, facts, taken), steps)
+            say(f"{len(taken)} steps in {steps}")
+        runs = []
+        for overlaps in (True, False) if asynchronous else (False,):
+            engine.overlaps = overlaps
+            for trace in served:
+                for turn in range(1 if asynchronous and not overlaps else repeats):
+                    run = record_trace(engine, name, trace, settings, rng)
+                    kept = replace(run, steps=(), unlisted=(len(run.steps), sum(s.batch.count for s in run.steps)))
+                    runs.append(run if turn == 0 else kept)
+                    save_recording(Recording(name, 1, used, facts, tuple(runs)), output)
+                    kind = "asynchronous" if overlaps else "synchronous"
+                    say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps)} steps")
+
+
+def _trace(source: str, max_model_len: int, seed: int) -> "Trace":
+    """The trace that TRACE[:REQUESTS][@RATE] means.
+
+    Raises:
+        TraceError: a number is none, or the trace cannot be read.
+    """
+    from dataclasses import replace
+
+    from dooly.errors import TraceError
+
+    rest, _, rate = source.partition("@")
+    name, _, count = rest.partition(":")
+    try:
+        requests, per_s = int(count) if count else None, float(rate) if rate else None
+    except ValueError as error:
+        raise TraceError(f"{source}: expected TRACE[:REQUESTS][@RATE], e.g. azure-conv:40@4") from error
+    trace = load_trace(name, requests, None, max_model_len, seed=seed)
+    if per_s is not None:
+        timed = trace.requests[-1].arrival_s > 0.0
+        trace = trace.at_rate(per_s) if timed else trace.poisson(per_s, seed=seed)
+    return replace(trace, name=source)
