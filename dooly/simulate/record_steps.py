@@ -123,5 +123,5 @@ def _profiled() -> Generator[list[tuple[str, float]]]:
         yield launches
         torch.cuda.synchronize()
     events: Any = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
-    on_gpu = torch._C._autograd.DeviceType.CUDA  # pyright: ignore[reportPrivateUsage]
-    launches += [(event.name(), event.duration_ns() / 1e3) for event in events if event.device_type() == on_gpu]
+    on_gpu = [event for event in events if event.device_type().name == "CUDA"]
+    launches += [(event.name(), event.duration_ns() / 1e3) for event in on_gpu]
