@@ -2,8 +2,8 @@
 
     python scripts/measure_points.py POINTS.parquet... --db OTHER.sqlite
 
-For points that are measured again on another day or machine, and for held-out ones, which must not enter a database that
-formulas are fitted from.  `dooly db export` writes the result; `dooly db diff` compares.
+For points that are measured again on another day or machine, and for held-out ones, which must not enter a database
+that formulas are fitted from.  `dooly db export` writes the result; `dooly db diff` compares.
 """
 
 import argparse
@@ -34,9 +34,9 @@ def main(argv: list[str] | None = None) -> int:
                     wanted[record.operation.text].setdefault(record.measurement.point)
         taken, given_up = _measure(wanted, Database(options.db))
     except DoolyError as error:
-        print(f"measure_points: {error}", file=sys.stderr)
+        sys.stderr.write(f"measure_points: {error}\n")
         return 2
-    print(f"{taken} points measured, {given_up} given up")
+    sys.stdout.write(f"{taken} points measured, {given_up} given up\n")
     return 0
 
 
