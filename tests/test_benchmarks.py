@@ -1,0 +1,51 @@
+"""Reports that compare with other programs, on tables made up for the purpose."""
+
+from itertools import product
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from benchmarks.aiconfigurator_tables import BACKEND, FLASH, TRITON_EXPERTS, main
+from dooly.cli.shipped import DATA
+
+
+def write(core: Path, platform: str, family: str, table: str, rows: list[dict[str, object]]) -> None:
+    path = core / "systems" / "data" / f"{platform}_sxm" / family / BACKEND / f"{table}_perf.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(rows).write_parquet(path)
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Path:
+    """Tables in which a product of 4096 x 4096 takes a tenth of a microsecond a row, and nothing else matches."""
+    folder = tmp_path / "aiconfigurator_core"
+    heads = {"num_heads": 1, "num_key_value_heads": 1, "head_dim": 1, "window_size": 0, "batch_size": 1}
+    attention = {**heads, "kv_cache_dtype": "bfloat16", "kernel_source": FLASH, "isl": 1, "step": 1, "latency": 1.0}
+    moe = {"kernel_source": TRITON_EXPERTS, "distribution": "balanced", "moe_dtype": "bfloat16", "moe_ep_size": 1}
+    moe |= {"hidden_size": 1, "inter_size": 1, "moe_tp_size": 1, "topk": 1, "num_experts": 1, "num_tokens": 1}
+    for path in DATA.glob("*.parquet"):
+        sizes = product(("bfloat16", "fp8"), (1, 512, 8192))
+        gemm = [{"gemm_dtype": d, "m": m, "n": 4096, "k": 4096, "latency": m / 1e4} for d, m in sizes]
+        write(folder, path.stem, "gemm", "gemm", gemm)
+        write(folder, path.stem, "attention", "context_attention", [attention])
+        write(folder, path.stem, "attention", "generation_attention", [attention])
+        write(folder, path.stem, "moe", "moe", [{**moe, "latency": 1.0}])
+    return folder
+
+
+def test_only_ratios_of_equal_work_are_written(core: Path, tmp_path: Path):
+    page = tmp_path / "page.md"
+    assert main([str(core), "-o", str(page)]) == 0
+    text = page.read_text()
+    assert "| GEMM, below 64 rows |" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| GEMM, 512 rows and more |")]
+    assert len(rows) == len(list(DATA.glob("*.parquet")))
+    assert all(int(points) >= int(exact) > 0 for _, points, exact, *_ in rows)
+    assert all(0.1 < float(median) < 2.0 for *_, median, _, _, _ in rows)
+    assert "attention," not in text.partition("## ")[2]
+
+
+def test_a_folder_without_tables_is_one_clear_line(tmp_path: Path):
+    with pytest.raises(SystemExit, match="no systems/data there; expected an installed aiconfigurator_core"):
+        main([str(tmp_path)])
