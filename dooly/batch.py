@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from dooly.errors import PredictError
 
-__all__ = ["HOST_PARTS", "LAUNCH_PARTS", "Batch", "BatchColumns", "StepBatch", "StepClass", "StepCost"]
+__all__ = ["HOST_PARTS", "LAUNCH_PARTS", "TILE", "Batch", "BatchColumns", "StepBatch", "StepClass", "StepCost"]
 
 StepClass = Literal["decode", "prefill", "mixed"]
 Column = NDArray[np.float64]
+
+TILE = 128
+"""Queries that an attention kernel works on together."""
 
 LAUNCH_PARTS = ("host_launch_full", "host_launch_piecewise", "host_launch_none")
 HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS)
@@ -169,7 +172,9 @@ class Batch:
     def attention(self, window: int | None = None) -> dict[str, int]:
         """All symbols that a formula of attention may use: T, R, S, P as in `symbols`, and
 
-        Pm pairs of the request with the most; Tp, Sp, Pp: T, S and P of the requests with more than one new token.
+        Tp, Sp, Pp: T, S and P of the requests with more than one new token; of those, Sq: rows of the one with most,
+        Pt: pairs if the new tokens of each filled whole tiles of `TILE`, M: 1 if there is one, else 0.
+        Sx: rows of the request with the most, whichever, if there is one; Sd: the same if there is none; else 0.
         """
         found = self._sums.get(window)
         if found is None:
@@ -183,9 +188,10 @@ class Batch:
             total, most = sum(seen) + count, max(seen) + 1
             if window is not None and most > window:
                 total, most = sum(min(c + 1, window) for c in seen), window
-            return {"T": tokens, "R": count, "S": total, "P": total, "Pm": most, "Tp": 0, "Sp": 0, "Pp": 0}
+            whole = {"T": tokens, "R": count, "S": total, "P": total, "Sd": most, "Sx": 0}
+            return {**whole, "Tp": 0, "Sp": 0, "Pp": 0, "Sq": 0, "Pt": 0, "M": 0}
         rows = pairs = most = 0
-        prefill_tokens = prefill_rows = prefill_pairs = 0
+        prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
         for q, c in self.requests:
             if window is None or c + q <= window:
                 seen_rows, seen_pairs = c + q, q * c + q * (q + 1) // 2
@@ -193,13 +199,15 @@ class Batch:
                 growing = min(max(window - c, 0), q)
                 seen_rows = min(c + q, window + q - 1)
                 seen_pairs = growing * c + growing * (growing + 1) // 2 + (q - growing) * window
-            rows, pairs, most = rows + seen_rows, pairs + seen_pairs, max(most, seen_pairs)
+            rows, pairs, most = rows + seen_rows, pairs + seen_pairs, max(most, seen_rows)
             if q > 1:
                 prefill_tokens += q
                 prefill_rows += seen_rows
                 prefill_pairs += seen_pairs
-        whole = {"T": tokens, "R": count, "S": rows, "P": pairs, "Pm": most}
-        return {**whole, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
+                prefill_most = max(prefill_most, seen_rows)
+                tiled += seen_pairs * (-(-q // TILE) * TILE) // q
+        whole = {"T": tokens, "R": count, "S": rows, "P": pairs, "Sd": 0, "Sx": most, "M": 1}
+        return {**whole, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs, "Sq": prefill_most, "Pt": tiled}
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,10 +259,17 @@ class BatchColumns:
             "R": np.diff(starts, append=len(new)),
             "S": np.add.reduceat(rows, starts),
             "P": np.add.reduceat(pairs, starts),
-            "Pm": np.maximum.reduceat(pairs, starts),
         }
-        prefill = {"Tp": new, "Sp": rows, "Pp": pairs}
-        columns |= {name: np.add.reduceat(np.where(new > 1, each, 0), starts) for name, each in prefill.items()}
+        several = np.flatnonzero(new > 1)
+        batch, count = np.searchsorted(starts, several, side="right") - 1, len(starts)
+        tokens, seen_rows, seen_pairs = new[several], rows[several], pairs[several]
+        tiled = seen_pairs * (-(-tokens // TILE) * TILE) // tokens
+        prefill = {"Tp": tokens, "Sp": seen_rows, "Pp": seen_pairs, "Pt": tiled}
+        columns |= {name: np.bincount(batch, each, count) for name, each in prefill.items()}
+        columns["Sq"] = np.zeros(count, np.int64)
+        np.maximum.at(columns["Sq"], batch, seen_rows)
+        longest, prefills = np.maximum.reduceat(rows, starts), columns["Tp"] > 0
+        columns |= {"M": prefills, "Sd": np.where(prefills, 0, longest), "Sx": np.where(prefills, longest, 0)}
         return {name: column.astype(np.float64) for name, column in columns.items()}
 
     def symbols(self, window: int | None = None) -> dict[str, Column]:

@@ -1,12 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.batch import Batch, BatchColumns
+from dooly.batch import TILE, Batch, BatchColumns
 from dooly.errors import PredictError
 
-requests = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 60)), min_size=1, max_size=12)
+requests = st.lists(st.tuples(st.integers(1, 40) | st.integers(120, 140), st.integers(0, 60)), min_size=1, max_size=12)
 windows = st.none() | st.integers(1, 50)
 
 
@@ -22,9 +24,13 @@ def test_symbols_agree_with_listing_every_key(pairs: list[tuple[int, int]], wind
     symbols = Batch.of(*pairs).attention(window)
     assert symbols["S"] == sum(rows for rows, _, _ in listed)
     assert symbols["P"] == sum(n for _, n, _ in listed)
-    assert symbols["Pm"] == max(n for _, n, _ in listed)
     prefill = [(rows, n, q) for rows, n, q in listed if q > 1]
     assert [symbols[name] for name in ("Sp", "Pp", "Tp")] == [sum(row[i] for row in prefill) for i in range(3)]
+    assert symbols["M"] == bool(prefill)
+    longest = max(rows for rows, _, _ in listed)
+    assert (symbols["Sd"], symbols["Sx"]) == ((0, longest) if prefill else (longest, 0))
+    assert symbols["Sq"] == max((rows for rows, _, _ in prefill), default=0)
+    assert symbols["Pt"] == sum(n * math.ceil(q / TILE) * TILE // q for _, n, q in prefill)
     assert (symbols["T"], symbols["R"]) == (sum(q for q, _ in pairs), len(pairs))
 
 

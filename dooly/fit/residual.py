@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import exp, log, log2
 from typing import cast
 
@@ -20,50 +21,69 @@ Column = NDArray[np.float64]
 BOUND = log(2.0)
 """Largest correction, log ratio: a factor of two either way."""
 
-_FADE = log(
-    4.0
-)  # beyond the knots the correction is gone after a factor of four; longer than BOUND keeps the whole monotone
+_FADE = log(4.0)
+"""Beyond the knots the correction is gone after a factor of four; longer than BOUND keeps the whole monotone."""
+_LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
+_RIDGES = (0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """For one axis: a monotone map from symbolic to corrected time, log-linear between knots.
+    """For one axis: corrected times at measured sizes, straight between them on logarithmic axes, never falling.
 
-    Since the symbolic part never falls with the axis and the map never falls either, neither does their composition.
+    Beyond the ends the correction fades with the symbolic time, so slowly that the whole still never falls where the
+    symbolic part does not.
 
     Attributes:
-        symbolic_us: ascending, positive.
-        factor: corrected over symbolic time at each knot.
+        axis: request symbol.
+        at: its values, ascending, positive.
+        latency_us: corrected time at each, positive, never falling.
+        ends_us: symbolic time at the first and the last.
     """
 
-    symbolic_us: tuple[float, ...]
-    factor: tuple[float, ...]
+    axis: str
+    at: tuple[float, ...]
+    latency_us: tuple[float, ...]
+    ends_us: tuple[float, float]
 
     def __post_init__(self) -> None:
-        if len(self.symbolic_us) != len(self.factor) or not self.symbolic_us:
-            raise ValueError(f"curve with {len(self.symbolic_us)} knots and {len(self.factor)} factors")
-        if any(not a < b for a, b in zip((0.0, *self.symbolic_us), self.symbolic_us)) or min(self.factor) <= 0:
-            raise ValueError("knots of a curve must be positive and ascending, its factors positive")
+        if len(self.at) != len(self.latency_us) or not self.at:
+            raise ValueError(f"curve with {len(self.at)} sizes and {len(self.latency_us)} times")
+        if any(not a < b for a, b in zip((0.0, *self.at), self.at)):
+            raise ValueError("sizes of a curve must be positive and ascending")
+        if min(*self.latency_us, *self.ends_us) <= 0 or any(a > b for a, b in pairwise(self.latency_us)):
+            raise ValueError("times of a curve must be positive and never fall")
 
     @cached_property
-    def _knots(self) -> tuple[list[float], list[float]]:
-        """Log of the symbolic time and log factor, with the points where the correction has faded."""
-        at = [log(value) for value in self.symbolic_us]
-        return [at[0] - _FADE, *at, at[-1] + _FADE], [0.0, *(log(value) for value in self.factor), 0.0]
+    def _logs(self) -> tuple[list[float], list[float], tuple[float, float], tuple[float, float]]:
+        """Of sizes, times, symbolic times at both ends, and corrections there."""
+        times = [log(value) for value in self.latency_us]
+        ends = log(self.ends_us[0]), log(self.ends_us[1])
+        return [log(value) for value in self.at], times, ends, (times[0] - ends[0], times[-1] - ends[1])
 
-    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:  # noqa: ARG002 - shared by both
+    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:
         """Factor for one batch."""
-        at, level = self._knots
-        x = log(symbolic_us)
+        at, times, ends, corrections = self._logs
+        x = log(values[self.axis])
         i = bisect_right(at, x)
+        if i == len(at) and x <= at[-1]:
+            return exp(times[-1]) / symbolic_us
         if i in (0, len(at)):
-            return 1.0
-        return exp(level[i - 1] + (level[i] - level[i - 1]) * (x - at[i - 1]) / (at[i] - at[i - 1]))
+            side = 0 if i == 0 else 1
+            return exp(corrections[side] * max(0.0, 1.0 - abs(log(symbolic_us) - ends[side]) / _FADE))
+        part = (x - at[i - 1]) / (at[i] - at[i - 1])
+        return exp(times[i - 1] + (times[i] - times[i - 1]) * part) / symbolic_us
 
-    def scale(self, symbolic_us: Column, values: Mapping[str, Column]) -> Column:  # noqa: ARG002 - shared by both
+    def scale(self, symbolic_us: Column, values: Mapping[str, Column]) -> Column:
         """Factors for many batches."""
-        at, level = self._knots
-        return cast(Column, np.exp(np.interp(np.log(symbolic_us), at, level)))
+        at, times, ends, corrections = self._logs
+        x, symbolic = np.log(values[self.axis]), np.log(symbolic_us)
+        inside = np.interp(x, at, times) - symbolic
+        fading = [
+            each * np.maximum(0.0, 1.0 - np.abs(symbolic - end) / _FADE)
+            for each, end in zip(corrections, ends, strict=True)
+        ]
+        return cast(Column, np.exp(np.where(x < at[0], fading[0], np.where(x > at[-1], fading[1], inside))))
 
 
 @dataclass(frozen=True)
@@ -126,28 +146,19 @@ class Field:
 Residual = Curve | Field
 
 
-def fit_curve(symbolic_us: Column, latency_us: Column, trust: Column) -> Curve | None:
-    """Knots at the measured points; where the measured times fall as the symbolic ones rise, their mean level instead.
+def fit_curve(axis: str, at: Column, symbolic_us: Column, latency_us: Column, trust: Column) -> Curve:
+    """Knots at the measured sizes; where the measured times fall as the size grows, their mean level instead.
 
     Args:
+        at: float64[points], distinct and ascending values of `axis`; at least one.
         trust: float64[points] in (0, 1], the share of its correction that a point gets.
-
-    Returns:
-        None for fewer than three distinct symbolic times.
     """
-    order = np.argsort(symbolic_us, kind="stable")
-    at = np.log(symbolic_us[order])
-    weight = trust[order]
-    level = at + weight * np.clip(np.log(latency_us[order]) - at, -BOUND, BOUND)
-    first = np.concatenate([[True], np.diff(at) > 1e-9])
-    group = np.cumsum(first) - 1
-    sizes = np.bincount(group, weights=weight).astype(np.float64)
-    knots = at[first]
-    if len(knots) < 3:
-        return None
-    rising = _isotonic(np.bincount(group, weights=level * weight) / sizes, sizes)
-    factor = np.exp(np.clip(rising - knots, -BOUND, BOUND))
-    return Curve(tuple(map(float, np.exp(knots))), tuple(map(float, factor)))
+    symbolic = np.log(symbolic_us)
+    level = symbolic + trust * np.clip(np.log(latency_us) - symbolic, -BOUND, BOUND)
+    rising = np.exp(_isotonic(level, trust))
+    return Curve(
+        axis, tuple(map(float, at)), tuple(map(float, rising)), (float(symbolic_us[0]), float(symbolic_us[-1]))
+    )
 
 
 def _isotonic(values: Column, sizes: Column) -> Column:
@@ -187,9 +198,9 @@ def fit_field(
     distance = np.sum((places[:, None, :] - places[None, :, :]) ** 2, axis=2)
     least = float(np.average(np.abs(target), weights=trust))
     found: Field | None = None
-    for length in (0.7, 1.0, 1.5, 2.0):
+    for length in _LENGTHS:
         kernel = np.exp(-0.5 * distance / length**2)
-        for ridge in (0.03, 0.1, 0.3, 1.0):
+        for ridge in _RIDGES:
             inverse = np.linalg.inv(kernel + np.diag(ridge / trust))
             weights = inverse @ target
             error = float(np.average(np.abs(weights / np.diag(inverse)), weights=trust))

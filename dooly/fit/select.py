@@ -14,7 +14,7 @@ from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation
 from dooly.fit.residual import Residual, fit_curve, fit_field
 from dooly.fit.subject import HOST_SUBJECTS, Subject, subject_of
-from dooly.fit.terms import PARAMETERS, Structure, structures
+from dooly.fit.terms import PARAMETERS, Structure, additions, structures
 from dooly.ir.expr import FloorDiv, symbol
 from dooly.ir.operation import Operation
 
@@ -24,6 +24,8 @@ Column = NDArray[np.float64]
 _FOLDS = 6
 # More parameters, or a residual, must lower the held-out log ratio by this share and this much.
 _MARGIN, _ENOUGH = 0.03, 0.0005
+# To predict a point that is left out, a curve bridges twice the gap that it bridges to predict one in between.
+_BRIDGED = 2.0
 _IMPLAUSIBLE = 1.5  # longer than more work by this factor
 _SCATTER = 0.15  # spread of samples (interquartile range over median) at which a point counts half
 
@@ -85,11 +87,13 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
     folds = _folds(data)
     best = _choose(data, folds)
     symbolic = best.found.predict(data.columns, len(data))
-    residual = _residual(data, symbolic)
-    errors = best.errors
+    residual, errors = _residual(data, symbolic), best.errors
     if residual is not None:
-        corrected = _held_out(data, folds, best.found, correct=True)
-        if data.mean(corrected) < best.score * (1 - _MARGIN) - _ENOUGH:
+        several = data.subject.single is None
+        singly = folds if several else _singles(data)
+        plain, corrected = (_held_out(data, singly, best.found, correct=each) for each in (False, True))
+        share, least = (1 - _MARGIN, _ENOUGH) if several else (_BRIDGED, 0.0)
+        if data.mean(corrected) < data.mean(plain) * share - least:
             errors = corrected
         else:
             residual = None
@@ -175,22 +179,49 @@ def _folds(data: _Data) -> list[NDArray[np.bool_]]:
     return [inner & (rank % folds == k) for k in range(folds)]
 
 
+def _singles(data: _Data) -> list[NDArray[np.bool_]]:
+    """One inner point of a single axis at a time: a residual needs its neighbours."""
+    return [np.arange(len(data)) == i for i in range(1, len(data) - 1)]
+
+
 def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
-    """The candidate with the fewest parameters whose held-out error is within a margin of the best."""
+    """The candidate with the fewest parameters whose held-out error is within a margin of the best.
+
+    Raises:
+        FitError: no structure follows from the points.
+    """
+    best = _best(_tried(structures(data.subject, len(data)), data, folds))
+    if best is None:
+        raise FitError(
+            f"{data.subject.name}: no formula follows from its {len(data)} points; "
+            f"measure other sizes with `dooly profile` (operation {data.subject.signature})"
+        )
+    while True:
+        structure = best.found.structure
+        longer = [(*structure, term) for term in additions(data.subject) if term not in structure]
+        better = _best([best, *_tried(longer, data, folds)])
+        if better is None or better is best:
+            return best
+        best = better
+
+
+def _tried(wanted: Iterable[Structure], data: _Data, folds: Sequence[NDArray[np.bool_]]) -> list[_Candidate]:
+    """What the points make of the structures: each that is left over once, with its held-out error."""
     seen: set[Structure] = set()
     candidates: list[_Candidate] = []
-    for structure in structures(data.subject, len(data)):
+    for structure in wanted:
         found = estimate(structure, data.columns, data.latency_us, data.trust)
         if found is None or found.structure in seen or len(found.coefficients) >= len(data):
             continue
         seen.add(found.structure)
         errors = _held_out(data, folds, found)
         candidates.append(_Candidate(found, errors, data.mean(errors)))
+    return candidates
+
+
+def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
     if not candidates:
-        raise FitError(
-            f"{data.subject.name}: no formula follows from its {len(data)} points; "
-            f"measure other sizes with `dooly profile` (operation {data.subject.signature})"
-        )
+        return None
     least = min(c.score for c in candidates)
     good = [c for c in candidates if c.score <= least * (1 + _MARGIN) + _ENOUGH]
     return min(good, key=lambda c: _complexity(c.found.structure))  # the first of equals
@@ -222,8 +253,9 @@ def _held_out(data: _Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, 
 def _residual(data: _Data, symbolic_us: Column) -> Residual | None:
     if data.subject.kind is None:
         return None  # host work is counted, not shaped: linear by construction
-    if data.subject.single is not None:
-        return fit_curve(symbolic_us, data.latency_us, data.trust)
+    axis = data.subject.single
+    if axis is not None:
+        return fit_curve(axis, data.columns[axis], symbolic_us, data.latency_us, data.trust)
     return fit_field(data.subject.coordinates, data.columns, symbolic_us, data.latency_us, data.trust)
 
 
@@ -240,9 +272,13 @@ def _parameters(found: Estimate, data: _Data) -> tuple[Parameter, ...]:
     return tuple(parameters)
 
 
+_PARTS = ("M", "Sd", "Sx", "Sp", "Sq", "Tp", "Pp", "Pt")
+"""Symbols that only say how a batch divides: the coordinates tell where it lies."""
+
+
 def _domain(data: _Data) -> tuple[Range, ...]:
     """Ranges of the coordinates, and of the symbols among the axes that are no coordinate themselves."""
-    quantities = [symbol(name) for name in data.subject.symbols if name not in ("Pp", "Pm")]
+    quantities = [symbol(name) for name in data.subject.symbols if name not in _PARTS]
     quantities += [e for e in data.subject.coordinates if e not in quantities]
     ranges: list[Range] = []
     for quantity in quantities:

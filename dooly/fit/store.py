@@ -15,8 +15,8 @@ from dooly.ir.expr_parser import ExprSyntaxError, parse_expr
 
 __all__ = ["FORMAT", "from_json", "to_json"]
 
-FORMAT = 1
-"""Version of the form.  1: first."""
+FORMAT = 2
+"""Version of the form.  1: first.  2: curves over their axis."""
 
 
 def to_json(formula: Formula) -> dict[str, Any]:
@@ -57,7 +57,13 @@ def to_json(formula: Formula) -> dict[str, Any]:
 
 def _residual_to_json(residual: Residual | None) -> dict[str, Any] | None:
     if isinstance(residual, Curve):
-        return {"kind": "curve", "symbolic_us": list(residual.symbolic_us), "factor": list(residual.factor)}
+        return {
+            "kind": "curve",
+            "axis": residual.axis,
+            "at": list(residual.at),
+            "latency_us": list(residual.latency_us),
+            "ends_us": list(residual.ends_us),
+        }
     if isinstance(residual, Field):
         return {
             "kind": "field",
@@ -123,7 +129,8 @@ def _residual_from_json(value: Mapping[str, Any] | None) -> Residual | None:
     if value is None:
         return None
     if value["kind"] == "curve":
-        return Curve(_numbers(value["symbolic_us"]), _numbers(value["factor"]))
+        first, last = _numbers(value["ends_us"])
+        return Curve(_text(value["axis"]), _numbers(value["at"]), _numbers(value["latency_us"]), (first, last))
     if value["kind"] == "field":
         return Field(
             tuple(_expr(e) for e in value["coordinates"]),

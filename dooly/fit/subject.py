@@ -70,12 +70,27 @@ def subject_of(operation: Operation) -> Subject:
     window = _integer(operation, "window")
     mixture = None
     if operation.kind is Kind.ATTENTION:
-        names = ("T", "R", "S", "P", "Pp", "Pm", *(name for name in ("Sp", "Tp") if name in operation.axes))
-        tokens, requests, rows, pairs = (symbol(name) for name in names[:4])
-        coordinates = (requests, tokens / requests, rows / requests, pairs / tokens)
+        names = (
+            "T",
+            "R",
+            "S",
+            "P",
+            "M",
+            "Sd",
+            "Sx",
+            "Tp",
+            "Pp",
+            "Pt",
+            "Sq",
+            *(["Sp"] if "Sp" in operation.axes else []),
+        )
+        requests, rows, prefill, longest = (symbol(name) for name in ("R", "S", "Tp", "Sq"))
+        coordinates = (requests, rows / requests, 1 + prefill, 1 + longest)
     else:
         names = operation.axes
         coordinates = tuple(symbol(name) for name in names)
+        if operation.kind is Kind.MOE:
+            coordinates = (symbol("A"), symbol("T") / symbol("A"))
         count, chosen = _integer(operation, "experts"), _integer(operation, "top_k")
         if operation.kind is Kind.MOE and count is not None and chosen is not None:
             sources = int(evaluate(operation.operands[0].shape[0], {"T": 1}))

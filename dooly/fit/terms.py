@@ -7,11 +7,12 @@ from typing import cast
 
 import sympy
 
+from dooly.fit.observation import Mixture
 from dooly.fit.subject import Subject
 from dooly.ir.expr import Expr, FloorDiv, normal, symbol, symbols_of
 from dooly.ir.opset import Kind
 
-__all__ = ["PARAMETERS", "Contribution", "ParameterKind", "Structure", "Term", "structures"]
+__all__ = ["PARAMETERS", "Contribution", "ParameterKind", "Structure", "Term", "additions", "structures"]
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,18 @@ PARAMETERS = {
     "launch": ParameterKind("us"),
     "peak": ParameterKind("TFLOP/s", 1e6),
     "bandwidth": ParameterKind("GB/s", 1e3),
-    "peak_one": ParameterKind("TFLOP/s", 1e6),
+    "chain": ParameterKind("us/row"),
+    "chain_mixed": ParameterKind("us/row"),
+    "launch_mixed": ParameterKind("us"),
     "per_token": ParameterKind("us/token"),
     "per_request": ParameterKind("us/request"),
     "per_expert": ParameterKind("us/expert"),
     "per_logit": ParameterKind("us/row"),
     "per_operation": ParameterKind("us/operation"),
 }
-"""By name.  ``peak_one`` is the rate at which the work of a single request proceeds: it bounds skewed batches."""
+"""By name.  ``chain`` is what one row costs where the rows of the longest context are worked off one after another,
+``chain_mixed`` the same beside requests with several new tokens, whose kernels share a context out less or not at all;
+``launch_mixed`` is what these add to the launch."""
 
 _PER_SYMBOL = {"T": "per_token", "R": "per_request", "A": "per_expert", "L": "per_logit", "N": "per_operation"}
 
@@ -73,7 +78,7 @@ Structure = tuple[Term, ...]
 """Sum of terms; parameter names are unique in it."""
 
 _LAUNCH: Term = (Contribution("launch", sympy.Integer(1)),)
-_TILES = (16, 32, 64, 128)
+_TILES = (16, 64, 128)
 _ENOUGH_FOR_TILES = 16
 
 
@@ -107,29 +112,38 @@ def structures(subject: Subject, points: int) -> Iterator[Structure]:
         for tile in _TILES:
             padded = _padded(subject.flops, subject.single, tile)
             yield (_LAUNCH, _work(padded, subject.bytes))
+    if subject.mixture is not None:
+        for tile in _TILES:
+            padded = _padded_experts(subject.flops, subject.mixture, tile)
+            for base in _rooflines(padded, subject.bytes):
+                for extra in extras:
+                    yield (_LAUNCH, *base, *extra)
 
 
 def _attention(subject: Subject) -> Iterator[Structure]:
-    pairs = symbol("P")
-    flops, one = (
-        Contribution("peak", subject.flops),
-        Contribution("peak_one", _replaced(subject.flops, pairs, symbol("Pm"))),
-    )
-    prefill = Contribution("peak", _replaced(subject.flops, pairs, symbol("Pp")))
+    """Compute or the longest chain beside prefills, plus memory or the longest chain of a step that only decodes."""
     rows = Contribution("bandwidth", subject.bytes)
-    latent = list(_rooflines(subject.flops, subject.bytes))  # its FLOPs tell decode and prefill apart already
-    bases: list[Structure] = [
-        ((flops,),),
-        ((rows,),),
-        ((flops, rows),),
-        ((flops,), (rows,)),
-        ((prefill,), (rows,)),
-        ((flops, one), (rows,)),
-        ((prefill, one), (rows,)),
-    ]
-    for base in latent if "Sp" in subject.symbols else bases:
-        for chosen in _subsets(["R", "T"]):
-            yield (_LAUNCH, *base, *map(_per, chosen))
+    if "Sp" in subject.symbols:  # latent: its FLOPs tell decode and prefill apart already
+        for base in _rooflines(subject.flops, subject.bytes):
+            yield (_LAUNCH, *base, _per("R"))
+        return
+    for pairs in ("P", "Pp", "Pt"):
+        flops = Contribution("peak", _replaced(subject.flops, symbol("P"), symbol(pairs)))
+        for beside in ((), (_chain("Sx"),), (_chain("Sq"),)):
+            for alone in ((), (Contribution("chain", symbol("Sd")),)):
+                yield (_LAUNCH, (flops, *beside), (rows, *alone), _per("R"))
+
+
+def _chain(rows: str) -> Contribution:
+    return Contribution("chain_mixed", symbol(rows))
+
+
+def additions(subject: Subject) -> tuple[Term, ...]:
+    """Terms that may be added to the best of `structures`, one after the other, where they lower its held-out error."""
+    if subject.kind is not Kind.ATTENTION:
+        return ()
+    mixed = () if "Sp" in subject.symbols else ((Contribution("launch_mixed", symbol("M")),),)
+    return (_per("T"), *mixed)
 
 
 def _rooflines(flops: Expr, bytes_: Expr) -> Iterator[Structure]:
@@ -158,6 +172,15 @@ def _subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
 
 def _replaced(e: Expr, old: Expr, new: Expr) -> Expr:
     return cast(Expr, e.xreplace({old: new}))
+
+
+def _padded_experts(flops: Expr, mixture: Mixture, tile: int) -> Expr:
+    """FLOPs when the tokens of each activated expert, all alike, are rounded up to whole tiles."""
+    tokens, experts = symbol("T"), symbol("A")
+    routed = sympy.Rational(mixture.sources * mixture.chosen * mixture.here, mixture.experts)
+    over, under = routed.as_numer_denom()
+    tiles = cast(Expr, FloorDiv(over * tokens + (tile * under - 1) * experts, tile * under * experts))
+    return _replaced(flops, tokens, tile * experts * tiles / routed)
 
 
 def _padded(flops: Expr, axis: str, tile: int) -> Expr:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from dooly.batch import Batch, StepBatch
+from dooly.batch import TILE, Batch, StepBatch
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
 from dooly.simulate.pool import Block, BlockPool
@@ -101,7 +101,7 @@ class CompactBatch:
     def later(self, steps: int) -> CompactBatch:
         """The batch that comes so many steps after this one, if nothing but decoding happens in between."""
         more, sums = self.count * steps, self.sums
-        sums = {**sums, "S": sums["S"] + more, "P": sums["P"] + more, "Pm": sums["Pm"] + steps}
+        sums = {**sums, "S": sums["S"] + more, "P": sums["P"] + more, "Sd": sums["Sd"] + steps}
         return CompactBatch(sums, self.composition, self._list, self.ahead + steps)
 
 
@@ -181,20 +181,24 @@ class CompactScheduler:
                 heapq.heappop(self._longest)
             most = step + 1 - self._longest[0][0]
         pairs = rows
-        prefill_tokens = prefill_rows = prefill_pairs = 0
+        prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
         for new, cached in prefills:
             tokens += new
             rows += new + cached
             seen = new * cached + new * (new + 1) // 2
             pairs += seen
-            most = max(most, seen)
+            most = max(most, new + cached)
             if new > 1:
                 prefill_tokens += new
                 prefill_rows += new + cached
                 prefill_pairs += seen
+                prefill_most = max(prefill_most, new + cached)
+                tiled += seen * (-(-new // TILE) * TILE) // new
         count = decodes + len(prefills)
-        sums = {"T": tokens, "R": count, "S": rows, "P": pairs, "Pm": most}
-        sums |= {"Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
+        mixed = prefill_tokens > 0
+        sums = {"T": tokens, "R": count, "S": rows, "P": pairs, "M": int(mixed)}
+        sums |= {"Sd": 0, "Sx": most} if mixed else {"Sd": most, "Sx": 0}
+        sums |= {"Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs, "Sq": prefill_most, "Pt": tiled}
 
         def list_requests(ahead: int) -> tuple[tuple[int, int], ...]:
             cached = step + ahead

@@ -6,40 +6,51 @@ from hypothesis import strategies as st
 from dooly.fit.residual import BOUND, Curve, Field, fit_curve, fit_field
 from dooly.ir.expr import symbol
 
-times = st.lists(st.floats(1.0, 1e5), min_size=3, max_size=30, unique=True)
+sizes = st.lists(st.integers(1, 10_000), min_size=1, max_size=30, unique=True)
+factors = st.lists(st.floats(0.1, 10.0), min_size=30, max_size=30)
 
 
-@given(times, st.lists(st.floats(0.1, 10.0), min_size=30, max_size=30))
-def test_curve_is_bounded_monotone_and_fades(symbolic: list[float], factors: list[float]) -> None:
-    at = np.array(sorted(symbolic))
-    curve = fit_curve(at, at * np.array(factors[: len(at)]), np.ones(len(at)))
-    if curve is None:
-        return
-    probe = np.geomspace(at[0] / 100, at[-1] * 100, 500)
-    factor = curve.scale(probe, {})
-    assert np.all(np.abs(np.log(factor)) <= BOUND + 1e-9)
-    assert np.all(np.diff(probe * factor) >= -1e-9 * (probe * factor)[1:])
-    assert factor[0] == factor[-1] == 1.0
-    assert [curve.scale_one(x, {}) for x in probe.tolist()] == pytest.approx(factor.tolist(), rel=1e-12)
+def law(size: np.ndarray) -> np.ndarray:
+    return 3.0 + np.maximum(10.0, 0.1 * size)
+
+
+@given(sizes, factors)
+def test_curve_is_monotone_and_fades(at: list[int], factor: list[float]) -> None:
+    size = np.array(sorted(at), dtype=float)
+    curve = fit_curve("T", size, law(size), law(size) * np.array(factor[: len(size)]), np.ones(len(size)))
+    probe = np.unique(np.concatenate([np.geomspace(0.5, 1e7, 500), size]))
+    scale = curve.scale(law(probe), {"T": probe})
+    corrected = law(probe) * scale
+    assert np.all(np.diff(corrected) >= -1e-9 * corrected[1:])
+    assert scale[-1] == 1.0
+    one = [curve.scale_one(s, {"T": t}) for s, t in zip(law(probe).tolist(), probe.tolist(), strict=True)]
+    assert one == pytest.approx(scale.tolist(), rel=1e-12)
 
 
 def test_curve_goes_through_points_that_rise() -> None:
-    at = np.array([1.0, 2.0, 4.0, 8.0])
-    curve = fit_curve(at, at * [1.1, 1.2, 0.9, 1.0], np.ones(4))
-    assert curve is not None
-    np.testing.assert_allclose(curve.scale(at, {}), [1.1, 1.2, 0.9, 1.0])
+    at = np.array([1.0, 200.0, 400.0, 800.0])
+    curve = fit_curve("T", at, law(at), law(at) * [1.1, 1.2, 0.9, 1.0], np.ones(4))
+    np.testing.assert_allclose(curve.scale(law(at), {"T": at}), [1.1, 1.2, 0.9, 1.0])
+    assert curve.scale_one(float(law(at)[0]), {"T": 1.0}) == pytest.approx(1.1)
+
+
+def test_curve_tells_sizes_apart_where_the_law_is_flat() -> None:
+    at = np.array([1.0, 10.0, 100.0])
+    curve = fit_curve("T", at, law(at), np.array([11.0, 12.0, 13.5]), np.ones(3))
+    assert 13.0 * curve.scale_one(13.0, {"T": 10.0}) == pytest.approx(12.0)
+    assert 13.0 * curve.scale_one(13.0, {"T": 30.0}) == pytest.approx(12.0 * (13.5 / 12.0) ** np.log10(3.0))
 
 
 def test_curve_pools_points_that_fall() -> None:
-    at = np.array([1.0, 1.1, 8.0])
-    curve = fit_curve(at, np.array([1.3, 1.0, 8.0]), np.ones(3))
-    assert curve is not None
-    corrected = at * curve.scale(at, {})
-    assert corrected[0] == pytest.approx(corrected[1]) == pytest.approx(np.sqrt(1.3))
+    at = np.array([1.0, 1.1, 800.0])
+    curve = fit_curve("T", at, law(at), law(at) * [1.3, 1.0, 1.0], np.ones(3))
+    corrected = law(at) * curve.scale(law(at), {"T": at})
+    assert corrected[0] == pytest.approx(corrected[1]) == pytest.approx(13.0 * np.sqrt(1.3))
 
 
-def test_curve_needs_three_different_times() -> None:
-    assert fit_curve(np.array([1.0, 1.0, 2.0]), np.array([1.0, 1.1, 2.0]), np.ones(3)) is None
+def test_corrections_of_a_curve_are_bounded() -> None:
+    curve = fit_curve("T", np.array([4.0]), np.array([10.0]), np.array([1000.0]), np.ones(1))
+    assert np.log(curve.scale_one(10.0, {"T": 4.0})) == pytest.approx(BOUND)
 
 
 def grid() -> dict[str, np.ndarray]:
@@ -80,9 +91,11 @@ def test_field_refuses_noise() -> None:
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: Curve((), ()),
-        lambda: Curve((2.0, 1.0), (1.0, 1.0)),
-        lambda: Curve((1.0, 2.0), (1.0, 0.0)),
+        lambda: Curve("T", (), (), (1.0, 1.0)),
+        lambda: Curve("T", (2.0, 1.0), (1.0, 1.0), (1.0, 1.0)),
+        lambda: Curve("T", (1.0, 2.0), (2.0, 1.0), (1.0, 1.0)),
+        lambda: Curve("T", (1.0, 2.0), (0.0, 1.0), (1.0, 1.0)),
+        lambda: Curve("T", (1.0, 2.0), (1.0, 1.0), (0.0, 1.0)),
         lambda: Field((symbol("T"),), (), (), 1.0),
         lambda: Field((symbol("T"),), ((1.0, 2.0),), (1.0,), 1.0),
         lambda: Field((symbol("T"),), ((1.0,),), (1.0,), 0.0),

@@ -33,7 +33,8 @@ def residuals(draw: st.DrawFn) -> Curve | Field | None:
         return None
     if kind == "curve":
         at = sorted(draw(st.lists(positive, min_size=1, max_size=5, unique=True)))
-        return Curve(tuple(at), tuple(draw(st.lists(positive, min_size=len(at), max_size=len(at)))))
+        times = sorted(draw(st.lists(positive, min_size=len(at), max_size=len(at))))
+        return Curve("T", tuple(at), tuple(times), (draw(positive), draw(positive)))
     coordinates: tuple[Expr, ...] = (symbol("R"), symbol("T") / symbol("R"))
     anchors = draw(st.lists(st.tuples(positive, positive), min_size=1, max_size=4))
     weights = draw(st.lists(st.floats(-3, 3), min_size=len(anchors), max_size=len(anchors)))

@@ -70,5 +70,11 @@ def test_the_same_latencies_on_the_simulated_clock(models: dict[str, Path]) -> N
 def cost(batch: StepBatch) -> StepCost:
     """Milliseconds, bent over the context."""
     sums = batch.attention(None)
-    device_us = 900 + 9 * batch.tokens + 40 * sums["S"] ** 0.7 + 0.02 * sums["P"] + sums["Pm"] ** 0.5
+    device_us = (
+        900
+        + 9 * batch.tokens
+        + 40 * sums["S"] ** 0.7
+        + 0.02 * sums["P"]
+        + (sums["Sd"] + 2 * sums["Sx"] + sums["Sq"] + sums["Pt"] + 7 * sums["M"]) ** 0.5
+    )
     return StepCost(150.0, device_us, 70.0 + batch.count, 220.0 + batch.count + device_us)

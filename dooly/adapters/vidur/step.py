@@ -21,12 +21,13 @@ class Mixed:
         self._sums: dict[int | None, dict[str, int]] = {}
 
     def attention(self, window: int | None = None) -> dict[str, int]:
-        """As `Batch.attention`: sums add up, the largest is the larger of the two."""
+        """As `Batch.attention`: sums add up, the longest is the longer of the two."""
         found = self._sums.get(window)
         if found is None:
             other = self.others.attention(window)
             found = {name: n + other[name] for name, n in self.decodes.attention(window).items()}
-            found["Pm"] = max(self.decodes.attention(window)["Pm"], other["Pm"])
+            longest = max(self.decodes.attention(window)["Sd"], other["Sd"], other["Sx"])
+            found |= {"Sd": 0, "Sx": longest} if other["M"] else {"Sd": longest, "Sx": 0}
             self._sums[window] = found
         return found
 
