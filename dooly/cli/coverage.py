@@ -41,14 +41,16 @@ def coverage(
     Example: dooly coverage llama-3.1-8b qwen3-8b mixtral-8x7b --by time --plot sharing.svg
     """
     from dooly.cli.output import print_json
-    from dooly.cli.planning import plan_rows, planned
+    from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.cli.shared_work import shared_work
     from dooly.cli.store import look_into
+    from dooly.executor import Ranges
 
     if plot is not None and plot.suffix != ".svg":
         raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
     with look_into(db) as database:
-        plan = planned(database, models, tp, backend, (max_tokens, max_requests, max_context), platform)
+        limits = Ranges(max_tokens, max_requests, max_context)
+        plan = planned(database, models, Engine(tp, backend), limits, platform)
         shared = shared_work(plan, database)
     if plot is not None:
         _draw(plot, shared, by)

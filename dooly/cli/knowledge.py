@@ -17,13 +17,20 @@ from dooly.predict import HOST_PARTS, SavedModel
 __all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_from", "saved_model"]
 
 
-def lower(models: Sequence[str], tp: int = 1, backend: str | None = None, platform: str | None = None) -> Program:
+def lower(
+    models: Sequence[str],
+    tp: int = 1,
+    backend: str | None = None,
+    platform: str | None = None,
+    *,
+    eager: bool = False,
+) -> Program:
     """All passes over the models as the engine runs them: graphs and one table of operations.
 
     Args:
         models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a
             table of operations, which are read.
-        tp, backend, platform: of models that are captured; the platform is the CPU if not given.
+        tp, backend, platform, eager: of models that are captured; the platform is the CPU if not given.
 
     Raises:
         CaptureError, ParseError, PassError: a model is not usable.
@@ -37,7 +44,8 @@ def lower(models: Sequence[str], tp: int = 1, backend: str | None = None, platfo
             parts.append(read_program(Path(model)))
         else:
             say(f"capturing {model}")
-            parts.append(Program((capture(model, tp=tp, backend=backend, platform=platform or "cpu"),)))
+            graph = capture(model, tp=tp, backend=backend, platform=platform or "cpu", eager=eager)
+            parts.append(Program((graph,)))
     return run(Program.joined(parts), PIPELINE)
 
 

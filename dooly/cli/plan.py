@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, TensorParallel
-from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
+from dooly.cli.planning import AllReduce, Context, Eager, RequestsPerStep, Sweep, TokensPerStep
 
 if TYPE_CHECKING:
     from dooly.executor import Plan
@@ -19,6 +19,9 @@ def plan(
     max_tokens: TokensPerStep = 512,
     max_requests: RequestsPerStep = 16,
     max_context: Context = 2048,
+    sweep: Sweep = "adaptive",
+    eager: Eager = False,
+    disable_custom_all_reduce: AllReduce = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what measuring would take and save.
@@ -28,11 +31,13 @@ def plan(
     Example: dooly plan tiny-llama --max-context 1024
     """
     from dooly.cli.output import print_json
-    from dooly.cli.planning import plan_rows, planned
+    from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.cli.store import look_into
+    from dooly.executor import Ranges
 
     with look_into(db) as database:
-        found = planned(database, models, tp, backend, (max_tokens, max_requests, max_context))
+        limits = Ranges(max_tokens, max_requests, max_context, sweep)
+        found = planned(database, models, Engine(tp, backend, eager, not disable_custom_all_reduce), limits)
     if as_json:
         print_json(
             {

@@ -1,45 +1,87 @@
 """Options of the commands that compare models with the database: how large batches may become."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from dooly.database import Database
-    from dooly.executor import Plan
+    from dooly.executor import Plan, Ranges
 
-__all__ = ["Context", "RequestsPerStep", "TokensPerStep", "plan_rows", "planned"]
+__all__ = [
+    "AllReduce",
+    "Context",
+    "Eager",
+    "Engine",
+    "RequestsPerStep",
+    "Sweep",
+    "TokensPerStep",
+    "plan_rows",
+    "planned",
+]
 
 TokensPerStep = Annotated[int, typer.Option("--max-tokens", help="most tokens of one step")]
 RequestsPerStep = Annotated[int, typer.Option("--max-requests", help="most requests of one step")]
 Context = Annotated[int, typer.Option("--max-context", help="longest context of one request, tokens")]
+Sweep = Annotated[
+    str,
+    typer.Option(
+        "--sweep",
+        help="adaptive: a coarse grid, then points where the curve is known worst; vidur: the fixed grid of Vidur",
+    ),
+]
+Eager = Annotated[
+    bool, typer.Option("--eager", help="nothing compiled, kernels launched one by one, as with --enforce-eager")
+]
+AllReduce = Annotated[
+    bool, typer.Option("--disable-custom-all-reduce", help="between GPUs NCCL only, as the engine's option says")
+]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the engine is started.
+
+    Attributes:
+        tp: tensor-parallel size of models that are captured.
+        backend: attention backend of those; None for the engine's choice.
+        eager: nothing compiled, kernels launched one by one.
+        custom_all_reduce: whether it may use its own all-reduce.
+    """
+
+    tp: int = 1
+    backend: str | None = None
+    eager: bool = False
+    custom_all_reduce: bool = True
 
 
 def planned(
     database: "Database",
     models: Sequence[str],
-    tp: int,
-    backend: str | None,
-    ranges: tuple[int, int, int],
+    engine: Engine,
+    limits: "Ranges",
     platform: str | None = None,
     retry_failed: bool = False,
 ) -> "Plan":
     """What these models need on this machine or a stored one, against what the database holds.
 
     Args:
-        ranges: most tokens and requests of a step, longest context.
+        platform: a stored one; this machine's if not given, and its is the code that is captured.
         retry_failed: count points that failed before as missing.
 
     Raises:
         DoolyError: a model, a range or the database is not usable.
     """
     from dooly.cli.knowledge import lower, place_of
-    from dooly.executor import Ranges, make_plan
+    from dooly.executor import machine, make_plan
 
-    limits = Ranges(*ranges)
-    here = place_of(database, platform)
-    operations = lower(models, tp, backend, platform).operations
+    if platform is None:
+        here = machine(mode="eager" if engine.eager else None, custom_all_reduce=engine.custom_all_reduce)
+    else:
+        here = place_of(database, platform)
+    operations = lower(models, engine.tp, engine.backend, here.platform, eager=engine.eager).operations
     return make_plan(operations, database, here, limits, retry_failed=retry_failed)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, TensorParallel
-from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
+from dooly.cli.planning import AllReduce, Context, Eager, RequestsPerStep, Sweep, TokensPerStep
 from dooly.errors import ProfileError
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ def profile(
     max_tokens: TokensPerStep = 512,
     max_requests: RequestsPerStep = 16,
     max_context: Context = 2048,
+    sweep: Sweep = "adaptive",
+    eager: Eager = False,
+    disable_custom_all_reduce: AllReduce = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try points again that failed before")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -37,15 +40,16 @@ def profile(
     """
     from dooly.cli.output import print_json, say
     from dooly.cli.plan import print_plan
-    from dooly.cli.planning import plan_rows, planned
+    from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.cli.store import open_database
+    from dooly.executor import Ranges
 
     if budget <= 0:
         raise ProfileError(f"--budget is {budget:g} s, expected more than 0")
     with open_database(db, create=True) as database:
-        plan = planned(
-            database, models, tp, backend, (max_tokens, max_requests, max_context), retry_failed=retry_failed
-        )
+        engine = Engine(tp, backend, eager, not disable_custom_all_reduce)
+        limits = Ranges(max_tokens, max_requests, max_context, sweep)
+        plan = planned(database, models, engine, limits, retry_failed=retry_failed)
         if not as_json:
             print_plan(plan)
         if plan.estimate_s > budget:

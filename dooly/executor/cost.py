@@ -31,6 +31,7 @@ class _Rates:
     Fields:
         gflops: (f32, 16-bit).
         gb_per_s: memory.
+        link_gb_per_s: between ranks.
         launch_us: least time of a call.
         build_gb_per_s: weights made, scaled and packed: several passes over memory.
         region_build_s: seconds to set a region up; on a GPU it is compiled.
@@ -39,6 +40,7 @@ class _Rates:
 
     gflops: tuple[float, float]
     gb_per_s: float
+    link_gb_per_s: float
     launch_us: float
     build_gb_per_s: float
     region_build_s: float
@@ -47,10 +49,10 @@ class _Rates:
 
 def _rates(machine: Machine) -> _Rates:
     if machine.torch_device == "cuda":
-        return _Rates((40e3, 600e3), 3000.0, 3.0, 200.0, 3.0, 0.02)
+        return _Rates((40e3, 600e3), 3000.0, 300.0, 3.0, 200.0, 3.0, 0.02)
     per_thread = _GFLOPS_PER_THREAD.get(machine.isa, _GFLOPS_ELSEWHERE)
     single, half = (rate * machine.threads for rate in per_thread)
-    return _Rates((single, half), 10.0, 15.0, 1.0, 0.02, 0.0)
+    return _Rates((single, half), 10.0, 1.0, 15.0, 1.0, 0.02, 0.0)
 
 
 class CostModel:
@@ -92,4 +94,5 @@ class CostModel:
         flops, n_bytes = (float(evaluate(expression, values)) for expression in (operation.flops, operation.bytes))
         dtype = operation.operands[0].dtype if operation.operands else "f32"
         rate = self._rates.gflops[0 if dtype in ("f32", "f64") else 1]
-        return self._rates.launch_us + max(flops / rate, n_bytes / self._rates.gb_per_s) / 1e3
+        moved = self._rates.link_gb_per_s if operation.kind is Kind.COLLECTIVE else self._rates.gb_per_s
+        return self._rates.launch_us + max(flops / rate, n_bytes / moved) / 1e3

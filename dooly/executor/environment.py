@@ -18,8 +18,11 @@ from dooly.ir import Kind, Operation
 __all__ = ["environment_for", "host_environment", "stored_machine"]
 
 
-_LIBRARY_FACTS = ("cublas", "cuda", "driver", "flashinfer", "processor", "triton")
-"""`Machine.facts` of a GPU, sorted."""
+_BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
+_FACTS = tuple(sorted((*_BETWEEN_GPUS, "cublas", "cuda", "driver", "flashinfer", "processor", "triton")))
+"""`Machine.facts` of a GPU."""
+_HANDED_ON = ("recv", "send")
+"""Between pipeline stages, outside of any CUDA graph."""
 
 
 def environment_for(operation: Operation, machine: Machine) -> Environment:
@@ -37,7 +40,7 @@ def environment_for(operation: Operation, machine: Machine) -> Environment:
         "torch": machine.torch,
         "mode": "eager",
     }
-    if operation.kind in (Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT, Kind.MOE):
+    if operation.kind in (Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT, Kind.MOE, Kind.COLLECTIVE):
         facts["kernels"] = machine.engine
     else:
         facts["engine"] = machine.engine
@@ -59,6 +62,11 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
     elif operation.kind is Kind.ATTENTION:
         facts |= {"engine": machine.engine, "block_size": machine.block_size}
         facts |= _backend_library(operation.attr("backend"), machine)
+    elif operation.kind is Kind.COLLECTIVE:
+        if operation.target in _HANDED_ON:
+            facts["mode"] = "eager"
+        facts["engine"] = machine.engine
+        facts |= {name: machine.fact(name) for name in _BETWEEN_GPUS}
     elif operation.kind is Kind.MOE:
         facts |= {"engine": machine.engine, "triton": machine.fact("triton")}
     else:
@@ -130,5 +138,5 @@ def stored_machine(database: Database, platform: str) -> Machine:
         python=text.get("python", ""),
         block_size=int(text.get("block_size", "0")),
         mode="eager" if text["mode"] == "eager" else "graph",
-        facts=tuple((name, text[name]) for name in _LIBRARY_FACTS if name in text),
+        facts=tuple((name, text[name]) for name in _FACTS if name in text),
     )

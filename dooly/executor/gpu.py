@@ -8,6 +8,7 @@ from typing import Any
 from dooly.capture.platforms import PLATFORMS
 from dooly.engine import driver_version
 from dooly.errors import ProfileError
+from dooly.executor.topology import links_between, settings
 
 __all__ = ["Gauge", "Reading", "gpu_facts"]
 
@@ -16,6 +17,7 @@ _LIBRARIES = {
     "cublas": ("nvidia-cublas", "nvidia-cublas-cu13", "nvidia-cublas-cu12"),
     "triton": ("triton",),
     "flashinfer": ("flashinfer-python",),
+    "nccl": ("nvidia-nccl-cu13", "nvidia-nccl-cu12"),
 }
 
 
@@ -37,14 +39,23 @@ def gpu_facts(processor: str) -> dict[str, Any]:
         raise ProfileError(f"the GPU here is {properties.name}; known: {', '.join(_PLATFORMS)}")
     facts = {"cuda": torch.version.cuda or "", "driver": driver_version(), "processor": processor}
     facts |= {name: found for name, packages in _LIBRARIES.items() if (found := _first(packages))}
+    devices = torch.cuda.device_count()
+    facts["links"] = links_between(_uuid(torch.cuda.get_device_properties(index)) for index in range(devices))
+    facts["communication"] = settings()
     return {
         "platform": _PLATFORMS[properties.name],
         "device": properties.name,
         "isa": f"sm_{properties.major}{properties.minor}",
         "cache_bytes": properties.L2_cache_size,
         "memory_bytes": properties.total_memory,
+        "devices": devices,
         "facts": tuple(sorted(facts.items())),
     }
+
+
+def _uuid(properties: Any) -> str:
+    """A GPU's identity as NVML spells it: torch and NVML need not number them alike."""
+    return f"GPU-{properties.uuid}"
 
 
 def _first(packages: tuple[str, ...]) -> str:
@@ -74,8 +85,8 @@ class Gauge:
 
         self._nvml: Any = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+        properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(_uuid(properties))
 
     def read(self) -> Reading:
         """The present state."""

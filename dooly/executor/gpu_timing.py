@@ -12,7 +12,7 @@ from typing import Any
 from dooly.database import Samples
 from dooly.executor.gpu import Gauge
 from dooly.executor.runner import Trial
-from dooly.executor.timing import Precision, confidence
+from dooly.executor.timing import ALONE, Peers, Precision, confidence
 
 __all__ = ["measure_on_gpu"]
 
@@ -22,7 +22,7 @@ _BATCH = 5
 """Samples that are queued before the host waits, so that the GPU never waits for the host."""
 
 
-def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool) -> Samples:
+def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool, peers: Peers = ALONE) -> Samples:
     """Time `trial` between CUDA events.
 
     A sample is several calls back to back, and as many turns of the trial's weights as fit: each call finds its
@@ -30,6 +30,7 @@ def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool) -> Sample
 
     Args:
         graph: replay the calls from one CUDA graph; else launch them one by one, gaps between launches included.
+        peers: other processes that time the same work on their GPUs.
 
     Returns:
         raw times per call in us, warm-ups apart; clocks, temperature and power just after the last sample.
@@ -45,17 +46,21 @@ def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool) -> Sample
     stream.wait_stream(torch.cuda.current_stream())
     try:
         with torch.cuda.stream(stream):
-            warmups = [_between_events(trial.call, 1)[0] for _ in range(max(precision.warmups, 1))]
+            warmups = [_between_events(trial.call, 1, peers)[0] for _ in range(max(precision.warmups, 1))]
             loops, call_us, run = 0, min(warmups), trial.call
             while (wanted := loops_for(trial.turns, call_us, precision.sample_us)) > 1.5 * loops:
                 loops = wanted
-                run = _captured(trial.call, loops) if graph else functools.partial(_repeat, trial.call, loops)
-                warmups += [value / loops for value in _between_events(run, 2)]
+                run = _captured(trial.call, loops, peers) if graph else functools.partial(_repeat, trial.call, loops)
+                warmups += [value / loops for value in _between_events(run, 2, peers)]
                 call_us = warmups[-1]  # a call in a graph is far shorter than one that is launched
             values: list[float] = []
             started = time.perf_counter()
-            while not _enough(values, precision, time.perf_counter() - started):
-                values += [value / loops for value in _between_events(run, _BATCH)]
+            elapsed_s = 0.0
+            while not _enough(values, precision, elapsed_s):
+                if peers is not ALONE:
+                    trial.call()  # all leave it at the same time: none waits for another in the first sample
+                values += [value / loops for value in _between_events(run, _BATCH, peers)]
+                (elapsed_s,) = peers.slowest([time.perf_counter() - started])
             reading = _gauge().read()
             stream.synchronize()
     finally:
@@ -82,17 +87,20 @@ def _repeat(call: Callable[[], object], loops: int) -> None:
         call()
 
 
-def _captured(call: Callable[[], object], loops: int) -> Callable[[], None]:
+def _captured(call: Callable[[], object], loops: int, peers: Peers) -> Callable[[], None]:
     """The calls as one CUDA graph, to be replayed."""
     import torch
 
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+    with (
+        peers.capturing(),
+        torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"),
+    ):
         _repeat(call, loops)
     return graph.replay
 
 
-def _between_events(run: Callable[[], object], times: int) -> list[float]:
+def _between_events(run: Callable[[], object], times: int, peers: Peers) -> list[float]:
     """Microseconds of each run, queued one after the other."""
     import torch
 
@@ -102,7 +110,7 @@ def _between_events(run: Callable[[], object], times: int) -> list[float]:
         run()
         event.record()
     events[-1].synchronize()
-    return [1e3 * before.elapsed_time(after) for before, after in itertools.pairwise(events)]
+    return peers.slowest([1e3 * before.elapsed_time(after) for before, after in itertools.pairwise(events)])
 
 
 def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool:

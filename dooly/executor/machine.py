@@ -37,7 +37,9 @@ class Machine:
         torch, engine, python: versions; `engine` names the package that ships vLLM and its kernels.
         block_size: tokens in one KV-cache block.
         mode: how kernels are launched while they are timed.
-        facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor.
+        facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor, how
+            GPUs are connected and what is set for their communication.
+        devices: GPUs that may work together, or groups of `threads` processors: so many ranks can be measured.
     """
 
     platform: str
@@ -53,6 +55,7 @@ class Machine:
     block_size: int
     mode: Mode = "eager"
     facts: tuple[tuple[str, str], ...] = ()
+    devices: int = 1
 
     @property
     def torch_device(self) -> Literal["cpu", "cuda"]:
@@ -64,12 +67,13 @@ class Machine:
         return dict(self.facts).get(name, "")
 
 
-def machine(*, block_size: int | None = None, mode: Mode | None = None) -> Machine:
-    """Look at this machine: its first GPU if it has one, else its processors.
+def machine(*, block_size: int | None = None, mode: Mode | None = None, custom_all_reduce: bool = True) -> Machine:
+    """Look at this machine: its GPUs, of which the first counts, if it has any, else its processors.
 
     Args:
         block_size: tokens in one KV-cache block, as the engine will be started; by default the engine's own choice.
         mode: how kernels are launched; by default as the engine does (graphs on a GPU).
+        custom_all_reduce: whether the engine may use its own all-reduce between GPUs, or NCCL only.
 
     Raises:
         ProfileError: torch or vLLM is not installed, the GPU is of an unknown kind, or CUDA graphs are asked of a CPU.
@@ -77,6 +81,8 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None) -> Machi
     if gpu_present():
         from dooly.executor.gpu import gpu_facts
 
+        found = gpu_facts(_device())
+        found["facts"] = tuple(sorted((*found["facts"], ("all_reduce", "custom" if custom_all_reduce else "nccl"))))
         return Machine(
             host=socket.gethostname(),
             threads=_threads(),
@@ -85,7 +91,7 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None) -> Machi
             python=platform.python_version(),
             block_size=block_size or BLOCK_SIZE["cuda"],
             mode=mode or "graph",
-            **gpu_facts(_device()),
+            **found,
         )
     if mode == "graph":
         raise ProfileError("there is no GPU here, so nothing can be timed under CUDA graphs")
@@ -101,6 +107,7 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None) -> Machi
         engine=_engine(),
         python=platform.python_version(),
         block_size=block_size or BLOCK_SIZE["cpu"],
+        devices=max(1, _processors() // _threads()),
     )
 
 
@@ -143,6 +150,10 @@ def _isa() -> str:
     info = _cpuinfo()
     flags = (info.get("flags") or info.get("Features") or "").split()
     return next((flag for flag in _ISA_FLAGS if flag in flags), platform.machine())
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _threads() -> int:

@@ -120,8 +120,11 @@ def make_plan(
             operation.signature, environment_for(operation, machine), status=None
         )
         costs.learn(operation, _ok(stored[operation.signature]))
+    reasons = {operation.signature: why_not(operation, machine) for operation in operations}
     weights = {
-        operation.signature: 0.0 if why_not(operation) else _weight(operation, costs, ranges)
+        operation.signature: 0.0
+        if reasons[operation.signature] and not _ok(stored[operation.signature])
+        else _weight(operation, costs, ranges)
         for operation in operations
     }
     total = sum(weights.values()) or 1.0
@@ -130,6 +133,7 @@ def make_plan(
             operation,
             stored[operation.signature],
             weights[operation.signature] / total,
+            reasons[operation.signature],
             machine=machine,
             ranges=ranges,
             costs=costs,
@@ -151,6 +155,7 @@ def _row(
     operation: Operation,
     stored: Sequence[Measurement],
     share: float,
+    why_not_here: str | None,
     *,
     machine: Machine,
     ranges: Ranges,
@@ -160,13 +165,15 @@ def _row(
     retry_failed: bool,
 ) -> Row:
     measured = _ok(stored)
-    skip = why_not(operation)
     given_up = (
         {m.point for m in stored if m.status in (Status.FAILED, Status.SKIPPED)} if not retry_failed else set[Point]()
     )
     known = {measurement.point for measurement in measured} | given_up
     missing = tuple(point for point in coarse_points(operation, ranges) if point not in known)
-    candidate = next_point(operation, measured, ranges, error) if not missing and len(measured) > 2 else None
+    skip = why_not_here if missing else None  # what was measured on another machine like this one needs nothing here
+    candidate = None
+    if why_not_here is None and not missing and len(measured) > 2:
+        candidate = next_point(operation, measured, ranges, error)
     refine = candidate is not None and candidate not in given_up
     estimate = 0.0
     if skip is None and (missing or refine):

@@ -4,9 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dooly.database import Point
+from dooly.database import Point, Samples
+from dooly.executor.timing import Precision
 
-__all__ = ["Runner", "Trial"]
+__all__ = ["Runner", "Trial", "Unsupported"]
+
+
+class Unsupported(Exception):
+    """No code here can run this operation as the engine would; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,16 @@ class Trial:
         inputs: the tensors that it reads besides its weights.
         aside: what was noted while setting up, e.g. how long attention metadata took (host work, not of the kernel).
         turns: calls until the same weights or caches come round again.
+        captured: whether the engine has it in its CUDA graphs, where it uses any.
+        elsewhere: times it where it runs, if that is not this process.
     """
 
     call: Callable[[], Any]
     inputs: tuple[Any, ...] = ()
     aside: tuple[tuple[str, float], ...] = ()
     turns: int = 1
+    captured: bool = True
+    elsewhere: Callable[[Precision], Samples] | None = None
 
 
 class Runner(Protocol):

@@ -1,9 +1,11 @@
 """Which runner measures which operation, and why some cannot be measured here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dooly.executor.attention import AttentionRunner
+from dooly.executor.collective import CollectiveRunner, ranks_of
 from dooly.executor.linear import LinearRunner
+from dooly.executor.machine import Machine
 from dooly.executor.moe import MoeRunner
 from dooly.executor.region import RegionRunner
 from dooly.executor.runner import Runner
@@ -12,17 +14,18 @@ from dooly.ir import Kind, Operation
 
 __all__ = ["make_runner", "why_not"]
 
-_RUNNERS: Mapping[Kind, type[LinearRunner] | type[RegionRunner] | type[AttentionRunner] | type[MoeRunner]] = {
+_RUNNERS: Mapping[Kind, Callable[[Operation, Session], Runner]] = {
     Kind.GEMM: LinearRunner,
     Kind.REGION: RegionRunner,
     Kind.MEMORY: RegionRunner,
     Kind.ATTENTION: AttentionRunner,
     Kind.MOE: MoeRunner,
+    Kind.COLLECTIVE: CollectiveRunner,
 }
 
 
-def why_not(operation: Operation) -> str | None:
-    """Why no runner here can measure this operation; None if one can."""
+def why_not(operation: Operation, machine: Machine) -> str | None:
+    """Why no runner here can measure this operation on this machine; None if one can."""
     if operation.target == "matmul":
         return "a product with an untransposed weight; the engine's linear layers have none"
     if operation.target == "scaled_linear":
@@ -35,11 +38,20 @@ def why_not(operation: Operation) -> str | None:
     unmeasured = [name for name in ("correction_bias", "groups") if operation.attr(name) is not None]
     if operation.target == "moe" and unmeasured:
         return f"experts with {', '.join(unmeasured)}; only plain ones are measured yet"
-    if operation.kind in _RUNNERS:
-        return None
     if operation.kind is Kind.COLLECTIVE:
-        return "a collective needs real ranks; one process on one CPU has none"
-    return f"no runner for {operation.target}"
+        return _lacking(ranks_of(operation), machine)
+    return None if operation.kind in _RUNNERS else f"no runner for {operation.target}"
+
+
+def _lacking(ranks: int, machine: Machine) -> str | None:
+    if ranks == 1:
+        return "a collective over one rank does nothing"
+    if ranks <= machine.devices:
+        return None
+    if machine.torch_device == "cuda":
+        return f"a collective over {ranks} ranks needs as many GPUs; there are {machine.devices}"
+    needed, way_out = ranks * machine.threads, "" if machine.threads == 1 else "; OMP_NUM_THREADS=1 asks for fewer"
+    return f"a collective over {ranks} ranks of {machine.threads} threads needs {needed} processors{way_out}"
 
 
 def make_runner(operation: Operation, session: Session) -> Runner:
@@ -49,7 +61,7 @@ def make_runner(operation: Operation, session: Session) -> Runner:
         Unsupported: nothing can run this operation here.
         MemoryError: it does not fit.
     """
-    reason = why_not(operation)
+    reason = why_not(operation, session.machine)
     if reason is not None:
         raise Unsupported(reason)
     return _RUNNERS[operation.kind](operation, session)

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,33 @@ from dooly.database import Samples
 from dooly.engine import EngineSettings, engine_config, prepare_vllm
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine
-from dooly.executor.runner import Trial
+from dooly.executor.ranks import Ranks
+from dooly.executor.runner import Trial, Unsupported
 from dooly.executor.tensors import DTYPES, dtype_of, random_tensor
-from dooly.executor.timing import Precision, measure
+from dooly.executor.timing import ALONE, Peers, Precision, measure
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Session", "Unsupported", "open_session"]
+__all__ = ["Place", "Session", "Unsupported", "open_session"]
 
 _MAX_CONTEXT = 1 << 17
 _MAX_REQUESTS = {"cpu": 1, "cuda": 512}
 """Buffers of metadata builders are made for so many requests; on the CPU they have none."""
 
 
-class Unsupported(Exception):
-    """No code here can run this operation as the engine would; the text says why."""
+@dataclass(frozen=True)
+class Place:
+    """Which of several processes this is.
+
+    Fields:
+        rank, of: this one, and how many there are.
+        rendezvous: a file by which they find each other; None for one of the session's own.
+    """
+
+    rank: int = 0
+    of: int = 1
+    rendezvous: str | None = None
 
 
 class Session:
@@ -47,6 +59,7 @@ class Session:
         self._folder = folder
         self._configs: dict[str, Any] = {}
         self._names = 0
+        self._ranks: Ranks | None = None
 
     def config(self, dtype: str, *, backend: str | None = None, **model: int) -> Any:
         """A vllm.config.VllmConfig for layers of this element type (IR name), made once.
@@ -99,13 +112,28 @@ class Session:
         """A random tensor where this session's tensors live."""
         return random_tensor(shape, dtype, seed, self.device)
 
-    def measure(self, trial: Trial, precision: Precision) -> Samples:
+    def measure(self, trial: Trial, precision: Precision, peers: Peers = ALONE) -> Samples:
         """Time one trial with the clock of this device."""
+        if trial.elsewhere is not None:
+            return trial.elsewhere(precision)
         if self.device == "cuda":
             from dooly.executor.gpu_timing import measure_on_gpu
 
-            return measure_on_gpu(trial, precision, graph=self.machine.mode == "graph")
-        return measure(trial.call, precision, trial.aside)
+            return measure_on_gpu(trial, precision, graph=self.machine.mode == "graph" and trial.captured, peers=peers)
+        return measure(trial.call, precision, trial.aside, peers)
+
+    def ranks(self, count: int) -> Ranks:
+        """Processes that do collectives together; those of another number are ended."""
+        if self._ranks is None or self._ranks.count != count:
+            self.end_ranks()
+            self._ranks = Ranks(self.machine, count)
+        return self._ranks
+
+    def end_ranks(self) -> None:
+        """End the processes that `ranks` has started."""
+        if self._ranks is not None:
+            self._ranks.close()
+            self._ranks = None
 
     def layer_name(self) -> str:
         """A layer name not used before; the engine keeps its layers by name."""
@@ -130,8 +158,11 @@ _MODEL: dict[str, object] = {
 
 
 @contextmanager
-def open_session(machine: Machine) -> Generator[Session]:
+def open_session(machine: Machine, place: Place = Place()) -> Generator[Session]:
     """Set up what a worker of the engine sets up before it builds layers, and take it down at the end.
+
+    Args:
+        place: which rank this process is, where several work together.
 
     Raises:
         ProfileError: kernels would use another number of threads than the environment says.
@@ -148,7 +179,7 @@ def open_session(machine: Machine) -> Generator[Session]:
     from vllm.forward_context import create_forward_context, override_forward_context
 
     if machine.torch_device == "cuda":
-        torch.cuda.set_device(0)
+        torch.cuda.set_device(place.rank)
     if torch.get_num_threads() != machine.threads:
         torch.set_num_threads(machine.threads)
     if torch.get_num_threads() != machine.threads:  # an engine that ran here before has frozen the number
@@ -161,7 +192,9 @@ def open_session(machine: Machine) -> Generator[Session]:
         session = Session(machine, Path(folder))
         config = session.config("bf16")
         with set_current_vllm_config(config):
-            init_distributed_environment(1, 0, f"file://{folder}/rendezvous", 0, "gloo")
+            backend = "nccl" if session.device == "cuda" and place.of > 1 else "gloo"
+            rendezvous = place.rendezvous or f"{folder}/rendezvous"
+            init_distributed_environment(place.of, place.rank, f"file://{rendezvous}", place.rank, backend)
             initialize_model_parallel(1, 1)
         if session.device == "cuda":
             from vllm.v1.worker.workspace import init_workspace_manager
@@ -175,4 +208,5 @@ def open_session(machine: Machine) -> Generator[Session]:
             with override_forward_context(session.forward), set_current_vllm_config(config):
                 yield session
         finally:
+            session.end_ranks()
             cleanup_dist_env_and_memory()

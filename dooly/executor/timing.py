@@ -5,12 +5,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from dooly.database import Samples
 
-__all__ = ["OTHERS", "Precision", "confidence", "measure"]
+__all__ = ["ALONE", "OTHERS", "Peers", "Precision", "confidence", "measure"]
 
 OTHERS = "busy_elsewhere"
 """Name under which the samples say how many processors other processes kept busy meanwhile."""
@@ -53,6 +54,25 @@ class Precision:
         return max(fewest_s, min(max(usual_s, self.floor_s), self.cap_s))
 
 
+@dataclass(frozen=True)
+class Peers:
+    """Processes that time one piece of work together.
+
+    All see the same times, those of the slowest, and so all stop after the same number of calls.
+
+    Fields:
+        slowest: elementwise maximum over the processes.
+        capturing: what must surround the capture of the work in a CUDA graph.
+    """
+
+    slowest: Callable[[list[float]], list[float]]
+    capturing: Callable[[], AbstractContextManager[None]]
+
+
+ALONE = Peers(lambda values: values, nullcontext)
+"""No other process takes part."""
+
+
 def confidence(values: Sequence[float]) -> float:
     """Half width of the 95 % interval of the median over the median, from order statistics; infinite below 5 values."""
     if len(values) < 5:
@@ -65,7 +85,12 @@ def confidence(values: Sequence[float]) -> float:
     return (high - low) / 2.0 / ordered[n // 2]
 
 
-def measure(call: Callable[[], object], precision: Precision, aside: tuple[tuple[str, float], ...] = ()) -> Samples:
+def measure(
+    call: Callable[[], object],
+    precision: Precision,
+    aside: tuple[tuple[str, float], ...] = (),
+    peers: Peers = ALONE,
+) -> Samples:
     """Time `call`.
 
     Whatever `call` does not repeat at each run (set-up, copies, metadata) stays outside.
@@ -78,17 +103,26 @@ def measure(call: Callable[[], object], precision: Precision, aside: tuple[tuple
     others = _others_cpu_s()
     collecting = gc.isenabled()
     gc.disable()
+
+    def timed(loops: int) -> tuple[float, float]:
+        """Microseconds per call, and seconds since the start: those of the slowest."""
+        value, elapsed_s = peers.slowest([_timed(call, loops), time.perf_counter() - started])
+        return value, elapsed_s
+
     try:
+        elapsed_s = 0.0
         while len(warmups) < precision.warmups or (
             len(warmups) < 4 * precision.warmups
             and warmups[-1] < 0.8 * warmups[-2]
-            and time.perf_counter() - started < precision.cap_s / 4.0
+            and elapsed_s < precision.cap_s / 4.0
         ):
-            warmups.append(_timed(call, 1))
+            value, elapsed_s = timed(1)
+            warmups.append(value)
         loops = max(1, math.ceil(precision.sample_us / min(warmups)))
         values: list[float] = []
-        while not _enough(values, precision, time.perf_counter() - started):
-            values.append(_timed(call, loops))
+        while not _enough(values, precision, elapsed_s):
+            value, elapsed_s = timed(loops)
+            values.append(value)
     finally:
         if collecting:
             gc.enable()

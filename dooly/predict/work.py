@@ -151,6 +151,6 @@ def _without_formula(model: str, missing: list[Operation]) -> str:
     if last.kind is Kind.COLLECTIVE:
         return (
             f"no formula of {missing[0].name}{others}, among them {last.name} over {last.attr('ranks')} ranks; "
-            f"collectives are not measured yet: ask for one rank"
+            f"`dooly profile` measures it where that many devices are, then run `dooly fit`"
         )
     return f"no formula of {missing[0].name}{others}; `dooly profile {model}` measures it, then run `dooly fit`"

@@ -252,7 +252,10 @@ def test_what_has_no_runner_is_skipped_and_says_so(database, pretend, somewhere)
 
 def test_collectives_are_skipped_and_never_faked(database, pretend, somewhere):
     plan = make_plan([collective()], database, somewhere, RANGES)
-    assert plan.rows[0].skip == "a collective needs real ranks; one process on one CPU has none"
+    assert (
+        plan.rows[0].skip
+        == "a collective over 2 ranks of 2 threads needs 4 processors; OMP_NUM_THREADS=1 asks for fewer"
+    )
     assert plan.estimate_s == 0.0
     assert not plan.rows[0].todo
     assert plan.done

@@ -215,10 +215,10 @@ def test_every_operation_of_a_layer_has_a_runner(session, step):
         ({"correction_bias": True, "groups": 8}, "experts with correction_bias, groups"),
     ],
 )
-def test_experts_that_are_not_plain_say_why_they_are_not_measured(moe, more, reason: str):
+def test_experts_that_are_not_plain_say_why_they_are_not_measured(moe, somewhere, more, reason: str):
     plain = moe("f32")
-    assert why_not(plain) is None
-    assert reason in why_not(replace(plain, attrs=attributes(**dict(plain.attrs), **more)))
+    assert why_not(plain, somewhere) is None
+    assert reason in why_not(replace(plain, attrs=attributes(**dict(plain.attrs), **more)), somewhere)
 
 
 def test_an_unknown_small_operation_is_unsupported(session, step):

@@ -220,7 +220,7 @@ def test_a_model_that_uses_nothing_is_refused(formulas: dict[str, Formula]) -> N
         StepModel.build(OPERATIONS, formulas, "nobody")
 
 
-def test_missing_collectives_are_said_to_be_none_of_ours(formulas: dict[str, Formula]) -> None:
+def test_missing_collectives_are_said_to_need_their_devices(formulas: dict[str, Formula]) -> None:
     reduce = Operation(
         "all_reduce",
         (laws.tensor("T", 512),),
@@ -228,5 +228,5 @@ def test_missing_collectives_are_said_to_be_none_of_ours(formulas: dict[str, For
         attributes(group="tp", ranks=2),
         uses=(Use(MODEL, "layers.reduce", 8),),
     )
-    with pytest.raises(PredictError, match=r"no formula of all_reduce_\w+, among them .* over 2 ranks; .* one rank"):
+    with pytest.raises(PredictError, match=r"no formula of all_reduce_\w+, .* over 2 ranks; .* that many devices"):
         StepModel.build((*OPERATIONS, PICKED, reduce), formulas, MODEL)
