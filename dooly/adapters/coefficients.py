@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from dooly.adapters.grid import Limits, Outside, doubling, step_ms
 from dooly.batch import Batch
 from dooly.files import write_text
 from dooly.predict import SavedModel
 
-__all__ = ["Projection", "write_distserve", "write_xpyd"]
+__all__ = ["Column", "Projection", "decode_shapes", "write_distserve", "write_xpyd"]
 
 Column = NDArray[np.float64]
 
@@ -38,16 +39,19 @@ class Projection:
     points: int
 
     @classmethod
-    def of(cls, name: str, terms: Column, times: Column) -> "Projection":
+    def of(cls, name: str, terms: Column, times: Column, *, positive: bool = False) -> "Projection":
         """Least squares of the relative error.
 
         Args:
-            terms: float64[points, terms].
+            terms: float64[points, terms]; a term that is zero everywhere gets the coefficient 0.
             times: float64[points].
+            positive: no coefficient may be below zero.
         """
         weighted = terms / times[:, None]
         scale = np.abs(weighted).max(axis=0)
-        found = np.linalg.lstsq(weighted / scale, np.ones(len(times)), rcond=None)[0] / scale
+        scale[scale == 0] = 1.0
+        scaled, ones = weighted / scale, np.ones(len(times))
+        found = (nnls(scaled, ones)[0] if positive else np.linalg.lstsq(scaled, ones, rcond=None)[0]) / scale
         errors = terms @ found / times - 1
         return cls(
             name,
@@ -64,7 +68,7 @@ class Projection:
         )
 
 
-def _decodes(limits: Limits) -> list[tuple[int, int]]:
+def decode_shapes(limits: Limits) -> list[tuple[int, int]]:
     """(requests, context of at least 16 tokens) of steps in which all decode."""
     return [(n, context) for n in doubling(limits.requests) for context in doubling(limits.context) if context >= 16]
 
@@ -86,7 +90,7 @@ def write_xpyd(model: SavedModel, path: Path, limits: Limits) -> tuple[Outside, 
         np.stack([tokens**2, tokens, np.ones_like(tokens)], axis=1),
         step_ms(model, [Batch.of((int(n), 0)) for n in tokens], outside),
     )
-    pairs = _decodes(limits)
+    pairs = decode_shapes(limits)
     b, x = np.array(pairs, dtype=np.float64).T
     decode = Projection.of(
         "decode",
@@ -115,7 +119,7 @@ def write_distserve(model: SavedModel, path: Path, limits: Limits, name: str) ->
         np.stack([np.ones_like(n), n * count, n**2 * count], axis=1),
         step_ms(model, [Batch.of(*[(size, 0)] * copies) for size, copies in shapes], outside),
     )
-    pairs = _decodes(limits)
+    pairs = decode_shapes(limits)
     small = [pair for pair in pairs if pair[0] < _SMALL]
     large = [pair for pair in pairs if pair[0] >= _SMALL] or small
     halves: list[Projection] = []

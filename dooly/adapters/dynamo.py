@@ -1,5 +1,6 @@
 """NVIDIA Dynamo, mocker and replay (ai-dynamo 1.2.1): an NPZ file of five arrays, times in ms."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from dooly.adapters.grid import Limits, Outside, step_ms
 from dooly.adapters.serving import Forecast
 from dooly.batch import Batch, StepCost
+from dooly.files import write_bytes
 from dooly.predict import SavedModel
 
 __all__ = ["write_npz"]
@@ -33,14 +35,16 @@ def write_npz(model: SavedModel, path: Path, limits: Limits) -> Outside:
         for kv in active
         for context in contexts
     ]
+    content = io.BytesIO()
     np.savez(
-        path,
+        content,
         prefill_isl=prompts.astype(np.float64),
         prefill_ttft_ms=np.array([1e3 * forecast.ttft_s(int(prompt)) for prompt in prompts]),
         decode_active_kv_tokens=active,
         decode_context_length=contexts.astype(np.float64),
         decode_itl=step_ms(model, batches, outside).reshape(len(active), len(contexts)),
     )
+    write_bytes(path, content.getvalue())
     return outside
 
 
@@ -52,5 +56,5 @@ class _Noting:
 
     def step_time(self, batch: Batch) -> StepCost:
         cost = self._steps.step_time(batch)
-        self._outside.note(batch, cost)
+        self._outside.note(batch, cost.extrapolated)
         return cost

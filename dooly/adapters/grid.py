@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import Batch, StepBatch, StepCost
+from dooly.batch import Batch, StepBatch
 from dooly.errors import PredictError
 from dooly.predict import SavedModel
 
@@ -51,10 +51,10 @@ class Outside:
     context: int = 0
     shortest: int = 0
 
-    def note(self, batch: StepBatch, cost: StepCost) -> None:
+    def note(self, batch: StepBatch, extrapolated: bool) -> None:
         """Count a step."""
         self.steps += 1
-        if cost.extrapolated:
+        if extrapolated:
             self.add(batch)
 
     def add(self, batch: StepBatch) -> None:

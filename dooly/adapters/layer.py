@@ -25,8 +25,8 @@ LAYER_PARTS = (
 )
 """Parts of each layer; the router of a mixture of experts counts to ``moe``, query and key norms to ``rope``."""
 
-STEP_PARTS = ("embedding", "final_norm", "lm_head", "sampler")
-"""Parts of each step: outside of the layers."""
+STEP_PARTS = ("embedding", "final_norm", "lm_head", "sampler", "communication")
+"""Parts of each step: outside of the layers; there, what ranks tell each other counts to ``communication``."""
 
 _BY_MODULE = {
     "attn_pre_proj": ("qkv_proj", "q_proj", "k_proj", "v_proj", "query_key_value", "W_pack", "c_attn"),
@@ -47,7 +47,7 @@ def part_of(operation: Operation, use: Use) -> str:
     targets = set(_targets(operation))
     modules = use.path.split(".")
     if "layers" not in modules:
-        return _step_part(targets)
+        return "communication" if operation.kind is Kind.COLLECTIVE else _step_part(targets)
     if operation.kind in _PART_OF_KIND:
         return _PART_OF_KIND[operation.kind]
     if "rotary_embedding" in targets:
@@ -63,7 +63,7 @@ def part_of(operation: Operation, use: Use) -> str:
 def _step_part(targets: set[str]) -> str:
     if targets & {"embedding", "vocab_parallel_embedding"}:
         return "embedding"
-    if targets & {"linear", "all_gather"}:
+    if "linear" in targets:
         return "lm_head"
     if "argmax" in targets:
         return "sampler"

@@ -8,7 +8,6 @@ from pathlib import Path
 from dooly.adapters.grid import Limits, Outside, doubling
 from dooly.adapters.layer import LAYER_PARTS, STEP_PARTS, shares_of
 from dooly.batch import Batch
-from dooly.errors import PredictError
 from dooly.files import write_text
 from dooly.ir.opset import Kind
 from dooly.predict import Parts, SavedModel
@@ -32,26 +31,22 @@ that has no layer of its own."""
 def write_bundle(
     model: SavedModel, root: Path, limits: Limits, hardware: str, name: str, architecture: str
 ) -> tuple[Path, Outside]:
-    """Write ``<root>/<hardware>/<name>/<variant>/`` with meta.yaml and ``tp1/*.csv``; returns that folder.
+    """Write ``<root>/<hardware>/<name>/<variant>/`` with meta.yaml and ``tp<ranks>/*.csv``; returns that folder.
 
-    The simulator has no place for host time and dispatch: they count to ``sampler``, as in a step of that many requests
-    that decode, so that decode steps are as long as predicted.
+    The tables are of one rank; what ranks tell each other is the simulator's own matter.  It has no place for host time
+    and dispatch: they count to ``sampler``, as in a step of that many requests that decode, so that decode steps are as
+    long as predicted.
 
     Args:
         root: its folder ``profiler/perf``.
         name: of the model there, e.g. ``meta-llama/Llama-3.1-8B``.
         architecture: one of its ``profiler/models/*.yaml``.
-
-    Raises:
-        PredictError: the model is spread over ranks, whose all-reduces the simulator models by itself.
     """
-    if model.tensor_parallel > 1:
-        raise PredictError(f"{model.name}: step times of {model.tensor_parallel} ranks; export this target from --tp 1")
     outside = Outside()
     parts = Parts(model.steps, (*LAYER_PARTS, *STEP_PARTS), shares_of)
     variant = {"f32": "fp32", "f16": "fp16"}.get(model.settings.get("dtype", ""), "bf16")
     folder = root / hardware / name / variant
-    tables = folder / "tp1"
+    tables = folder / f"tp{model.tensor_parallel}"
     tables.mkdir(parents=True, exist_ok=True)
     _write(tables / "dense.csv", "layer,tokens,time_us", _dense(model, parts, limits, outside))
     _write(tables / "per_sequence.csv", "layer,sequences,time_us", _per_sequence(parts, limits, outside))
@@ -66,7 +61,7 @@ def write_bundle(
         "architecture": architecture,
         "model": name,
         "variant": variant,
-        "tp_degrees": [1],
+        "tp_degrees": sorted(int(each.name.removeprefix("tp")) for each in folder.glob("tp[0-9]*")),
         "engine_effective": {"max_num_batched_tokens": limits.tokens, "max_num_seqs": limits.requests},
         "skew_fit": {"enabled": False},
     }
@@ -77,7 +72,7 @@ def write_bundle(
 def _times(parts: Parts, batch: Batch, outside: Outside) -> tuple[dict[str, float], float]:
     """us by part, and of the host and of dispatch together."""
     cost, times, dispatch = parts.at(batch)
-    outside.note(batch, cost)
+    outside.note(batch, cost.extrapolated)
     return dict(zip(parts.names, times, strict=True)), cost.host_before_us + dispatch + cost.host_after_us
 
 
@@ -111,7 +106,7 @@ def _attention(model: SavedModel, parts: Parts, limits: Limits, outside: Outside
         batch = Batch.of(*([(chunk, history)] if chunk else []), *[(1, cached)] * count)
         if chunk + count > limits.tokens or (chunk > 0) + count > limits.requests or chunk + history > limits.context:
             continue
-        outside.note(batch, model.steps.step_time(batch))
+        outside.note(batch, model.steps.step_time(batch).extrapolated)
         yield chunk, history, count, cached, parts.varying(batch) / model.layers
 
 

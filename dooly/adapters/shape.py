@@ -1,12 +1,14 @@
 """The dimensions of a model as simulators ask for them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dooly.errors import PredictError
+from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 from dooly.predict import SavedModel
 
-__all__ = ["Shape", "peak_tflops", "shape_of"]
+__all__ = ["Shape", "peak_tflops", "shape_of", "unquantized", "weight_tbs"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,30 @@ def shape_of(model: SavedModel) -> Shape:
     )
 
 
+def _gemms(model: SavedModel) -> list[Operation]:
+    return [operation for operation in model.operations if operation.kind is Kind.GEMM]
+
+
 def peak_tflops(model: SavedModel) -> float:
     """TFLOP/s of the model's fastest GEMM, at the largest number of rows that was measured."""
-    gemms = [operation for operation in model.operations if operation.kind is Kind.GEMM]
-    formulas = [model.formulas[operation.signature] for operation in gemms]
+    formulas = [model.formulas[operation.signature] for operation in _gemms(model)]
     return max(formula.achieved({"T": formula.domain[0].high})[0] for formula in formulas)
+
+
+def weight_tbs(model: SavedModel) -> float:
+    """TB/s at which the model's largest GEMM reads its weights for a single row."""
+    largest = max(_gemms(model), key=lambda operation: int(operation.operands[1].numel))
+    return model.formulas[largest.signature].achieved({"T": 1})[1] / 1e3
+
+
+def unquantized(model: SavedModel, target: str, dtypes: Collection[str] = ("bf16", "f16")) -> None:
+    """Check that all numbers that GEMMs read and write are of these types.
+
+    Raises:
+        PredictError: they are not; names `target`, which knows no others.
+    """
+    found = {operand.dtype for gemm in _gemms(model) for operand in gemm.operands}
+    if others := sorted(found - set(dtypes)):
+        raise PredictError(
+            f"{model.name}: weights or activations are {others[0]}; {target} takes models in {' or '.join(dtypes)}"
+        )

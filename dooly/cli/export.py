@@ -1,17 +1,14 @@
 """``dooly export``: step times in the files of other simulators."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dooly.cli.options import DATABASE, Backend, Db, Platform, TensorParallel
-from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
-from dooly.cli.serving import BlockSize
+from dooly.cli.exporting import Folder, Hardware, Output, Written, target
+from dooly.cli.planning import RequestsPerStep, TokensPerStep
 
 if TYPE_CHECKING:
-    from dooly.adapters.coefficients import Projection
-    from dooly.adapters.grid import Outside
+    from dooly.adapters.grid import Limits
     from dooly.predict import SavedModel
 
 __all__ = ["app"]
@@ -22,31 +19,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="bundled model, config.json or its folder, .ir file; or .json from `dooly export steps`",
-        show_default=False,
-    ),
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="file to write", show_default=False)]
-Folder = Annotated[Path, typer.Option("--output", "-o", help="folder to write into", show_default=False)]
-Hardware = Annotated[str, typer.Option(help="name of the device in the simulator's configuration", show_default=False)]
 
-
-@app.command()
-def steps(
-    model: Source,
-    output: Output,
-    db: Db = DATABASE,
-    tp: TensorParallel = 1,
-    platform: Platform = None,
-    backend: Backend = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="tokens in one KV cache block; the engine's or the stored one if not given")
-    ] = None,
-) -> None:
+@target(app)
+def steps(saved: "SavedModel", output: Output) -> Written:
     """Everything that predictions of one model need, as one JSON file.
 
     For programs that run without the engine and without the database: `python -m dooly.adapters.vidur FILE`, the
@@ -54,21 +29,32 @@ def steps(
 
     Example: dooly export steps tiny-llama -o tiny-llama.json
     """
-    from dooly.cli.output import say
-
-    _load(model, db, tp, backend, block_size, platform).save(output)
-    say(f"wrote {output}")
+    saved.save(output)
+    return Written([output])
 
 
-@app.command()
-def dynamo(
-    model: Source,
-    output: Output,
-    db: Db = DATABASE,
-    max_tokens: TokensPerStep = 512,
-    max_requests: RequestsPerStep = 16,
-    max_context: Context = 2048,
-) -> None:
+@target(app)
+def vidur(
+    saved: "SavedModel",
+    output: Folder,
+    limits: "Limits",
+    vidur_block_size: Annotated[int, typer.Option(help="tokens in one KV cache block in Vidur's configuration")] = 16,
+) -> Written:
+    """Vidur's own predictors (microsoft/vidur of 2024-11; vidur 0.0.26 has the same columns): times in ms of a layer.
+
+    mlp.csv and attention.csv, and all_reduce.csv of more than one rank. What Vidur has no operation for (embedding, LM
+    head, host) is not in them: for whole step times run Vidur as `python -m dooly.adapters.vidur` on `dooly export
+    steps`.
+
+    Example: dooly export vidur tiny-llama -o vidur-data
+    """
+    from dooly.adapters.vidur.tables import write_tables
+
+    return Written(*write_tables(saved, output, limits, vidur_block_size))
+
+
+@target(app)
+def dynamo(saved: "SavedModel", output: Output, limits: "Limits") -> Written:
     """NVIDIA Dynamo, mocker and replay (ai-dynamo 1.2.1): one NPZ file, times in ms.
 
     Arrays prefill_isl, prefill_ttft_ms, decode_active_kv_tokens, decode_context_length and decode_itl.
@@ -76,75 +62,66 @@ def dynamo(
     Example: dooly export dynamo tiny-llama -o tiny-llama.npz
     """
     from dooly.adapters.dynamo import write_npz
-    from dooly.adapters.grid import Limits
 
-    saved = _load(model, db)
-    _told([output], write_npz(saved, output, Limits(max_tokens, max_requests, max_context)), saved)
+    return Written([output], write_npz(saved, output, limits))
 
 
-@app.command()
-def vidur(
-    model: Source,
-    output: Folder,
-    db: Db = DATABASE,
-    max_tokens: TokensPerStep = 512,
-    max_requests: RequestsPerStep = 16,
-    max_context: Context = 2048,
-    block_size: BlockSize = 16,
-) -> None:
-    """Vidur's own predictors (microsoft/vidur of 2024-11; vidur 0.0.26 has the same columns): times in ms of a layer.
-
-    mlp.csv and attention.csv. What Vidur has no operation for (embedding, LM head, host) is not in them: for whole step
-    times run Vidur as `python -m dooly.adapters.vidur` on `dooly export steps`.
-
-    Example: dooly export vidur tiny-llama -o vidur-data
-    """
-    from dooly.adapters.grid import Limits
-    from dooly.adapters.vidur.tables import write_tables
-
-    saved = _load(model, db)
-    outside = write_tables(saved, output, Limits(max_tokens, max_requests, max_context), block_size)
-    _told([output / "mlp.csv", output / "attention.csv"], outside, saved)
-
-
-@app.command()
+@target(app)
 def llmservingsim(
-    model: Source,
+    saved: "SavedModel",
     output: Folder,
     hardware: Hardware,
     name: Annotated[str, typer.Option(help="model in the simulator, e.g. meta-llama/Llama-3.1-8B", show_default=False)],
+    limits: "Limits",
     architecture: Annotated[str, typer.Option(help="one of its profiler/models/*.yaml")] = "llama",
-    db: Db = DATABASE,
-    max_tokens: TokensPerStep = 512,
-    max_requests: RequestsPerStep = 16,
-    max_context: Context = 2048,
-) -> None:
+) -> Written:
     """LLMServingSim 2.0 (v1.1.0): a profile bundle under its profiler/perf, times in us of a layer.
 
-    meta.yaml, tp1/dense.csv, per_sequence.csv, attention.csv, and moe.csv of a mixture of experts.
+    meta.yaml and, in tp1 or tp2, ..., dense.csv, per_sequence.csv, attention.csv, and moe.csv of a mixture of experts.
 
     Example: dooly export llmservingsim llama-3.1-8b -o profiler/perf --hardware H200 --name meta-llama/Llama-3.1-8B
     """
-    from dooly.adapters.grid import Limits
     from dooly.adapters.llmservingsim import write_bundle
 
-    saved = _load(model, db)
-    limits = Limits(max_tokens, max_requests, max_context)
     folder, outside = write_bundle(saved, output, limits, hardware, name, architecture)
-    _told([folder], outside, saved)
+    return Written([folder], outside)
 
 
-@app.command()
+@target(app)
+def aiconfigurator(
+    saved: "SavedModel",
+    output: Folder,
+    limits: "Limits",
+    system: Annotated[
+        str, typer.Option(help="name of the device there, whose data sheet is SYSTEM.yaml", show_default=False)
+    ],
+) -> Written:
+    """AIConfigurator (aiconfigurator-core 0.12.0): Parquet tables below a private systems root, times in ms.
+
+    gemm_perf, context_attention_perf and generation_attention_perf, moe_perf of a mixture of experts, and
+    custom_allreduce_perf of more than one rank, each in data/SYSTEM/FAMILY/vllm/VERSION of the engine. Further models
+    add rows.
+
+    Example: dooly export aiconfigurator llama-3.1-8b --platform h200 -o systems --system h200_sxm
+    """
+    from dooly.adapters.aiconfigurator import write_systems
+
+    paths, outside = write_systems(saved, output, limits, system)
+    sheet = output / f"{system}.yaml"
+    missing = f"{sheet} is not there yet: copy AIConfigurator's own systems/{system}.yaml, the device's data sheet"
+    return Written(paths, outside, notes=[] if sheet.exists() else [missing])
+
+
+@target(app)
 def splitwise(
-    model: Source,
+    saved: "SavedModel",
     output: Output,
     hardware: Hardware,
     name: Annotated[str, typer.Option(help="model in its model_repo, e.g. llama2-70b", show_default=False)],
-    db: Db = DATABASE,
     max_tokens: TokensPerStep = 512,
     max_requests: RequestsPerStep = 16,
     context: Annotated[int, typer.Option(help="tokens of each request that decodes")] = 1024,
-) -> None:
+) -> Written:
     """SplitwiseSim (Mutinifni/splitwise-sim at 8f99e7d): its data/perf_model.csv, times in ms.
 
     It knows steps by their number of tokens alone, so the context of requests that decode is fixed here.
@@ -154,19 +131,11 @@ def splitwise(
     from dooly.adapters.grid import Limits
     from dooly.adapters.splitwise import write_csv
 
-    saved = _load(model, db)
-    _told([output], write_csv(saved, output, Limits(max_tokens, max_requests, context), hardware, name), saved)
+    return Written([output], write_csv(saved, output, Limits(max_tokens, max_requests, context), hardware, name))
 
 
-@app.command()
-def xpyd(
-    model: Source,
-    output: Output,
-    db: Db = DATABASE,
-    max_tokens: TokensPerStep = 512,
-    max_requests: RequestsPerStep = 16,
-    max_context: Context = 2048,
-) -> None:
+@target(app)
+def xpyd(saved: "SavedModel", output: Output, limits: "Limits") -> Written:
     """xPyD-sim 0.5.0: a profile with coefficients of its prefill and decode formulas, times in ms.
 
     Least-squares projections of step times; their errors are printed and kept in the file.
@@ -174,23 +143,17 @@ def xpyd(
     Example: dooly export xpyd tiny-llama -o profile.yaml
     """
     from dooly.adapters.coefficients import write_xpyd
-    from dooly.adapters.grid import Limits
 
-    saved = _load(model, db)
-    outside, projections = write_xpyd(saved, output, Limits(max_tokens, max_requests, max_context))
-    _told([output], outside, saved, projections)
+    return Written([output], *write_xpyd(saved, output, limits))
 
 
-@app.command()
+@target(app)
 def distserve(
-    model: Source,
+    saved: "SavedModel",
     output: Output,
+    limits: "Limits",
     name: Annotated[str, typer.Option(help="model in the simulator")] = "facebook/opt-13b",
-    db: Db = DATABASE,
-    max_tokens: TokensPerStep = 512,
-    max_requests: RequestsPerStep = 16,
-    max_context: Context = 2048,
-) -> None:
+) -> Written:
     """simdistserve (LLMServe/DistServe at 82831f1): a profiler JSON with coefficients of its formulas, times in ms.
 
     Least-squares projections of step times; their errors are printed and kept in the file. The simulator knows three
@@ -199,46 +162,21 @@ def distserve(
     Example: dooly export distserve tiny-llama -o profiler-a100-80g.distserve.json
     """
     from dooly.adapters.coefficients import write_distserve
-    from dooly.adapters.grid import Limits
 
-    saved = _load(model, db)
-    outside, projections = write_distserve(saved, output, Limits(max_tokens, max_requests, max_context), name)
-    _told([output], outside, saved, projections)
+    return Written([output], *write_distserve(saved, output, limits, name))
 
 
-def _load(
-    model: str,
-    db: str,
-    tp: int = 1,
-    backend: str | None = None,
-    block_size: int | None = None,
-    platform: str | None = None,
-) -> "SavedModel":
-    """From a file of step times, or from the database.
+@target(app)
+def blis(saved: "SavedModel", output: Folder, hardware: Hardware, limits: "Limits") -> Written:
+    """BLIS (inference-sim v0.7.9): coefficients of its trained-physics model, times in us.
 
-    Raises:
-        DoolyError: neither gives them.
+    hardware_config.json with one device, and coefficients.json: a least-squares projection of step times with its
+    error. The flags with which BLIS takes both are printed.
+
+    Example: dooly export blis tiny-llama -o blis --hardware H200
     """
-    from dooly.predict import SavedModel
+    from dooly.adapters.blis import command, write_blis
 
-    if model.endswith(".json") and Path(model).name != "config.json":
-        return SavedModel.load(model)
-    from dooly.cli.knowledge import saved_model
-
-    return saved_model(model, db, backend, block_size, tp, platform)
-
-
-def _told(
-    written: "list[Path]", outside: "Outside", saved: "SavedModel", projections: "list[Projection] | None" = None
-) -> None:
-    """Say what was written and how far to trust it."""
-    from dooly.cli.output import say
-
-    for projection in projections or ():
-        say(str(projection))
-    if saved.device_only:
-        say(f"note: {saved.name} on {saved.device}: device time only, host time is not measured")
-    if message := outside.message(saved.name):
-        say(message)
-    for path in written:
-        say(f"wrote {path}")
+    outside, projection = write_blis(saved, output, limits, hardware)
+    paths = [output / "hardware_config.json", output / "coefficients.json"]
+    return Written(paths, outside, [projection], [command(saved, output, hardware)])

@@ -1,4 +1,4 @@
-"""Two models of four layers whose operations obey known laws, as `dooly export steps` would keep them."""
+"""Models of four layers whose operations obey known laws, as `dooly export steps` would keep them."""
 
 import random
 from collections.abc import Iterable
@@ -9,11 +9,12 @@ from dooly.fit import Formula, Observation, fit, fit_host
 from dooly.ir.graph import Block, Graph, Op, Value
 from dooly.ir.operation import Operation, Use
 from dooly.ir.program import Program
-from dooly.ir.types import Origin
+from dooly.ir.types import Origin, attributes
 from dooly.predict import SavedModel
 from tests.fit import laws
 
 LAYERS = 4
+SETTINGS = (("backend", "FLASH_ATTN"), ("dtype", "bf16"), ("engine", "vllm 0.26.0"))
 CONFIG = {"D": 128, "H": 512, "I": 1024, "Nkv": 8, "Nq": 32, "Np": 8192, "V": 32000}
 
 
@@ -63,6 +64,25 @@ def common(name: str) -> list[Operation]:
     ]
 
 
+def shared(name: str) -> list[Operation]:
+    """A dense model's share of one of two ranks, which tell each other their sums."""
+    row = laws.tensor("T", 512)
+    reduces = (*layer(name, "self_attn.o_proj"), *layer(name, "mlp.down_proj"), Use(name, "model.embed_tokens", 1))
+    gathered = laws.tensor("T", 16000), laws.tensor("T", 32000)
+    facts = attributes(group="tp", ranks=2)
+    return [
+        *dense(name),
+        Operation("all_reduce", (row,), (row,), facts, uses=reduces),
+        Operation(
+            "all_gather",
+            gathered[:1],
+            gathered[1:],
+            attributes(dim=1, group="tp", ranks=2),
+            uses=(Use(name, "logits_processor", 1, (("T", "L"),)),),
+        ),
+    ]
+
+
 def observed(operation: Operation, noise: random.Random) -> list[Observation]:
     def law(values: dict[str, float]) -> float:
         work = laws.flops(operation, values) / 50e6 + laws.moved(operation, values) / 1e6
@@ -87,7 +107,7 @@ def saved(name: str, operations: Iterable[Operation], **config: int) -> SavedMod
     formulas["host_dispatch"] = fit_host(
         "host_dispatch", [Observation((("N", n),), None, 10.0 + 5.0 * n) for n in (5, 30, 90)]
     )
-    graph = Graph(name, tuple((CONFIG | config).items()), ("T", "L"), (), (), settings=(("dtype", "bf16"),))
+    graph = Graph(name, tuple((CONFIG | config).items()), ("T", "L"), (), (), settings=SETTINGS)
     return SavedModel.of(Program((graph,), table), name, formulas, "NVIDIA H200", 141 << 30)
 
 
@@ -100,3 +120,9 @@ def model() -> SavedModel:
 def mixed() -> SavedModel:
     """With a mixture of experts."""
     return saved("small-moe", mixture("small-moe"), E=8, K=2)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> SavedModel:
+    """On two ranks."""
+    return saved("small", shared("small"), TP=2)

@@ -16,8 +16,11 @@ from dooly.adapters.splitwise import COLUMNS, write_csv
 from dooly.adapters.vidur.tables import write_tables
 from dooly.batch import Batch
 from dooly.errors import PredictError
+from dooly.ir.operation import Operation, Use
+from dooly.ir.types import attributes
 from dooly.predict import SavedModel
-from tests.adapters.conftest import LAYERS
+from tests.adapters.conftest import LAYERS, dense, saved
+from tests.fit import laws
 
 LIMITS = Limits(tokens=256, requests=8, context=1024)
 
@@ -111,6 +114,39 @@ def test_vidur_tables_hold_one_layer(model: SavedModel, tmp_path: Path) -> None:
     decodes = [row for row in attention if row["prefill_chunk_size"] == "0"]
     assert all(row["is_prefill"] == "False" and float(row["time_stats.attn_decode.median"]) > 0 for row in decodes)
     assert all(row["block_size"] == "16" for row in attention)
+
+
+def test_vidur_has_a_table_of_messages_between_ranks(ranks: SavedModel, tmp_path: Path) -> None:
+    paths, _ = write_tables(ranks, tmp_path, LIMITS, block_size=16)
+    assert [path.name for path in paths] == ["mlp.csv", "attention.csv", "all_reduce.csv"]
+    assert {row["num_tensor_parallel_workers"] for row in rows(tmp_path / "mlp.csv")} == {"2"}
+    (row,) = [row for row in rows(tmp_path / "all_reduce.csv") if row["size"] == str(64 * 512 * 2)]
+    (reduce,) = [op.name for op in ranks.operations if op.target == "all_reduce"]
+    (each,) = [row.each_us for row in ranks.steps.breakdown(Batch.of((64, 0))).rows if row.name == reduce]
+    assert float(row["time_stats.all_reduce.median"]) == pytest.approx(each / 1e3)
+    assert (row["num_workers"], row["devices_per_node"], row["collective"]) == ("2", "2", "all_reduce")
+
+
+def test_vidur_has_a_table_of_messages_between_stages(tmp_path: Path) -> None:
+    row = laws.tensor("T", 512)
+    sends = Operation("send", (row,), (row,), attributes(group="pp"), uses=(Use("first", "", 2),))
+    stage = saved("first", [*dense("first"), sends])
+    paths, _ = write_tables(stage, tmp_path, LIMITS, block_size=16)
+    assert paths[-1].name == "send_recv.csv"
+    (found,) = [row for row in rows(paths[-1]) if row["size"] == str(64 * 512 * 2)]
+    (both,) = [row.total_us for row in stage.steps.breakdown(Batch.of((64, 0))).rows if row.name == sends.name]
+    assert float(found["time_stats.send_recv.median"]) == pytest.approx(both / 1e3)
+    assert (found["devices_per_node"], found["collective"]) == ("2", "send_recv")
+
+
+def test_llmservingsim_has_a_folder_for_each_number_of_ranks(
+    model: SavedModel, ranks: SavedModel, tmp_path: Path
+) -> None:
+    for each in (model, ranks):
+        folder, _ = write_bundle(each, tmp_path, LIMITS, "H200", "some/model", "llama")
+    assert json.loads((folder / "meta.yaml").read_text())["tp_degrees"] == [1, 2]
+    alone, shared = (rows(folder / name / "dense.csv") for name in ("tp1", "tp2"))
+    assert alone == shared, "what ranks tell each other is in no table"
 
 
 def test_llmservingsim_decode_steps_add_up(model: SavedModel, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from tests.adapters.conftest import region
 from tests.fit import laws
 
 REDUCE = Operation("all_reduce", (laws.tensor("T", 512),), (laws.tensor("T", 512),), attributes(group="tp", ranks=2))
+GATHER = Operation(
+    "all_gather", (laws.tensor("T", 16),), (laws.tensor("T", 32),), attributes(dim=1, group="tp", ranks=2)
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,8 @@ REDUCE = Operation("all_reduce", (laws.tensor("T", 512),), (laws.tensor("T", 512
         (region("silu_and_mul"), "model.layers.3.mlp", "mlp_act"),
         (region("add"), "model.layers.3", "other"),
         (REDUCE, "model.layers.3.mlp.down_proj", "all_reduce"),
-        (REDUCE, "model.embed_tokens", "final_norm"),
+        (REDUCE, "model.embed_tokens", "communication"),
+        (GATHER, "logits_processor", "communication"),
         (laws.linear(8, 8), "logits_processor", "lm_head"),
         (region("embedding"), "model", "embedding"),
         (region("argmax"), "logits_processor", "sampler"),

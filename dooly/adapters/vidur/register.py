@@ -63,6 +63,7 @@ def register(model: SavedModel) -> Slots:
         predictors = import_module("vidur.execution_time_predictor")
         module = "vidur._native.entities" if native else "vidur.entities"
         execution_time = import_module(module).ExecutionTime
+        _check_sum(execution_time, 1 if native else 6)
         _register_model(types, model.name, shape_of(model), native)
         _register_device(model)
         key = types.ExecutionTimePredictorType.DUMMY
@@ -73,10 +74,25 @@ def register(model: SavedModel) -> Slots:
         )
         predictors.ExecutionTimePredictorRegistry.register(key, predictor)
     except (ImportError, AttributeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
         raise PredictError(
-            f"this Vidur is none that dooly knows ({error}); expected vidur 0.0.26 or microsoft/vidur of 2024-11"
+            f"this Vidur is none that dooly knows ({reason}); expected vidur 0.0.26 or microsoft/vidur of 2024-11"
         ) from error
     return slots
+
+
+def _check_sum(execution_time: Any, per_step: int) -> None:
+    """Whether this ExecutionTime takes the fields that `Slots` fills, and adds them up as it takes for granted.
+
+    Raises:
+        TypeError: it does not.
+    """
+    layer = [float(1 << i) for i in range(13)]
+    layer[1] = 0.0
+    step = [float(1 << i) for i in range(13, 13 + per_step)]
+    found, expected = execution_time(2, *layer, *step).total_time, (2 * (sum(layer) + layer[12]) + sum(step)) * 1e-3
+    if abs(found / expected - 1) > 1e-9:
+        raise TypeError("its ExecutionTime adds up other fields")
 
 
 def _predictor(base: Any, execution_time: Any, slots: Slots, new_tokens: str) -> Any:

@@ -63,7 +63,7 @@ class Slots:
         """Positional arguments of ExecutionTime for requests of (new, cached) tokens; their total is `step_time`."""
         step = step_of(requests)
         cost = self._step_time(step)
-        self.outside.note(step, cost)
+        self.outside.note(step, cost.extrapolated)
         sized, attention = self._sized(step.tokens, step.count, step.logits), self._parts.varying(step)
         before, after = cost.host_before_us * 1e-3, cost.host_after_us * 1e-3
         dispatch = cost.total_us * 1e-3 - before - after - (sized.us + attention) * 1e-3
@@ -77,10 +77,10 @@ class Slots:
     def _divide(self, tokens: int, requests: int, logits: int) -> _Sized:
         us = self._parts.fixed(tokens, requests, logits)
         norm1, pre, rope, other, post, norm2, up, act, down, moe, reduce, more, *of_step = (each * 1e-3 for each in us)
-        embedding, final_norm, lm_head, sampler = of_step
+        embedding, final_norm, lm_head, sampler, told = of_step
         layer = (pre, post, up + moe, down, act, norm1, norm2, other + more, reduce / 2)
         each_layer = tuple(ms / self._layers for ms in layer)
-        return _Sized(sum(us), rope / self._layers, each_layer, embedding + final_norm + lm_head, sampler)
+        return _Sized(sum(us), rope / self._layers, each_layer, embedding + final_norm + lm_head + told, sampler)
 
     def _decode_share(self, step: Batch | Mixed) -> float:
         """Of the attention of a step; a mixed one is divided as its two halves would take alone."""

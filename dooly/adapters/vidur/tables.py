@@ -1,4 +1,7 @@
-"""CSV files for the predictors that Vidur brings: ``mlp.csv`` and ``attention.csv``, times in ms of one layer."""
+"""CSV files for the predictors that Vidur brings, times in ms.
+
+``mlp.csv`` and ``attention.csv`` of one layer; ``all_reduce.csv`` and ``send_recv.csv`` of one message between ranks.
+"""
 
 import csv
 import io
@@ -7,9 +10,8 @@ from pathlib import Path
 
 from dooly.adapters.grid import Limits, Outside, doubling
 from dooly.adapters.layer import LAYER_PARTS, STEP_PARTS, shares_of
-from dooly.adapters.shape import shape_of
+from dooly.adapters.shape import Shape, shape_of
 from dooly.batch import Batch
-from dooly.errors import PredictError
 from dooly.files import write_text
 from dooly.predict import Parts, SavedModel
 
@@ -31,22 +33,19 @@ _MLP = {
 _STATISTICS = ("min", "max", "mean", "median", "std")
 
 
-def write_tables(model: SavedModel, folder: Path, limits: Limits, block_size: int) -> Outside:
+def write_tables(model: SavedModel, folder: Path, limits: Limits, block_size: int) -> tuple[list[Path], Outside]:
     """Write ``mlp.csv`` over tokens, and ``attention.csv`` over chunks with history and over decode batches.
 
-    A prediction is one number: it stands for minimum, maximum, mean and median, with standard deviation 0.
+    Beside them ``all_reduce.csv`` where ranks share the layers, and ``send_recv.csv`` where the model is one stage of
+    several.  A prediction is one number: it stands for minimum, maximum, mean and median, with standard deviation 0.
 
-    Raises:
-        PredictError: the model is spread over ranks, whose collectives cannot be told apart from these files.
+    Returns:
+        The files, and what lay outside of the measured sizes.
     """
-    if model.tensor_parallel > 1:
-        raise PredictError(
-            f"{model.name}: step times of {model.tensor_parallel} ranks; Vidur's predictors also want all_reduce.csv, "
-            "and dooly measures no collectives yet; export one rank, or run `python -m dooly.adapters.vidur`"
-        )
     shape, outside = shape_of(model), Outside()
     parts = Parts(model.steps, (*LAYER_PARTS, *STEP_PARTS), shares_of)
-    common = {"n_embd": shape.hidden, "n_kv_head": shape.kv_heads, "num_tensor_parallel_workers": 1}
+    ranks = model.tensor_parallel
+    common = {"n_embd": shape.hidden, "n_kv_head": shape.kv_heads, "num_tensor_parallel_workers": ranks}
     mlp = {
         **common,
         "n_head": shape.heads,
@@ -55,16 +54,47 @@ def write_tables(model: SavedModel, folder: Path, limits: Limits, block_size: in
         "vocab_size": shape.vocabulary,
     }
     attention = {**common, "n_q_head": shape.heads, "block_size": block_size, "max_model_len": limits.context}
-    _write(folder / "mlp.csv", (mlp | row for row in _mlp_rows(model, parts, limits, outside)))
-    _write(folder / "attention.csv", (attention | row for row in _attention_rows(model, parts, limits, outside)))
-    return outside
+    rows = {
+        "mlp.csv": [mlp | row for row in _mlp_rows(model, parts, limits, outside)],
+        "attention.csv": [attention | row for row in _attention_rows(model, parts, limits, outside)],
+        "all_reduce.csv": list(_messages(model, shape, limits, outside, "all_reduce", ranks)),
+        "send_recv.csv": list(_messages(model, shape, limits, outside, "send", 2)),
+    }
+    paths = [folder / name for name, listed in rows.items() if listed]
+    for path in paths:
+        _write(path, rows[path.name])
+    return paths, outside
+
+
+def _messages(
+    model: SavedModel, shape: Shape, limits: Limits, outside: Outside, target: str, devices: int
+) -> Iterable[dict[str, object]]:
+    """Messages as large as the hidden states of so many tokens; Vidur takes two bytes an element for granted.
+
+    Hidden states that are sent in several parts are one message.
+    """
+    works = [work for work in model.steps.work if work.operation.target == target and work.axis == "T"]
+    name = "send_recv" if target == "send" else target
+    for tokens in _sizes(limits.tokens) if works else ():
+        found = [work.total_us_one({"T": tokens}) for work in works]
+        runs = 1 if target == "send" else sum(work.count for work in works)
+        outside.note(Batch.of((tokens, 0)), any(beyond for _, beyond in found))
+        yield {
+            **_columns({name: sum(total for total, _ in found) / runs}),
+            "rank": 0,
+            "num_workers": devices,
+            "size": 2 * shape.hidden * tokens,
+            "collective": name,
+            "devices_per_node": devices,
+            "max_devices_per_node": devices,
+        }
 
 
 def _mlp_rows(model: SavedModel, parts: Parts, limits: Limits, outside: Outside) -> Iterable[dict[str, object]]:
     for tokens in _sizes(limits.tokens):
         batch = Batch.of((tokens, 0))
         cost, times, _ = parts.at(batch)
-        outside.note(batch, cost)
+        outside.note(batch, cost.extrapolated)
         us = dict(zip(parts.names, times, strict=True))
         yield {
             "num_tokens": tokens,
@@ -79,7 +109,7 @@ def _attention_rows(model: SavedModel, parts: Parts, limits: Limits, outside: Ou
     decodes = [(count, 0, history) for count in _sizes(limits.requests) for history in histories if history]
     for count, chunk, history in (*prefills, *decodes):
         batch = Batch.of((chunk, history)) if chunk else Batch.of(*[(1, history)] * count)
-        outside.note(batch, model.steps.step_time(batch))
+        outside.note(batch, model.steps.step_time(batch).extrapolated)
         each = parts.varying(batch) / model.layers
         yield {
             "batch_size": count,
@@ -111,11 +141,10 @@ def _columns(us: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    listed: Sequence[Mapping[str, object]] = list(rows)
+def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(listed[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(listed)
+    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())

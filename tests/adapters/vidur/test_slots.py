@@ -70,3 +70,13 @@ def test_steps_outside_the_measured_sizes_are_counted(model: SavedModel) -> None
         "1 of 2 steps lay outside the sizes that were measured (up to 9001 tokens, 2 requests, contexts 21 to 9000); "
         "`dooly profile small --max-tokens 9001 --max-requests 2 --max-context 9000` reaches as far"
     )
+
+
+def test_ranks_tell_each_other_twice_a_layer(ranks: SavedModel) -> None:
+    requests = ((64, 0), (1, 500))
+    rows = {row.name: row.total_us for row in ranks.steps.breakdown(Batch.of(*requests)).rows}
+    (reduce,) = [op for op in ranks.operations if op.target == "all_reduce"]
+    in_layers = rows[reduce.name] * 2 * LAYERS / (2 * LAYERS + 1)
+    fields = Slots(ranks, cpu_fields=True).fields(requests)
+    assert 2 * fields[13] * LAYERS * 1e3 == pytest.approx(in_layers)
+    assert vidur_total_ms(fields) == pytest.approx(ranks.steps.step_time(Batch.of(*requests)).total_us / 1e3)

@@ -1,0 +1,140 @@
+"""What the targets of ``dooly export`` share: where step times come from, how large tables become, what is told."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dooly.cli.options import DATABASE, Backend, Db, Platform, TensorParallel
+from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
+from dooly.errors import PredictError
+
+if TYPE_CHECKING:
+    from dooly.adapters.coefficients import Projection
+    from dooly.adapters.grid import Outside
+    from dooly.predict import SavedModel
+
+__all__ = ["Folder", "Hardware", "Output", "Written", "target"]
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="file to write", show_default=False)]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="folder to write into", show_default=False)]
+Hardware = Annotated[str, typer.Option(help="name of the device in the simulator's configuration", show_default=False)]
+
+_Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="bundled model, config.json or its folder, .ir file; or .json from `dooly export steps`",
+        show_default=False,
+    ),
+]
+_EngineBlock = Annotated[
+    int | None, typer.Option(help="tokens in one KV cache block; the engine's or the stored one if not given")
+]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a target has to tell.
+
+    Attributes:
+        paths: written.
+        outside: steps beyond the measured sizes.
+        projections: of formulas that had to follow step times.
+        notes: further lines.
+    """
+
+    paths: Sequence[Path]
+    outside: "Outside | None" = None
+    projections: Sequence["Projection"] = ()
+    notes: Sequence[str] = ()
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_SOURCE = {
+    "db": (Db, DATABASE),
+    "tp": (TensorParallel, 1),
+    "platform": (Platform, None),
+    "backend": (Backend, None),
+    "block_size": (_EngineBlock, None),
+}
+"""Where step times come from, with defaults."""
+
+_SIZES = {"max_tokens": (TokensPerStep, 512), "max_requests": (RequestsPerStep, 16), "max_context": (Context, 2048)}
+"""How large tables become, with defaults."""
+
+
+def target(app: typer.Typer) -> Callable[[Callable[..., Written]], Callable[..., Written]]:
+    """Make a command of a function whose first parameter is ``saved``, the step times.
+
+    In the command MODEL and the options that say whose times those are stand for ``saved``, and three sizes for a
+    parameter ``limits``; all other parameters are options of the target itself.
+    """
+
+    def register(function: Callable[..., Written]) -> Callable[..., Written]:
+        own = dict(inspect.signature(function, eval_str=False).parameters)
+        wants_limits = "limits" in own
+        parameters = [inspect.Parameter("model", _KEYWORD, annotation=_Source)]
+        parameters += [each.replace(kind=_KEYWORD) for name, each in own.items() if name not in ("saved", "limits")]
+        shared = {**(_SIZES if wants_limits else {}), **_SOURCE}
+        parameters += [
+            inspect.Parameter(name, _KEYWORD, annotation=option, default=default)
+            for name, (option, default) in shared.items()
+        ]
+
+        def run(model: str, **given: Any) -> None:
+            from dooly.adapters.grid import Limits
+
+            sizes = {"limits": Limits(*(given.pop(name) for name in _SIZES))} if wants_limits else {}
+            saved = _load(model, {name: given.pop(name) for name in _SOURCE})
+            _tell(saved, function(saved, **sizes, **given))
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__doc__ = function.__doc__
+        app.command(function.__name__)(run)
+        return function
+
+    return register
+
+
+def _load(model: str, source: dict[str, Any]) -> "SavedModel":
+    """From a file of step times, or from the database.
+
+    Raises:
+        DoolyError: neither gives them.
+    """
+    from dooly.predict import SavedModel
+
+    if not model.endswith(".json") or Path(model).name == "config.json":
+        from dooly.cli.knowledge import saved_model
+
+        return saved_model(
+            model, source["db"], source["backend"], source["block_size"], source["tp"], source["platform"]
+        )
+    given = [name for name, (_, default) in _SOURCE.items() if name != "db" and source[name] != default]
+    if given:
+        raise PredictError(
+            f"{model} holds step times already: --{given[0].replace('_', '-')} belongs to `dooly export steps`, "
+            "which wrote it"
+        )
+    return SavedModel.load(model)
+
+
+def _tell(saved: "SavedModel", written: Written) -> None:
+    """Say what was written and how far to trust it."""
+    from dooly.cli.output import say
+
+    for projection in written.projections:
+        say(str(projection))
+    if saved.device_only:
+        say(f"note: {saved.name} on {saved.device}: device time only, host time is not measured")
+    if written.outside is not None and (message := written.outside.message(saved.name)):
+        say(message)
+    for path in written.paths:
+        say(f"wrote {path}")
+    for note in written.notes:
+        say(note)
