@@ -41,8 +41,8 @@ class Slots:
     - experts and their router count as ``mlp_up``; norms of queries and keys as ``rope``; the KV cache is written
       inside the attention operation;
     - with CPU fields (microsoft/vidur): sampling in ``sampler_e2e``, the host before and after the step in
-      ``prepare_inputs_e2e`` and ``process_model_outputs``, dispatch in ``ray_comm``, all else of a step in ``pipeline
-      parallel communication``; without them (the package ``vidur``) everything of a step goes there.
+      ``prepare_inputs_e2e`` and ``process_model_outputs``, dispatch and waiting for it in ``ray_comm``, all else of a
+      step in ``pipeline parallel communication``; without them (the package ``vidur``) everything of a step goes there.
 
     Args:
         model: whose steps.
