@@ -109,7 +109,7 @@ def _row(model: str, *, witnesses: bool) -> Row:
     dimensions = sum(len(value.type.shape) for op in tainted.ops for value in op.results)
     derived, confirmed, seconds = sum(map(len, filter(None, origins))), "", ""
     if witnesses:
-        report = verify_provenance(model, graph=graph, count=WITNESSES)
+        (report,) = verify_provenance(model, graphs=(graph,), count=WITNESSES)
         confirmed = _percent(report.confirmed, report.dimensions)
         seconds = f"{report.seconds:.1f}"
     return Row(

@@ -4,6 +4,7 @@
 # PyTorch has no public way to do this.
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from dooly.errors import CaptureError
 from dooly.ir import Divides, Graph, TensorType, parse_expr, symbol, symbols_of
 from dooly.ir.expr import Expr
 
-__all__ = ["Exported", "export_built", "export_module"]
+__all__ = ["TORCH_DTYPES", "Exported", "Inputs", "export_built", "export_module"]
 
 _HINTS = (1021, 17, 211, 31)
 """Sizes of request symbols that decide data-independent branches; no dimension of the result depends on them."""
@@ -97,7 +98,7 @@ def export_built(name: str, exported: Exported, inputs: Inputs) -> Graph:
     request = sorted(used - {*exported.values})
     hints = {**exported.values, **dict(zip(request, _HINTS))}
     tensors = tuple(
-        torch.empty([compute(dim, hints) for dim in type_.shape], dtype=_TORCH[type_.dtype], device="meta")
+        torch.empty([compute(dim, hints) for dim in type_.shape], dtype=TORCH_DTYPES[type_.dtype], device="meta")
         for type_ in types.values()
     )
     dynamic = tuple(
@@ -117,6 +118,9 @@ def export_built(name: str, exported: Exported, inputs: Inputs) -> Graph:
     graph = program.graph
     for node in reversed(graph.nodes):
         if node.op == "call_function" and str(node.target).startswith(_CHECKS):
+            graph.erase_node(node)
+        elif node.target is torch.ops.aten.slice.Tensor and _takes_all(*node.args[2:]):
+            node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     meanings: dict[Any, Expr] = {}
@@ -145,9 +149,16 @@ def export_built(name: str, exported: Exported, inputs: Inputs) -> Graph:
     )
 
 
-_TORCH = {name: dtype for dtype, name in DTYPES.items()}
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+"""PyTorch's element types by the name that the IR uses."""
+
 _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._check")
 """What export notes about sizes and types; nothing runs."""
+
+
+def _takes_all(start: Any = None, end: Any = None, step: Any = 1) -> bool:
+    """Whether a slice is ``:``, which export writes and PyTorch does not run."""
+    return start in (None, 0) and end in (None, sys.maxsize) and step == 1
 
 
 class _Step(torch.nn.Module):

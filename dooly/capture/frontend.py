@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from dooly.capture.build import Built, build, explained
 from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
 from dooly.capture.layers import DERIVED, can_thin, layer_kinds, plan_layers, shorten
+from dooly.capture.numbering import renumbered
 from dooly.capture.options import Options
 from dooly.capture.owners import DTYPES, opaque_kind, owners
 from dooly.capture.stages import Stage, distinct_stages
@@ -23,7 +23,7 @@ from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
 from dooly.capture.world import layers_of
 from dooly.errors import CaptureError
-from dooly.ir import Attribute, Attributes, Divides, Expr, Graph, Op, Owner, symbol
+from dooly.ir import Divides, Expr, Graph, Op, Owner, symbol
 
 __all__ = ["capture_config", "counted_ops", "derived", "described", "layers_path", "names_of"]
 
@@ -82,33 +82,7 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
-    return _numbered(graph, path, layers)
-
-
-def _numbered(graph: Graph, path: str, layers: Sequence[int]) -> Graph:
-    """The graph with the numbers that its layers have in the whole model."""
-    place = re.compile(rf"^{re.escape(path)}\.(\d+)(?=\.)")
-
-    def named(text: str) -> str:
-        return place.sub(lambda found: f"{path}.{layers[int(found[1])]}", text)
-
-    def renamed(value: Attribute) -> Attribute:
-        return (
-            tuple(map(renamed, value))
-            if isinstance(value, tuple)
-            else named(value)
-            if isinstance(value, str)
-            else value
-        )
-
-    def attrs(values: Attributes) -> Attributes:
-        return tuple((name, renamed(value)) for name, value in values)
-
-    return replace(
-        graph,
-        ops=tuple(replace(op, path=named(op.path), attrs=attrs(op.attrs)) for op in graph.ops),
-        owners=tuple(replace(owner, path=named(owner.path), attrs=attrs(owner.attrs)) for owner in graph.owners),
-    )
+    return renumbered(graph, path, lambda layer: layers[layer])
 
 
 def derived(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dooly.ir import Expr, Free, Op, TensorType, Value, attributes
 
 __all__ = ["Converter"]
 
-_IGNORED = frozenset(("device", "layout", "pin_memory", "memory_format", "non_blocking"))
+_IGNORED = frozenset(("device", "layout", "pin_memory", "memory_format", "non_blocking", "cudnn_enable"))
 _ALLOCATIONS = frozenset(("aten.empty", "aten.empty_like", "aten.new_empty", "aten.empty_strided"))
 _COLLECTIVES = frozenset(("vllm.all_reduce", "vllm.all_gather", "vllm.reduce_scatter"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from dooly.errors import CaptureError
 from dooly.ir import Graph, normal, symbol
 from dooly.ir.expr import Expr
 
-__all__ = ["export_config"]
+__all__ = ["build_transformer", "export_config", "forward", "settings_of"]
 
 _CAUSAL = "dooly_causal"
 
@@ -38,37 +38,62 @@ def export_config(name: str, config: Mapping[str, Any]) -> Graph:
         CaptureError: the library refuses the configuration, or its code cannot be exported; attention with windows or
             soft caps among it, since ``scaled_dot_product_attention`` has neither.
     """
-    with explained(name, "transformers refuses this configuration"):
-        config = {**derived(config), **config}
-        plan = plan_layers(layer_kinds(config), thin=can_thin(config))
-        fields = {key: value for key, value in shorten(config, plan.layers).items() if key != "model_type"}
-        known = AutoConfig.for_model(config["model_type"], **fields)
+    config = {**derived(config), **config}
+    plan = plan_layers(layer_kinds(config), thin=can_thin(config))
+    known = settings_of(name, shorten(config, plan.layers))
     facts = Facts()
     values = {letter: value for letter, value in config_values(config).items() if letter in FIELDS.values()}
     for field, letter in FIELDS.items():
         if isinstance(config.get(field), int) and field != "num_hidden_layers":
             setattr(known, field, ConfigInt(values[letter], symbol(letter), facts))
-    AttentionInterface.register(_CAUSAL, _attention)
-    AttentionMaskInterface.register(_CAUSAL, _no_mask)
     recorder = SizeRecorder()
-    dtype = getattr(torch, str(config.get("torch_dtype", config.get("dtype", "bfloat16"))))
-    with explained(name, "transformers cannot build this model"), torch.device("meta"), recorder:
-        model = AutoModelForCausalLM.from_config(known, attn_implementation=_CAUSAL, dtype=dtype)
+    with recorder:
+        model = build_transformer(name, known, config)
     sizes: dict[str, tuple[Expr, ...]] = {}
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         sizes[key] = recorder.sizes(tensor) or tuple(sympy.Integer(dim) for dim in tensor.shape)
         if key.endswith("inv_freq"):
             sizes[key] = (_frequencies(known, len(tensor), facts),)
 
-    def call(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return model(input_ids=tokens, logits_to_keep=rows, use_cache=False).logits
-
     inner = {letter: value for letter, value in values.items() if letter != "Nl"}
-    exported = Exported(model, call, inner, facts, sizes, (known,))
+    exported = Exported(model, forward(model), inner, facts, sizes, (known,))
     graph = export_built(name, exported, {"input_ids": ("i64", (1, "T")), "logits_rows": ("i64", ("L",))})
     ops = counted_ops(list(graph.ops), plan.counts, layers_path(model, plan.depth))
     counts = {"Nl": values["Nl"], **plan.values}
     return replace(graph, ops=ops, config=(*graph.config, *counts.items()))
+
+
+def settings_of(name: str, config: Mapping[str, Any]) -> Any:
+    """The library's configuration object of a config.json.
+
+    Raises:
+        CaptureError: the library refuses it.
+    """
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    with explained(name, "transformers refuses this configuration"):
+        return AutoConfig.for_model(config["model_type"], **fields)
+
+
+def build_transformer(name: str, settings: Any, config: Mapping[str, Any]) -> Any:
+    """The library's model of a configuration object on the meta device, with attention as one operation.
+
+    Raises:
+        CaptureError: the library cannot build it.
+    """
+    AttentionInterface.register(_CAUSAL, _attention)
+    AttentionMaskInterface.register(_CAUSAL, _no_mask)
+    dtype = getattr(torch, str(config.get("torch_dtype", config.get("dtype", "bfloat16"))))
+    with explained(name, "transformers cannot build this model"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(settings, attn_implementation=_CAUSAL, dtype=dtype)
+
+
+def forward(model: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Logits of some rows of one prompt, without a cache."""
+
+    def call(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=tokens, logits_to_keep=rows, use_cache=False).logits
+
+    return call
 
 
 def _frequencies(config: Any, length: int, facts: Facts) -> Expr:

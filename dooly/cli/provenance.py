@@ -1,6 +1,6 @@
 """``dooly verify-provenance``: dimensions of a captured model against what the engine really does."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,8 +15,17 @@ Seed = Annotated[int, typer.Option("--seed", help="of the random configurations"
 def verify_provenance(
     models: Models,
     tp: TensorParallel = 1,
-    platform: Annotated[str, typer.Option("--platform", help="what the engine sees")] = "cpu",
+    dp: Annotated[int, typer.Option("--dp", help="data-parallel size of a mixture of experts")] = 1,
+    expert_parallel: Annotated[bool, typer.Option("--expert-parallel", help="a rank holds whole experts")] = False,
+    pp: Annotated[int, typer.Option("--pp", help="pipeline stages; each distinct one has a row")] = 1,
+    platform: Annotated[str, typer.Option("--platform", help="what the engine sees: cpu, h100, h200")] = "cpu",
     backend: Backend = None,
+    quantization: Annotated[str | None, typer.Option("--quantization", help="fp8 weights; on GPUs")] = None,
+    kv_cache_dtype: Annotated[str | None, typer.Option("--kv-cache-dtype", help="fp8 KV cache; on GPUs")] = None,
+    eager: Annotated[bool, typer.Option("--eager", help="what runs without compilation")] = False,
+    frontend: Annotated[
+        Literal["vllm", "export"], typer.Option("--frontend", help="the engine's model, or that of transformers")
+    ] = "vllm",
     witnesses: Witnesses = 4,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -28,10 +37,19 @@ def verify_provenance(
 
     Example: dooly verify-provenance llama-3.1-8b mixtral-8x7b --tp 4
     """
+    from dooly.capture import Options, Parallel
     from dooly.cli.output import Column, print_json, print_table, say
+    from dooly.errors import CaptureError
     from dooly.provenance import verify_provenance as verify
 
-    reports = [verify(model, tp=tp, platform=platform, backend=backend, count=witnesses, seed=seed) for model in models]
+    parallel = Parallel(tp, dp, expert_parallel, pp)
+    options = Options(parallel, platform, backend, quantization, kv_cache_dtype, eager)
+    exported = frontend == "export"
+    if exported and options != Options():
+        raise CaptureError("--frontend export has no engine: leave out --tp, --platform, --backend and the like")
+    reports = [
+        report for model in models for report in verify(model, options, exported=exported, count=witnesses, seed=seed)
+    ]
     if as_json:
         print_json([report.document() for report in reports])
     else:
@@ -50,6 +68,9 @@ def verify_provenance(
             ),
             rows,
         )
+        for report in reports:
+            if report.fixed:
+                say(f"{report.model}: the same in all witnesses: {', '.join(report.fixed)}")
     refuted = [each for report in reports for each in report.counterexamples]
     for each in refuted[:20]:
         say(f"refuted: {each}")

@@ -6,6 +6,6 @@ runs is noted and compared with the graph.  ``verify_provenance`` imports torch 
 """
 
 from dooly.provenance.compare import Counterexample
-from dooly.provenance.report import Report, verify_provenance
+from dooly.provenance.report import Report, verify_module, verify_provenance
 
-__all__ = ["Counterexample", "Report", "verify_provenance"]
+__all__ = ["Counterexample", "Report", "verify_module", "verify_provenance"]

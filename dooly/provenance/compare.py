@@ -174,8 +174,8 @@ class Comparison:
             self._attribute(("attribute", index, name), op, name, claim, given.get(name))
 
     def _attribute(self, key: Key, subject: Op | Owner, name: str, claim: Attribute, found: object) -> None:
-        """Numbers that are no integers are those of the model's own configuration; elsewhere they may differ."""
-        if not isinstance(claim, float):
+        """Fractions, and kernels by name, are those of the model's own configuration; elsewhere they may differ."""
+        if not isinstance(claim, float) and name not in _CHOSEN:
             self.check(key, subject, f"attribute {name}", claim, found)
         elif self.witness.stated and claim != found:
             self.refute(key, subject, f"attribute {name}", str(claim), claim, found)
@@ -224,6 +224,10 @@ class Comparison:
                 self._attribute(("owner", owner.path, name), owner, name, claim, said.get(name))
             claimed[_said(other)].append(users[owner.path])
         self._tally("owner", claimed, Counter(map(_said, self.observed.owners)))
+
+
+_CHOSEN = frozenset(("backend", "prefill_backend"))
+"""Kernels that the engine picks by sizes."""
 
 
 def _place(path: str, target: str) -> str:

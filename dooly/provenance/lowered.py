@@ -100,6 +100,8 @@ def _attributes(op: Op, call: Call, comparison: Comparison) -> None:
         if name not in call.arguments or isinstance(claim, float):
             continue
         found = call.arguments[name]
+        if name == "dim" and isinstance(found, tuple) and len(found) == 1 and not isinstance(claim, tuple):
+            (found,) = found
         if name == "dim" and isinstance(found, int) and comparison.at(claim) != found and rank:
             found %= rank
         if name == "start" and found is None:
@@ -109,9 +111,12 @@ def _attributes(op: Op, call: Call, comparison: Comparison) -> None:
 
 def _flops(call: Call) -> int:
     """Of a matrix product, from its operands alone."""
-    if call.target not in ("aten.mm", "aten.addmm"):
+    if call.target == "aten.linear":
+        rows, weight, *_ = call.reads
+        return 2 * prod(rows.shape) * weight.shape[0]
+    if call.target not in ("aten.mm", "aten.addmm", "_C.cutlass_scaled_mm"):
         return 0
-    left, right = call.reads[-2:]
+    left, right = call.reads[:2] if call.target.startswith("_C") else call.reads[-2:]
     return 2 * prod(left.shape) * right.shape[-1]
 
 
@@ -125,13 +130,20 @@ def _table(graph: Graph, comparison: Comparison) -> None:
         for use in operation.uses:
             values = dict(comparison.witness.values)
             values |= {symbol: values[other] for symbol, other in use.bind}
-            shapes = tuple(tuple(evaluate(dim, values) for dim in type_.shape) for type_ in types)
-            counted[use.path, operation.target, () if operation.body else shapes] += use.count
+            shapes = (tuple(int(evaluate(dim, values)) for dim in type_.shape) for type_ in types)
+            counted[use.path, operation.target, () if operation.body else _rows(operation.kind, shapes)] += use.count
     values = graph.values()
     for op in graph.work():
         types = (*(values[name].type for name in op.operands), *(value.type for value in op.results))
-        shapes = () if op.body else tuple(comparison.at(type_.shape) for type_ in types)
+        shapes = () if op.body else _rows(kind_of(op.target), (comparison.at(type_.shape) for type_ in types))
         listed, count = counted[op.path, op.target, shapes], comparison.at(op.count)
         if listed < count:
             comparison.refute(("table", op.name), op, "count in the table", str(op.count), count, listed)
         counted[op.path, op.target, shapes] -= count
+
+
+def _rows(kind: Kind, shapes: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """A product has rows, however many axes they come in."""
+    if kind is not Kind.GEMM:
+        return tuple(shapes)
+    return tuple((prod(shape[:-1]), shape[-1]) for shape in shapes)

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dooly.capture import Options, Parallel, capture_checked, check, load_engine
-from dooly.capture.layers import can_thin, layer_kinds
+from dooly.capture import PLATFORMS, Options, capture_checked, check, export_checked, load_engine
+from dooly.capture.layers import layer_kinds
+from dooly.capture.numbering import layers_of_graph, renumbered
+from dooly.capture.stages import Stage, distinct_stages
 from dooly.errors import CaptureError
 from dooly.ir import Graph, origin_of
 from dooly.provenance.compare import Comparison, Counterexample, Key
 from dooly.provenance.lowered import compare_lowered, fused
-from dooly.provenance.witness import Witness, original, witnesses
+from dooly.provenance.witness import ModelWitness, Witness, module_witnesses, original, witnesses
 
-__all__ = ["Report", "verify_provenance"]
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from dooly.capture.export import Inputs
+
+__all__ = ["Report", "verify_module", "verify_provenance"]
+
+W = TypeVar("W", bound=Witness)
+
+_LATENT = frozenset(("Dn", "Dr", "Dv", "Rkv"))
+"""Sizes of latent attention: on GPUs the engine has kernels for those of DeepSeek alone."""
 
 _REFUSALS = 40
 """Configurations in a row that the engine may refuse before a witness counts as impossible."""
@@ -65,33 +78,94 @@ class Report:
 
 def verify_provenance(
     model: str | Path,
+    options: Options | None = None,
     *,
-    tp: int = 1,
-    platform: str = "cpu",
-    backend: str | None = None,
-    graph: Graph | None = None,
+    exported: bool = False,
+    graphs: Sequence[Graph] | None = None,
     count: int = 4,
     seed: int = 0,
-) -> Report:
-    """Compare every dimension, attribute and count of a captured model with what the engine does in plain numbers.
+) -> tuple[Report, ...]:
+    """Compare every dimension, attribute and count of a captured model with what runs in plain numbers.
 
     The first witness is the model's own configuration with all its layers; ``count`` more are random ones, of which
     the last is held out: it is drawn and compared after everything else.
 
     Args:
-        model, tp, platform, backend: as for ``capture``.
-        graph: the captured graph to check; captured here if not given.
+        model, options: as for ``capture_stages``.
+        exported: the model of ``transformers`` through ``torch.export``, as ``export_checked`` has it; no options.
+        graphs: the captured graphs to check, one for each distinct pipeline stage; captured here if not given.
+
+    Returns a report for each graph.
 
     Raises:
         CaptureError: bad input, or a model that cannot be captured.
     """
-    options = Options(Parallel(tp), platform, backend)
+    options = Options() if options is None else options
     name, config = check(model, options)
-    load_engine(platform)
-    if graph is None:
-        (graph,) = capture_checked(name, config, options)
+    load_engine(options.platform)
+    if graphs is None:
+        graphs = (export_checked(name, config),) if exported else capture_checked(name, config, options)
+    from dooly.capture.frontend import derived
+    from dooly.provenance.blackbox import observe
+    from dooly.provenance.exported import observe_transformer
+
+    def compared(graph: Graph, stage: Stage, witness: ModelWitness) -> Comparison:
+        seen = observe_transformer(witness, name) if exported else observe(witness, options, name)
+        if further := witness.stage.start - stage.start:  # of the first layer of this stage
+            graph = renumbered(graph, layers_of_graph(graph), lambda layer: layer + further)
+        return Comparison(graph, seen, witness)
+
+    whole = {**derived(config), **config}
+    fixed = _LATENT if PLATFORMS[options.platform].is_cuda else frozenset[str]()
+    reports: list[Report] = []
+    for graph, stage in zip(graphs, distinct_stages(layer_kinds(whole), options.parallel.pp), strict=True):
+        start = time.perf_counter()
+        compare = functools.partial(compared, graph, stage)
+        first = compare(original(config, options.parallel, stage, graph))
+        drawn = witnesses(whole, options.parallel, stage, graph, seed, fixed)
+        reports.append(_judged(graph, start, [first, *_valid(drawn, compare, count, name)]))
+    return tuple(reports)
+
+
+def verify_module(
+    factory: Callable[[Mapping[str, int]], Module], graph: Graph, inputs: Inputs, *, count: int = 4, seed: int = 0
+) -> Report:
+    """The same of a graph of ``export_module``: the module at the values of ``graph``, and at random ones.
+
+    Args:
+        factory, inputs: as for ``export_module``.
+
+    Raises:
+        CaptureError: the module cannot be built from other values.
+    """
+    from dooly.provenance.exported import observe_module
+
+    def compare(witness: Witness) -> Comparison:
+        return Comparison(graph, observe_module(factory, witness.values, inputs, graph.name), witness)
+
     start = time.perf_counter()
-    every = list(_comparisons(name, config, options, graph, count, seed))
+    drawn = module_witnesses(graph, seed)
+    first = compare(next(drawn))
+    return _judged(graph, start, [first, *_valid(drawn, compare, count, graph.name)])
+
+
+def _valid(drawn: Iterator[W], compare: Callable[[W], Comparison], count: int, name: str) -> Iterator[Comparison]:
+    """Comparisons at ``count`` witnesses that can be built."""
+    for _ in range(count):
+        refusal = CaptureError("none obeys the facts of the graph")
+        for witness in islice(drawn, _REFUSALS):
+            try:
+                comparison = compare(witness)
+            except CaptureError as error:
+                refusal = error
+                continue
+            yield comparison
+            break
+        else:
+            raise CaptureError(f"{name}: no witness of {_REFUSALS} is valid; the last: {refusal}")
+
+
+def _judged(graph: Graph, start: float, every: Sequence[Comparison]) -> Report:
     if not any(comparison.counterexamples for comparison in every):  # else the passes would start from what is wrong
         lowered = fused(graph)
         for comparison in every:
@@ -102,7 +176,7 @@ def verify_provenance(
     symbols = frozenset(graph.config_values), frozenset(graph.request)
     dims = [dim for op in graph.ops if op.target != "input" for value in op.results for dim in value.type.shape]
     return Report(
-        model=name,
+        model=graph.name,
         dimensions=len(dims),
         derived=sum(origin_of(dim, *symbols) is not None for dim in dims),
         confirmed=sum(key[0] == "dimension" for key in everywhere - refuted),
@@ -112,36 +186,3 @@ def verify_provenance(
         counterexamples=tuple(each for comparison in every for each in comparison.counterexamples),
         seconds=time.perf_counter() - start,
     )
-
-
-def _comparisons(
-    name: str, config: Mapping[str, Any], options: Options, graph: Graph, count: int, seed: int
-) -> Iterator[Comparison]:
-    from dooly.capture.frontend import derived
-    from dooly.provenance.blackbox import observe
-
-    def compared(witness: Witness) -> Comparison:
-        seen = observe(
-            witness.config,
-            options=replace(options, parallel=witness.parallel),
-            place=name,
-            tokens=witness.tokens,
-            rows=witness.rows,
-        )
-        return Comparison(graph, seen, witness)
-
-    yield compared(original(config, options.parallel, graph))
-    whole = {**derived(config), **config}
-    drawn = witnesses(config, options.parallel, layer_kinds(whole), can_thin(whole), graph, seed)
-    for _ in range(count):
-        refusal: CaptureError | None = None
-        for witness in islice(drawn, _REFUSALS):
-            try:
-                comparison = compared(witness)
-            except CaptureError as error:
-                refusal = error
-                continue
-            yield comparison
-            break
-        else:
-            raise CaptureError(f"{name}: no witness of {_REFUSALS} is valid; the last: {refusal}")

@@ -5,85 +5,136 @@ Needs neither torch nor vLLM.  Whether the engine accepts a witness is only know
 
 from __future__ import annotations
 
+import functools
 import math
 import random
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from dooly.capture.config import FIELDS, STRETCH, TIED, config_values, stretch
-from dooly.capture.layers import plan_layers, shorten
+from dooly.capture.layers import can_thin, layer_kinds, plan_layers, shorten
 from dooly.capture.parallel import Parallel
+from dooly.capture.stages import Stage, distinct_stages
 from dooly.errors import CaptureError
 from dooly.ir import Graph, evaluate, symbols_of
 
-__all__ = ["Witness", "original", "witnesses"]
+__all__ = ["ModelWitness", "Witness", "module_witnesses", "original", "witnesses"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Witness:
-    """Numbers at which a graph is compared with what the engine really does.
+    """Numbers at which a graph is compared with what really runs.
 
     Attributes:
-        tokens, rows: the batch, T and L.
         values: of all configuration and request symbols.
+        parallel: how the model is spread over devices.
         stated: whether it is the model's own configuration, where attributes that are no integers hold too.
     """
 
-    config: Mapping[str, Any]
-    parallel: Parallel
-    tokens: int
-    rows: int
     values: Mapping[str, int]
+    parallel: Parallel = field(default_factory=Parallel)
     stated: bool = False
 
 
-def original(config: Mapping[str, Any], parallel: Parallel, graph: Graph) -> Witness:
+@dataclass(frozen=True, kw_only=True)
+class ModelWitness(Witness):
+    """A witness that is a model's configuration; the batch has ``T`` tokens and ``L`` rows of logits.
+
+    Attributes:
+        stage: the pipeline stage that the graph is compared with.
+    """
+
+    config: Mapping[str, Any]
+    stage: Stage
+
+
+def original(config: Mapping[str, Any], parallel: Parallel, stage: Stage, graph: Graph) -> ModelWitness:
     """The configuration itself, in plain numbers and with all its layers."""
-    tokens, rows = 1021, 17
-    return Witness(config, parallel, tokens, rows, {**graph.config_values, "T": tokens, "L": rows}, stated=True)
+    values = {**graph.config_values, "T": 1021, "L": 17}
+    return ModelWitness(config=config, parallel=parallel, values=values, stage=stage, stated=True)
 
 
 def witnesses(
-    config: Mapping[str, Any], parallel: Parallel, kinds: tuple[Hashable, ...], thin: bool, graph: Graph, seed: int
-) -> Iterator[Witness]:
-    """Endless random witnesses for which what the model asserts (the facts of ``graph``) holds.
+    config: Mapping[str, Any],
+    parallel: Parallel,
+    stage: Stage,
+    graph: Graph,
+    seed: int,
+    fixed: frozenset[str] = frozenset(),
+) -> Iterator[ModelWitness]:
+    """Random witnesses for which what the model asserts (the facts of ``graph``) holds; ends where none is found.
 
     Args:
-        kinds: of the layers; a witness has so many of the first ones that all kinds occur as in the model.
-        thin: whether capture may leave out layers in between.
+        config: with the fields that its configuration class fills in.
+        fixed: symbols that keep their value, where the engine runs no other.
+        stage: of ``graph``; a witness has so many of the first layers that its kinds of layers occur as in the model.
     """
     rng = random.Random(seed)
-    depths = _depths(kinds, thin)
-    while True:
-        draw = _Draw(graph, rng)
-        layers = rng.choice(sorted(depths))
+    depths = _depths(config, stage)
+    for _ in range(_DRAWS):
+        draw = _Draw(graph, config, rng, fixed)
+        layers, stages = rng.choice(sorted(depths))
         changed = draw.config(config, layers)
-        spread = replace(parallel, tp=draw.values.get("TP", 1))
-        values = {**graph.config_values, **config_values(changed), **depths[layers], **spread.symbols}
+        spread = replace(parallel, tp=draw.values.get("TP", 1), dp=draw.values.get("DP", 1), pp=stages)
+        counts, same = depths[layers, stages]
+        values = {**graph.config_values, **config_values(changed), **counts, **spread.symbols}
         try:
             spread.check(changed, "witness")
         except CaptureError:
             continue
-        if all(evaluate(fact.dividend, values) % evaluate(fact.divisor, values) == 0 for fact in graph.facts):
+        if _holds(graph, values):
             rows = draw.fresh(1, 2, 40)
             tokens = draw.fresh(1, rows + 1, 4000)
-            yield Witness(changed, spread, tokens, rows, {**values, "T": tokens, "L": rows})
+            values |= {"T": tokens, "L": rows}
+            yield ModelWitness(config=changed, parallel=spread, values=values, stage=same)
 
 
-def _depths(kinds: tuple[Hashable, ...], thin: bool) -> dict[int, Mapping[str, int]]:
-    """Numbers of layers that the same expressions count, with the values of their symbols; else the model's own."""
-    own = plan_layers(kinds, thin=thin)
-    found: dict[int, Mapping[str, int]] = {}
-    for depth in range(own.layers[-1] + 1, min(own.layers[-1] + 1 + _DEEPER, len(kinds))):
-        plan = plan_layers(kinds[:depth], thin=thin)
-        if plan.counts == own.counts:
-            found[depth] = plan.values
-    return found or {len(kinds): own.values}
+def module_witnesses(graph: Graph, seed: int) -> Iterator[Witness]:
+    """The values of ``graph`` itself, then random ones for which its facts hold; ends where none is found."""
+    rng = random.Random(seed)
+    known = {**graph.config_values, **dict(zip(graph.request, (1021, 17, 211, 31)))}
+    yield Witness(values=known, stated=True)
+    for _ in range(_DRAWS):
+        values: dict[str, int] = {}
+        for name, value in known.items():
+            step = 1 if name in graph.request else math.gcd(value, 32)
+            values[name] = step * rng.choice([n for n in range(2, 60) if n * step not in (value, *values.values())])
+        if _holds(graph, values):
+            yield Witness(values=values)
+
+
+def _holds(graph: Graph, values: Mapping[str, int]) -> bool:
+    return all(evaluate(fact.dividend, values) % evaluate(fact.divisor, values) == 0 for fact in graph.facts)
+
+
+_DRAWS = 20_000
+"""Configurations that are drawn at most; nearly all of them break no rule."""
+
+
+def _depths(config: Mapping[str, Any], stage: Stage) -> dict[tuple[int, int], tuple[Mapping[str, int], Stage]]:
+    """Numbers of layers and of stages with a stage that the same expressions count; else the model's own.
+
+    Returns the values of the symbols of those counts, and that stage.
+    """
+    kinds, thin = layer_kinds(config), can_thin(config)
+    plan_of = functools.cache(functools.partial(plan_layers, thin=thin))
+    own = plan_of(stage.kinds)
+    needed = own.layers[-1] + 1
+    found: dict[tuple[int, int], tuple[Mapping[str, int], Stage]] = {}
+    for stages in range(2, 6) if stage.of > 1 else (1,):
+        for layers in range(needed, min(stages * (needed + _DEEPER), len(kinds))):
+            for other in distinct_stages(kinds[:layers], stages) if layers >= stages else ():
+                if other.layers != stage.layers or other.kinds[:needed] != stage.kinds[:needed]:
+                    continue
+                plan = plan_of(other.kinds)
+                if (plan.layers, plan.counts) == (own.layers, own.counts):
+                    found[layers, stages] = plan.values, other
+    return found or {(len(kinds), stage.of): (own.values, stage)}
 
 
 _DEEPER = 12
-"""Layers of a witness beyond those that capture needs."""
+"""Layers of a witness's stage beyond those that capture needs."""
 
 _HEAD_SIZES = (64, 80, 96, 112, 128, 160, 192, 256)
 _SMALL = {"G": (5, 9), "Kg": (2, 4), "K": (2, 7), "Es": (1, 5), "Fp": (2, 60)}
@@ -93,9 +144,10 @@ _GROUPS = ("G", "Kg")
 class _Draw:
     """Values for the symbols of a graph, all different, none as in the graph."""
 
-    def __init__(self, graph: Graph, rng: random.Random) -> None:
+    def __init__(self, graph: Graph, config: Mapping[str, Any], rng: random.Random, fixed: frozenset[str]) -> None:
         self.values: dict[str, int] = {}
-        self._old, self._rng = graph.config_values, rng
+        self._fixed = fixed
+        self._old, self._rng = {**config_values(config), **graph.config_values}, rng
         self._facts = {(str(fact.divisor), str(fact.dividend)) for fact in graph.facts}
         self._split = {name for fact in graph.facts if str(fact.divisor) == "TP" for name in symbols_of(fact.dividend)}
         self._heads()
@@ -142,6 +194,8 @@ class _Draw:
                 ranks = kv_heads * rng.randint(2, 3)
         if "TP" in old:
             self.values["TP"] = ranks
+        if "DP" in old:
+            self.values["DP"] = rng.choice([n for n in (2, 3, 4, 5) if n not in (old["DP"], ranks)])
         if "Nkv" in old:
             self.values["Nkv"] = kv_heads
         if "Nq" in old:
@@ -149,6 +203,8 @@ class _Draw:
 
     def _value(self, name: str) -> int:
         old, ranks = self._old[name], self.values.get("TP", 1)
+        if name in self._fixed:
+            return old
         if name == "D":
             return self._rng.choice([size for size in _HEAD_SIZES if size not in (old, *self.values.values())])
         if name in _GROUPS:

@@ -51,7 +51,7 @@ def steps(engine: Engine, random: Random) -> Iterator[Step]:
     import torch
 
     from dooly.capture.observe import module_paths
-    from dooly.provenance.blackbox import Watch
+    from dooly.provenance.watch import Watch
 
     box = torch.nn.Module()
     box.model, box.sampler = engine.runner.model, engine.runner.sampler

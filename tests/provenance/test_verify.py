@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sympy
 
-from dooly.capture import capture
+from dooly.capture import Options, Parallel, capture
 from dooly.ir import Graph, Op, Value, attributes, symbol
 from dooly.provenance import Report, verify_provenance
 
@@ -25,7 +25,8 @@ def captured(model: str, tp: int = 1) -> Graph:
 
 @cache
 def verified(model: str, tp: int = 1) -> Report:
-    return verify_provenance(model, tp=tp, graph=captured(model, tp))
+    (report,) = verify_provenance(model, Options(Parallel(tp)), graphs=(captured(model, tp),))
+    return report
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_witnesses_change_every_symbol_at_once() -> None:
         assert values["V"] % 64
 
 
-def refuted(model: str | Path, tp: int = 1, graph: Graph | None = None) -> list[str]:
-    report = verify_provenance(model, tp=tp, graph=graph, count=2)
+def refuted(model: str | Path, graph: Graph | None = None) -> list[str]:
+    (report,) = verify_provenance(model, graphs=None if graph is None else (graph,), count=2)
     assert not report.holds
     return [str(each) for each in report.counterexamples]
 
@@ -104,7 +105,7 @@ def test_two_sizes_of_one_value_that_became_one_symbol_are_caught(
     from dooly.capture import trace
 
     (tmp_path / "config.json").write_text(json.dumps(QWEN3_MOE), encoding="utf-8")
-    assert verify_provenance(tmp_path, count=1).holds
+    assert verify_provenance(tmp_path, count=1)[0].holds
     monkeypatch.setattr(trace, "ShapeEnv", lambda **_: ShapeEnv(duck_shape=True, specialize_zero_one=False))
     found = refuted(tmp_path)
     assert any(re.match(r"model\.layers\.0\.mlp\.\S+: \S+: dimension \d of .* claimed .*D/2", each) for each in found)
