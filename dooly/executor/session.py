@@ -2,10 +2,11 @@
 
 import json
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dooly.database import Samples
@@ -61,11 +62,21 @@ class Session:
         self._names = 0
         self._ranks: Ranks | None = None
 
-    def config(self, dtype: str, *, backend: str | None = None, **model: int) -> Any:
+    def config(
+        self,
+        dtype: str,
+        *,
+        backend: str | None = None,
+        block_size: int | None = None,
+        family: Mapping[str, object] = MappingProxyType({}),
+        **model: int,
+    ) -> Any:
         """A vllm.config.VllmConfig for layers of this element type (IR name), made once.
 
         Args:
             backend: attention backend by the engine's name; its own choice by default.
+            block_size: tokens in one KV-cache block; by default that of the machine.
+            family: fields of config.json that make it a model of another kind.
             model: fields of config.json that a layer takes from there and not from its arguments.
 
         Raises:
@@ -73,16 +84,19 @@ class Session:
         """
         if dtype not in ("bf16", "f16", "f32"):
             raise Unsupported(f"the engine runs no layers in {dtype}")
-        key = "-".join([dtype, backend or "", *(f"{name}={value}" for name, value in sorted(model.items()))])
+        kind, block_size = str(family.get("model_type", "")), block_size or self.machine.block_size
+        sizes = (f"{name}={value}" for name, value in sorted(model.items()))
+        key = "-".join([dtype, kind, backend or "", f"{block_size}", *sizes])
         if key not in self._configs:
             folder = self._folder / key
             folder.mkdir()
-            (folder / "config.json").write_text(json.dumps(_MODEL | model | {"torch_dtype": DTYPES[dtype]}))
+            fields = {**_MODEL, **family, **model, "torch_dtype": DTYPES[dtype]}
+            (folder / "config.json").write_text(json.dumps(fields))
             settings = EngineSettings(
                 max_num_seqs=_MAX_REQUESTS[self.device],
                 max_num_batched_tokens=_MAX_CONTEXT,
                 max_model_len=_MAX_CONTEXT,
-                block_size=self.machine.block_size,
+                block_size=block_size,
             )
             config = engine_config(folder, settings, enforce_eager=self.machine.mode == "eager", backend=backend)
             config.compilation_config.static_forward_context = self.layers

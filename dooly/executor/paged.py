@@ -1,0 +1,145 @@
+"""Attention over a paged KV cache: batches of any kind, each request with blocks of its own, caches in turn."""
+
+import itertools
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dooly.database import Point
+from dooly.executor.kv_cache import allocate
+from dooly.executor.runner import Trial, Unsupported
+from dooly.executor.session import Session
+from dooly.executor.tensors import copies_for, need_memory
+from dooly.ir import Operation
+from dooly.ir.expr import Expr
+
+__all__ = ["PagedRunner", "integer"]
+
+
+class PagedRunner(ABC):
+    """A layer of the engine over any batch: prefill, chunked prefill, decode, mixed, skewed.
+
+    Every request has physical blocks of its own, in shuffled order, and calls rotate through several KV caches
+    under one metadata, as one layer after another does, so that what is cached is not found in the processor's cache.
+
+    Attributes:
+        caches: KV caches of the latest trial, in the order in which its calls use them.
+        layers: the engine's layers, in the order in which calls use them; all are built alike.
+        names: by which the engine knows them.
+        config: the VllmConfig that they were built under.
+        spec, builder: the engine's KV cache specification and metadata builder of these layers.
+    """
+
+    layers: Sequence[Any]
+    names: Sequence[str]
+    config: Any
+    spec: Any
+    builder: Any
+
+    def __init__(self, session: Session, dtype: str, cache_dtype: str) -> None:
+        self.session, self.dtype, self._cache_dtype = session, dtype, cache_dtype
+        self.caches: list[Any] = []
+
+    @abstractmethod
+    def inputs(self, tokens: int) -> tuple[Any, ...]:
+        """What the layer is given for so many new tokens."""
+
+    @abstractmethod
+    def call(self, layer: Any, inputs: tuple[Any, ...]) -> Any:
+        """Update the cache of the layer with the new tokens, then attend."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the KV caches and weights that are kept."""
+        weights = sum(parameter.nbytes for layer in self.layers for parameter in layer.parameters())
+        return weights + sum(cache.nbytes for cache in self.caches)
+
+    def trial(self, point: Point) -> Trial:
+        """One call over the batch of `point`."""
+        batch = point.batch
+        blocks = 1 + sum(self._blocks_of(new + cached) for new, cached in batch)
+        cache_bytes = blocks * self.spec.page_size_bytes
+        copies = copies_for(cache_bytes, self.session.machine)
+        need_memory(2 * copies * cache_bytes, self.session.machine)
+        self.caches.clear()
+        self.caches += [self._cache(blocks) for _ in range(copies)]
+        metadata, slots, build_us = self._metadata(batch)
+        inputs = self.inputs(sum(new for new, _ in batch))
+        caches, layers = itertools.cycle(self.caches), itertools.cycle(self.layers)
+        state = dict.fromkeys(self.names, metadata), dict.fromkeys(self.names, slots)
+        forward, attend = self.session.forward, self.call
+
+        def call() -> Any:
+            forward.attn_metadata, forward.slot_mapping = state
+            layer = next(layers)
+            layer.kv_cache = next(caches)
+            return attend(layer, inputs)
+
+        turns = max(copies, len(self.layers))
+        return Trial(call, inputs=inputs, aside=(("metadata_us", build_us),), turns=turns)
+
+    def _cache(self, blocks: int) -> Any:
+        """The cache of one more layer, full of random values."""
+        layer, session = self.layers[0], self.session
+        cache = allocate(layer, self.names[0], self.spec, self.config, blocks, session.device)
+        cache.copy_(session.random(tuple(cache.shape), self._cache_dtype))
+        return cache
+
+    def _blocks_of(self, tokens: int) -> int:
+        return math.ceil(tokens / self.spec.block_size)
+
+    def block_table(self, batch: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Physical blocks of each request: all distinct and shuffled; block 0 is the engine's own."""
+        counts = [self._blocks_of(new + cached) for new, cached in batch]
+        free = iter((1 + np.random.default_rng(0).permutation(sum(counts))).tolist())
+        return [list(itertools.islice(free, count)) for count in counts]
+
+    def _metadata(self, batch: Sequence[tuple[int, int]]) -> tuple[Any, Any, float]:
+        """The backend's metadata, the slots of the new tokens (int64[tokens]), and how long building took, us."""
+        import torch
+        from vllm.v1.attention.backend import CommonAttentionMetadata
+
+        size, device = self.spec.block_size, self.session.device
+        rows = self.block_table(batch)
+        table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int32)
+        for row, blocks in zip(table, rows, strict=True):
+            row[: len(blocks)] = blocks
+        new, cached = np.array(batch).T
+        positions = [np.arange(start, start + count) for count, start in batch]
+        slots = [row[at // size].astype(np.int64) * size + at % size for row, at in zip(table, positions, strict=True)]
+        slot_mapping = torch.from_numpy(np.concatenate(slots)).to(device)
+        starts = torch.from_numpy(np.concatenate([[0], np.cumsum(new)]).astype(np.int32))
+        lengths = torch.from_numpy((new + cached).astype(np.int32))
+        common = CommonAttentionMetadata(
+            query_start_loc=starts.to(device),
+            query_start_loc_cpu=starts,
+            seq_lens=lengths.to(device),
+            seq_lens_cpu_upper_bound=lengths,
+            num_reqs=len(batch),
+            num_actual_tokens=int(new.sum()),
+            max_query_len=int(new.max()),
+            max_seq_len=int((new + cached).max()),
+            block_table_tensor=torch.from_numpy(table).to(device),
+            slot_mapping=slot_mapping,
+            causal=True,
+        )
+        self.builder.build(0, common)
+        begun = time.perf_counter_ns()
+        metadata = self.builder.build(0, common)
+        return metadata, slot_mapping, (time.perf_counter_ns() - begun) / 1e3
+
+
+def integer(operation: Operation, name: str) -> int:
+    """An attribute that is a number.
+
+    Raises:
+        Unsupported: the operation lacks it.
+    """
+    value = operation.attr(name)
+    if not isinstance(value, Expr):
+        raise Unsupported(f"{operation.target} without the attribute {name}")
+    return int(value)
