@@ -7,6 +7,8 @@ import polars as pl
 import pytest
 
 from benchmarks.aiconfigurator_tables import BACKEND, FLASH, TRITON_EXPERTS, main
+from benchmarks.side_by_side.aiconfigurator_worker import step_ms
+from benchmarks.step_errors import main as compare
 from dooly.cli.shipped import DATA
 
 
@@ -49,3 +51,40 @@ def test_only_ratios_of_equal_work_are_written(core: Path, tmp_path: Path):
 def test_a_folder_without_tables_is_one_clear_line(tmp_path: Path):
     with pytest.raises(SystemExit, match="no systems/data there; expected an installed aiconfigurator_core"):
         main([str(tmp_path)])
+
+
+class Means:
+    """An engine that answers with what it was asked."""
+
+    def predict_decode_latency(self, count: int, context: int, osl: int) -> float:
+        return 1000 * count + context + osl
+
+    def predict_prefill_latency(self, count: int, length: int, prefix: int) -> float:
+        return 1000 * count + length + prefix / 1000
+
+    def mixed_step_breakdown(
+        self, tokens: int, decodes: int, length: int, osl: int, prefix: int = 0
+    ) -> tuple[float, ...]:
+        return 0.0, 1e6 * tokens + 1e5 * decodes, length + prefix / 1000, length / 1e4
+
+
+def test_a_program_that_knows_means_is_asked_for_them():
+    assert step_ms(Means(), [[1, 100], [1, 300]]) == 2000 + 200 + 2
+    assert step_ms(Means(), [[512, 0], [256, 128]]) == pytest.approx(2000 + 384 + 64 + 0.064)
+    mixed = step_ms(Means(), [[1, 300], [1, 100], [512, 8]])
+    assert mixed == pytest.approx(512e6 + 2e5 + 520 + 0.008 + 200 / 1e4)
+
+
+def test_steps_are_compared_class_by_class(tmp_path: Path):
+    page = tmp_path / "page.md"
+    recorded = DATA / "evaluation" / "h200-steps-llama-3.1-8b.json"
+    assert compare([str(recorded), "--db", str(tmp_path / "none.sqlite"), "-o", str(page)]) == 0
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if " | dooly | " in line]
+    assert [row[0] for row in rows] == ["decode", "prefill", "mixed"]
+    assert all(0.0 < float(row[3]) <= float(row[4]) < 100.0 for row in rows)
+
+
+def test_a_recording_that_is_none_is_one_clear_line(tmp_path: Path):
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SystemExit, match="not recorded steps"):
+        compare([str(tmp_path / "other.json")])

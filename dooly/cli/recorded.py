@@ -8,12 +8,13 @@ from dooly.errors import PredictError
 from dooly.executor.ledger import with_backends
 from dooly.ir import Program
 from dooly.predict import SavedModel
+from dooly.simulate.recording import Recording
 from dooly.simulate.steps import StepRecording
 
 __all__ = ["recorded_model", "recorded_platform"]
 
 
-def recorded_platform(recording: StepRecording) -> str:
+def recorded_platform(recording: StepRecording | Recording) -> str:
     """The platform of the GPU that a recording was made on.
 
     Raises:
@@ -27,7 +28,7 @@ def recorded_platform(recording: StepRecording) -> str:
     raise PredictError(f"steps recorded on {device!r}; expected one of {known}")
 
 
-def recorded_model(recording: StepRecording, location: str) -> SavedModel:
+def recorded_model(recording: StepRecording | Recording, location: str) -> SavedModel:
     """Step times of what was recorded.  Operations of the measured models ship; others are captured by the engine.
 
     Raises:
@@ -40,5 +41,5 @@ def recorded_model(recording: StepRecording, location: str) -> SavedModel:
     else:
         program = lower([recording.model], recording.tp, recording.backend, platform)
     with look_into(location) as database:
-        here = place_of(database, platform, recording.settings.block_size)
+        here = place_of(database, platform)
         return saved_from(database, program, here, fit_missing=True)
