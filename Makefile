@@ -45,15 +45,14 @@ types: $(STAMP) ## pyright, strict, over dooly/
 test: lint types ## everything that CI runs: lint, types, tests, doctests, notebooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-# Environments of their own, because each simulator has its own list; not part of CI.  VIDUR_SOURCE names a checkout of
-# microsoft/vidur, which is tested too where it is given.
+# Environments of their own, because each simulator has its own list; not part of CI.  What runs from a checkout is tested
+# where one is named: VIDUR_SOURCE (microsoft/vidur), SPLITWISE_SOURCE (Mutinifni/splitwise-sim), LLMSERVINGSIM_SOURCE
+# (casys-kaist/LLMServingSim), BLIS_SOURCE (inference-sim, after `go build -o blis main.go`).
 ADAPTERS := .venv-adapters
-VIDUR_SOURCE ?=
-export VIDUR_SOURCE
 
 test-adapters: $(ADAPTERS)/.installed ## exported data in the simulators themselves, in environments of their own
 	$(ADAPTERS)/vidur/bin/python -m pytest -W default tests/adapters/real/test_vidur.py
-	$(ADAPTERS)/others/bin/python -m pytest -W default tests/adapters/real/test_others.py
+	$(ADAPTERS)/others/bin/python -m pytest -W default tests/adapters/real --ignore tests/adapters/real/test_vidur.py
 
 $(ADAPTERS)/.installed: pyproject.toml
 	rm -rf $(ADAPTERS)
@@ -61,7 +60,7 @@ $(ADAPTERS)/.installed: pyproject.toml
 	$(ADAPTERS)/vidur/bin/pip install -qq 'pytest>=9' 'hypothesis>=6.150' vidur==0.0.26 --editable .
 	$(PYTHON) -m venv $(ADAPTERS)/others
 	$(ADAPTERS)/others/bin/pip install -qq 'pytest>=9' 'hypothesis>=6.150' msgspec vllm-sr-sim==0.1.0.dev20260713123629 \
-		xpyd-sim==0.5.0 --editable .
+		xpyd-sim==0.5.0 aiconfigurator-core==0.12.0 hydra-core==1.3.2 requests --editable .
 	$(ADAPTERS)/others/bin/pip install -qq --no-deps ai-dynamo==1.2.1 ai-dynamo-runtime==1.2.1
 	@touch $@
 

@@ -1,8 +1,8 @@
 """Vidur with dooly inside, watched: ``python benchmarks/run_vidur.py REPORT.json STEPS.json [flags of Vidur]``.
 
 Runs the adapter as a user does, in an environment where Vidur is installed.  The report is one JSON object: ``steps``,
-each step that Vidur asked for as [requests, seconds that it was told]; ``call_us`` and ``step_time_us``, mean processor
-time of the adapter's whole answer and of `step_time` for the same step, taken in turns.
+each step that Vidur asked for as [requests, seconds that it was told]; ``call_ns`` and ``step_time_ns``, the thread's
+processor time of the adapter's whole answer and of `step_time` alone for the same step.
 """
 
 import json
@@ -32,19 +32,26 @@ class Watch:
 
         class Watched(predictor):
             def get_execution_time(self, batch: Any, pipeline_stage: int) -> Any:
+                requests = self.requests_of(batch)
+                same = Batch(requests, len(requests))
+                if len(watch.steps) % 2:  # in turns: whoever comes second finds everything in the caches
+                    watch.alone(same)
                 start = time.thread_time_ns()
                 answer = super().get_execution_time(batch, pipeline_stage)
                 watch.call_ns.append(time.thread_time_ns() - start)
-                requests = self.requests_of(batch)
-                same = Batch(requests, len(requests))
-                start = time.thread_time_ns()
-                watch.step_time(same)
-                watch.step_time_ns.append(time.thread_time_ns() - start)
+                if not len(watch.steps) % 2:
+                    watch.alone(same)
                 watch.steps.append((requests, answer.total_time))
                 return answer
 
         Watched.__abstractmethods__ = frozenset()
         return Watched
+
+    def alone(self, batch: Batch) -> None:
+        """Time `step_time`."""
+        start = time.thread_time_ns()
+        self.step_time(batch)
+        self.step_time_ns.append(time.thread_time_ns() - start)
 
     def report(self) -> dict[str, Any]:
         return {"steps": self.steps, "call_ns": self.call_ns, "step_time_ns": self.step_time_ns}

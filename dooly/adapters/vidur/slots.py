@@ -58,6 +58,7 @@ class Slots:
         self._parts = Parts(self.model.steps, _NAMES, shares_of)
         self._layers = self.model.layers
         self._sized = lru_cache(maxsize=65536)(self._divide)
+        self._sized(1, 1, 1)  # formulas are compiled when they are first asked: better here than within a step
 
     def fields(self, requests: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
         """Positional arguments of ExecutionTime for requests of (new, cached) tokens; their total is `step_time`."""

@@ -1,5 +1,6 @@
 """Both lineages of Vidur: the package, and a checkout of microsoft/vidur that VIDUR_SOURCE names."""
 
+import csv
 import json
 import os
 import subprocess
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dooly.adapters.grid import Limits
+from dooly.adapters.vidur.slots import Slots
+from dooly.adapters.vidur.tables import write_tables
 from dooly.batch import Batch
 from dooly.predict import SavedModel
 
@@ -43,7 +47,7 @@ def run(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("source", LINEAGES)
-@pytest.mark.parametrize("kind", ["model", "mixed"])
+@pytest.mark.parametrize("kind", ["model", "mixed", "ranks"])
 def test_vidur_sums_to_the_step_time_batch_by_batch(source: str, kind: str, tmp_path: Path, request) -> None:
     model: SavedModel = request.getfixturevalue(kind)
     model.save(tmp_path / "steps.json")
@@ -66,3 +70,30 @@ def test_ranks_that_were_not_measured_are_refused_in_one_line(source: str, model
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("dooly: error:")]
     assert "Vidur asks for small on 2 tensor-parallel ranks" in line
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not SOURCE, reason="VIDUR_SOURCE is not set; the package takes no files")
+@pytest.mark.parametrize("kind", ["model", "ranks"])
+def test_its_own_predictor_learns_from_the_tables(kind: str, tmp_path: Path, request) -> None:
+    model: SavedModel = request.getfixturevalue(kind)
+    model.save(tmp_path / "steps.json")
+    paths, _ = write_tables(model, tmp_path, Limits(tokens=512, requests=16, context=1024), block_size=16)
+    option = "--linear_regression_execution_time_predictor_config"
+    names = {"mlp": "compute", "attention": "attention", "all_reduce": "all_reduce"}
+    files = [f"{option}_{names[path.stem]}_input_file={path}" for path in paths]
+    sizes = {"prediction_max_prefill_chunk_size": 512, "prediction_max_tokens_per_request": 1024, "k_fold_cv_splits": 2}
+    chosen = "--execution_time_predictor_config_type=linear_regression"
+    flags = [*files, *(f"{option}_{name}={value}" for name, value in sizes.items()), chosen]
+    paths = os.pathsep.join([SOURCE, str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": paths, "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
+    command = [sys.executable, "-m", "dooly.adapters.vidur", "steps.json", *SCHEDULER, *SYNTHETIC, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (metrics,) = tmp_path.glob("simulator_output/*/request_metrics.csv")
+    with metrics.open() as file:
+        first = [float(row["prefill_e2e_time"]) for row in csv.DictReader(file)]
+    assert len(first) == 20
+    slots = Slots(model, cpu_fields=True)
+    chunks = [slots.fields(((256, 0),)), slots.fields(((44, 256),))]
+    in_layers = sum(layers * (sum(each) + each[12]) for layers, each in ((step[0], step[1:14]) for step in chunks))
+    assert min(first) * 1e3 == pytest.approx(in_layers, rel=0.3), "as far as a regression follows"
