@@ -57,7 +57,9 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
         "cuda": machine.fact("cuda"),
         "mode": machine.mode,
     }
-    if operation.kind is Kind.GEMM:
+    if operation.target == "scaled_linear":  # the engine's own kernels
+        facts["engine"] = machine.engine
+    elif operation.kind is Kind.GEMM:
         facts |= {"torch": machine.torch, "cublas": machine.fact("cublas")}
     elif operation.kind is Kind.ATTENTION:
         facts |= {"engine": machine.engine, "block_size": kv_block_size(operation.attr("backend"), machine)}

@@ -38,8 +38,6 @@ class LatentRunner(PagedRunner):
 
         dtype = operation.operands[0].dtype
         super().__init__(session, dtype, dtype)
-        if operation.attr("kv_dtype") != dtype:
-            raise Unsupported(f"latent attention with a cache of {operation.attr('kv_dtype')}")
         self._sizes = {name: integer(operation, name) for name in ("heads", "latent", "nope", "rope", "value")}
         heads, latent, nope, rope, value = self._sizes.values()
         wanted = operation.attr("backend"), operation.attr("prefill_backend")

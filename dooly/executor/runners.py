@@ -10,6 +10,7 @@ from dooly.executor.machine import Machine
 from dooly.executor.moe import MoeRunner
 from dooly.executor.region import RegionRunner
 from dooly.executor.runner import Runner
+from dooly.executor.scaled_linear import ScaledLinearRunner
 from dooly.executor.session import Session, Unsupported
 from dooly.ir import Kind, Operation
 
@@ -25,12 +26,21 @@ _RUNNERS: Mapping[Kind, Callable[[Operation, Session], Runner]] = {
 }
 
 
+_BY_TARGET: Mapping[str, Callable[[Operation, Session], Runner]] = {
+    "mla_attention": LatentRunner,
+    "scaled_linear": ScaledLinearRunner,
+}
+
+
 def why_not(operation: Operation, machine: Machine) -> str | None:
     """Why no runner here can measure this operation on this machine; None if one can."""
     if operation.target == "matmul":
         return "a product with an untransposed weight; the engine's linear layers have none"
-    if operation.target == "scaled_linear":
-        return "a product of quantized matrices; only unquantized ones are measured yet"
+    if operation.target == "scaled_linear" and machine.torch_device == "cpu":
+        return "a product of quantized matrices; the engine has kernels for it on GPUs"
+    cache = operation.attr("kv_dtype")
+    if cache not in (None, operation.results[0].dtype):
+        return f"attention to a cache of {cache}; only caches of the model's own type are measured yet"
     dispatched = any(operand.dtype == "i32" for operand in operation.operands)  # ids of experts, chosen elsewhere
     if operation.target == "moe" and (dispatched or operation.attr("local_experts") is not None):
         return "experts of one rank of several; they need the tokens of real ranks"
@@ -63,5 +73,4 @@ def make_runner(operation: Operation, session: Session) -> Runner:
     reason = why_not(operation, session.machine)
     if reason is not None:
         raise Unsupported(reason)
-    made = LatentRunner if operation.target == "mla_attention" else _RUNNERS[operation.kind]
-    return made(operation, session)
+    return _BY_TARGET.get(operation.target, _RUNNERS[operation.kind])(operation, session)

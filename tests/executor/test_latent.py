@@ -105,7 +105,7 @@ def test_what_the_cpu_backend_does_not_do_says_so(session):
         make_runner(latent("f32"), session).trial(Point.of_requests([(4, 8)]))
     with pytest.raises(Unsupported, match=r"selects CPU_MLA and CPU_SDPA_MLA here, .*FLASH_ATTN_MLA"):
         make_runner(latent("f32", backend="FLASH_ATTN_MLA"), session)
-    with pytest.raises(Unsupported, match="a cache of f8e4m3"):
+    with pytest.raises(Unsupported, match="attention to a cache of f8e4m3"):
         make_runner(latent("f32", kv_dtype="f8e4m3"), session)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dooly.database import Point
-from dooly.executor import Precision, machine
+from dooly.executor import Precision, environment_for, machine
 from dooly.executor.region import RegionRunner, _model_and_after
 from dooly.executor.region_pass import Pass, compile_pass
 from dooly.executor.runners import make_runner, why_not
@@ -219,6 +219,17 @@ def test_experts_that_are_not_plain_say_why_they_are_not_measured(moe, somewhere
     plain = moe("f32")
     assert why_not(plain, somewhere) is None
     assert reason in why_not(replace(plain, attrs=attributes(**dict(plain.attrs), **more)), somewhere)
+
+
+def test_what_is_quantized_says_where_it_is_measured(step, somewhere):
+    linear, attention = step("bf16")["linear2 256"], step("bf16")["attention3 128"]
+    scaled = replace(linear, target="scaled_linear")
+    assert why_not(scaled, somewhere) == "a product of quantized matrices; the engine has kernels for it on GPUs"
+    gpu = replace(somewhere, platform="h200")
+    assert why_not(scaled, gpu) is None
+    assert environment_for(scaled, gpu) != environment_for(linear, gpu)
+    small = replace(attention, attrs=attributes(**dict(attention.attrs) | {"kv_dtype": "f8e4m3"}))
+    assert "attention to a cache of f8e4m3" in why_not(small, gpu)
 
 
 def test_an_unknown_small_operation_is_unsupported(session, step):
