@@ -6,11 +6,12 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Before anything imports vLLM: no hub, no usage statistics, errors only, kernels for the CPU.
+# Before anything imports vLLM: no hub, no usage statistics, errors only, kernels for the CPU where there is no GPU.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+if not os.path.exists("/dev/nvidia0"):
+    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 

@@ -12,7 +12,7 @@ from dooly.errors import DoolyError, ProfileError
 from dooly.executor.cost import CostModel
 from dooly.executor.host import HOST_COST_S, measure_host
 from dooly.executor.plan import Plan, Row
-from dooly.executor.runner import Runner
+from dooly.executor.runner import Runner, is_out_of_memory
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Session, Unsupported, open_session
 from dooly.executor.sweep import ErrorModel, next_point
@@ -93,7 +93,7 @@ def run_plan(
         retry_failed: try failed and skipped points again.
 
     Raises:
-        ProfileError: the budget is not positive.
+        ProfileError: the budget is not positive; or a kernel failed so that the GPU is lost to this process.
         DatabaseError: the database cannot be written; what was committed is kept.
     """
     if budget_s <= 0:
@@ -198,13 +198,12 @@ class _Run:
                 self._give_up(row, claim, Status.SKIPPED, str(error))
                 self._skip(row, self._untouched(row), str(error))
                 return False
-            except MemoryError as error:
-                self._give_up(row, claim, Status.FAILED, f"out of memory: {error}")
-                return False
             except DoolyError:
                 raise
             except Exception as error:  # whatever a kernel throws is the result of this point
-                self._give_up(row, claim, Status.FAILED, f"{type(error).__name__}: {_first_line(error)}")
+                what = "out of memory" if is_out_of_memory(error) else type(error).__name__
+                self._give_up(row, claim, Status.FAILED, f"{what}: {_first_line(error)}")
+                self._session().recover()
                 return False
             if not self.database.record_ok(claim, samples):
                 self.outcome.elsewhere += 1

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dooly.database import Point
-from dooly.executor.runner import Trial
+from dooly.executor.runner import Trial, is_out_of_memory
 from dooly.executor.session import Place, Session, Unsupported, open_session
 from dooly.executor.tensors import shape_of
 from dooly.executor.timing import Peers, Precision
@@ -42,10 +42,11 @@ def main(descriptor: int) -> None:
                 return
             try:
                 answer = this.answer(operation, point, precision)
-            except (Unsupported, MemoryError) as error:
+            except Unsupported as error:
                 answer = error
             except Exception as error:  # whatever the engine throws is the result of this point
-                answer = RuntimeError(f"rank {rank}: {type(error).__name__}: {error}")
+                kind = MemoryError if is_out_of_memory(error) else RuntimeError
+                answer = kind(f"rank {rank}: {type(error).__name__}: {error}")
             connection.send(answer)
 
 

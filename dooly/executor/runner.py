@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from dooly.database import Point, Samples
 from dooly.executor.timing import Precision
 
-__all__ = ["Runner", "Trial", "Unsupported"]
+__all__ = ["Runner", "Trial", "Unsupported", "is_out_of_memory"]
 
 
 class Unsupported(Exception):
@@ -46,3 +46,8 @@ class Runner(Protocol):
     def trial(self, point: Point) -> Trial:
         """Set up one point."""
         ...
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether there was no room: on the host, or on a GPU as torch says it with an exception of its own."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -1,5 +1,6 @@
 """The engine's surroundings in which a single layer can run: configuration, process groups, operation priorities."""
 
+import gc
 import json
 import tempfile
 from collections.abc import Generator, Mapping
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dooly.database import Samples
-from dooly.engine import EngineSettings, engine_config, prepare_vllm
+from dooly.engine import EngineSettings, engine_config, one_line, prepare_vllm
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine
 from dooly.executor.ranks import Ranks
@@ -135,6 +136,25 @@ class Session:
 
             return measure_on_gpu(trial, precision, graph=self.machine.mode == "graph" and trial.captured, peers=peers)
         return measure(trial.call, precision, trial.aside, peers)
+
+    def recover(self) -> None:
+        """After a failure: give memory back, and see whether the device still answers.
+
+        Raises:
+            ProfileError: it does not, so everything after this would fail too.
+        """
+        gc.collect()
+        if self.device == "cuda":
+            import torch
+
+            try:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                raise ProfileError(
+                    f"the GPU is lost to this process after a kernel failed ({one_line(error)}); the point is recorded "
+                    "as failed, and the same command goes on after it"
+                ) from error
 
     def ranks(self, count: int) -> Ranks:
         """Processes that do collectives together; those of another number are ended."""

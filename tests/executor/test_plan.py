@@ -42,14 +42,14 @@ def database(tmp_path: Path, somewhere):
 @pytest.fixture
 def pretend(monkeypatch):
     """Runners that return at once; `fail` maps a point to what it raises."""
-    state = SimpleNamespace(fail={}, built=[], called=[], layers={})
+    state = SimpleNamespace(fail={}, built=[], called=[], layers={}, recover=lambda: None)
 
     @contextmanager
     def no_session(machine):
         def timed(trial, precision):
             return measure(trial.call, precision, trial.aside)
 
-        yield SimpleNamespace(machine=machine, layers=state.layers, measure=timed)
+        yield SimpleNamespace(machine=machine, layers=state.layers, measure=timed, recover=state.recover)
 
     class Pretender:
         weight_bytes = 1 << 20
@@ -198,6 +198,37 @@ def test_lack_of_memory_is_a_failure_and_other_operations_go_on(database, preten
     assert len(database.points(small.signature, environment_for(small, somewhere))) >= len(coarse_points(small, RANGES))
     rows = database.points(big.signature, environment_for(big, somewhere), status=Status.FAILED)
     assert {row.reason for row in rows} == {"out of memory: needs 900 GiB"}
+
+
+def test_a_gpu_without_room_says_so_and_the_rest_goes_on(database, pretend, somewhere, step):
+    class OutOfMemoryError(RuntimeError):  # torch's has this name
+        pass
+
+    operation = step("f32")["linear2 256"]
+    pretend.fail[Point.of(T=64)] = OutOfMemoryError("tried to allocate 90 GiB")
+    assert go(make_plan([operation], database, somewhere, RANGES), database).failed == 1
+    (failed,) = database.points(operation.signature, environment_for(operation, somewhere), status=Status.FAILED)
+    assert failed.reason == "out of memory: tried to allocate 90 GiB"
+
+
+def test_a_lost_device_ends_the_run_and_the_next_goes_on_after_the_point(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    points = coarse_points(operation, RANGES)
+    pretend.fail[points[1]] = RuntimeError("an illegal memory access was encountered")
+
+    def lost():
+        raise ProfileError("the GPU is lost to this process")
+
+    pretend.recover = lost
+    with pytest.raises(ProfileError, match="is lost"):
+        go(make_plan([operation], database, somewhere, RANGES), database)
+    environment = environment_for(operation, somewhere)
+    assert [m.point for m in database.points(operation.signature, environment)] == [points[0]]
+    (failed,) = database.points(operation.signature, environment, status=Status.FAILED)
+    assert failed.point == points[1]
+    rest = make_plan([operation], database, somewhere, RANGES)
+    assert not set(points[:2]) & set(rest.rows[0].missing)
+    assert go(rest, database).taken >= len(points) - 2
 
 
 def test_what_the_engine_cannot_run_is_skipped_with_its_reason(database, pretend, somewhere, step):
