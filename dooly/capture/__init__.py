@@ -10,7 +10,7 @@ from typing import Any
 from dooly.capture.config import list_models, resolve_model
 from dooly.capture.options import Options
 from dooly.capture.parallel import Parallel
-from dooly.capture.platforms import PLATFORMS, activate, check_architecture, check_backend
+from dooly.capture.platforms import PLATFORMS, activate, check_backend
 from dooly.ir import Graph
 
 __all__ = [
@@ -85,7 +85,6 @@ def capture_checked(name: str, config: Mapping[str, Any], options: Options) -> t
         CaptureError: the engine refuses the model, or its code does something that a graph cannot say.
     """
     load_engine(options.platform)
-    check_architecture(config["architectures"][0], options.platform, name)
     from dooly.capture.frontend import capture_config
 
     return capture_config(name, config, options)

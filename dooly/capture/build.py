@@ -191,16 +191,23 @@ def _fresh_rotary_tables() -> Generator[None]:
         shared.update(before)
 
 
+_FUSED_GATE = "use_fused_qk_norm_rope_gate"
+
+
 def _take_common_path(model: torch.nn.Module) -> None:
     """Make a CPU build run what every platform runs, plain GEMMs, and show what a mixture of experts consists of.
 
-    On a CPU the engine packs weights after loading and then calls ``cpu_linear``; there are no weights here.
+    On a CPU the engine packs weights after loading and then calls ``cpu_linear``; there are no weights here.  Norms,
+    rotation and gate of Qwen3-Next's attention are one Triton kernel on GPUs, called directly: here they are the parts
+    that it fuses, which ``fuse-regions`` puts into one region again.
     """
     for module in model.modules():
         if isinstance(module, LinearBase | VocabParallelEmbedding):
             cast(Any, module).cpu_linear = torch.nn.functional.linear
         elif isinstance(module, MoERunner):
             show_experts(module)
+        elif getattr(module, _FUSED_GATE, False):
+            setattr(module, _FUSED_GATE, False)
 
 
 def _sizes(model: torch.nn.Module, recorder: SizeRecorder) -> dict[str, tuple[Expr, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dooly.errors import CaptureError
 
-__all__ = ["NOT_STOOD_IN", "PLATFORMS", "PlatformSpec", "activate", "check_architecture", "check_backend"]
+__all__ = ["PLATFORMS", "PlatformSpec", "activate", "check_backend"]
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,6 @@ def check_backend(platform: str, backend: str | None) -> str | None:
             f"attention backend {name} is not on platform {platform}; there: {', '.join(PLATFORMS[platform].backends)}"
         )
     return name
-
-
-NOT_STOOD_IN: Mapping[str, str] = {
-    "Qwen3NextForCausalLM": "its gated attention calls a Triton kernel directly, which needs a real GPU to be captured",
-}
-"""Architectures that the engine cannot build or run on a GPU that is stood in for, with the reason."""
-
-
-def check_architecture(architecture: str, platform: str, place: str) -> None:
-    """Check that a model of ``architecture`` can be captured on ``platform`` on this machine; imports torch for a GPU.
-
-    Raises:
-        CaptureError: the GPU is absent, and for this architecture it cannot be stood in for.
-    """
-    if architecture in NOT_STOOD_IN and PLATFORMS[platform].is_cuda and not _has_cuda():
-        raise CaptureError(f"{place}: not on {platform} without that GPU: {NOT_STOOD_IN[architecture]}")
 
 
 def activate(platform: str) -> None:

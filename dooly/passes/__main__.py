@@ -83,6 +83,9 @@ def _main(args: argparse.Namespace) -> int:
         raise DoolyError(f"--print-after {args.print_after}: not among the passes {', '.join(p.name for p in passes)}")
     program = _load(args)
     program = run(program, passes, lambda each, result, seconds: _report(args, each, result, seconds))
+    for operation in program.operations:
+        if operation.status == "unsupported":
+            print(f"no rule knows {operation.target} (x {operation.count}): it has no cost here", file=sys.stderr)
     if len(program.graphs) > 1 and program.operations:
         print(_summary(program), file=sys.stderr)
         program = replace(program, graphs=())

@@ -116,7 +116,8 @@ def verify_provenance(
         return Comparison(graph, seen, witness)
 
     whole = {**derived(config), **config}
-    fixed = _LATENT if PLATFORMS[options.platform].is_cuda else frozenset[str]()
+    latent = PLATFORMS[options.platform].is_cuda and "kv_lora_rank" in config
+    fixed = _LATENT if latent else frozenset[str]()
     reports: list[Report] = []
     for graph, stage in zip(graphs, distinct_stages(layer_kinds(whole), options.parallel.pp), strict=True):
         start = time.perf_counter()

@@ -147,6 +147,8 @@ class _Draw:
     def __init__(self, graph: Graph, config: Mapping[str, Any], rng: random.Random, fixed: frozenset[str]) -> None:
         self.values: dict[str, int] = {}
         self._fixed = fixed
+        blocks = (config.get("quantization_config") or {}).get("weight_block_size")
+        self._unit = math.lcm(*blocks) if blocks else 32  # sizes keep what they have in common with this
         self._old, self._rng = {**config_values(config), **graph.config_values}, rng
         self._facts = {(str(fact.divisor), str(fact.dividend)) for fact in graph.facts}
         self._split = {name for fact in graph.facts if str(fact.divisor) == "TP" for name in symbols_of(fact.dividend)}
@@ -219,7 +221,7 @@ class _Draw:
             return padded - self._rng.randint(1, 63)
         if name == "Np":
             return self.fresh(1, old // 2 + 1, old)  # more than what a stretched rotary embedding was trained with
-        step = 1 if name == "W" else math.gcd(old, 32)
+        step = 1 if name == "W" else math.gcd(old, self._unit)
         if name == "Nm":
             return 3 * self.values["H"] // self.values["D"]  # of a Mamba-2 mixer: whole heads make up the inner width
         if name == "Nv":

@@ -1,13 +1,15 @@
 """Witnesses of models spread over devices and of what a GPU runs, and wrong rules planted there."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dooly.capture import Options, Parallel
+from dooly.capture import Options, Parallel, resolve_model
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.ir import symbol
 from dooly.ir.expr import Expr, FloorDiv
@@ -68,9 +70,10 @@ def test_layers_given_to_the_wrong_stage_are_caught(monkeypatch: pytest.MonkeyPa
 
 
 ON_A_GPU = """
+import sys
 from dataclasses import replace
 from dooly.capture import Options, Parallel, capture_stages
-from dooly.ir import Value
+from dooly.ir import Value, format_expr
 from dooly.provenance import verify_provenance
 
 options = Options(Parallel(2), "h100", None, "fp8", "fp8")
@@ -83,13 +86,31 @@ op = graph.ops[place]
 turned = replace(op, results=(Value(value.name, replace(value.type, shape=value.type.shape[::-1])),))
 wrong = replace(graph, ops=(*graph.ops[:place], turned, *graph.ops[place + 1:]))
 print(*verify_provenance("llama-3.2-1b", options, graphs=(wrong,), count=1)[0].counterexamples, sep="\\n")
+blocks = Options(platform="h100")
+print(*{
+    (op.results[0].type.dtype, *map(format_expr, op.results[0].type.shape))
+    for op in capture_stages(sys.argv[1], blocks)[0].ops
+    if "layers.1.mlp.down_proj.weight" in op.path
+}, sep="\\n")
+print(verify_provenance(sys.argv[1], blocks, count=1)[0].holds)
 print(verify_provenance("deepseek-v2-lite", Options(platform="h100"), count=1)[0].holds)
 """
 
 
-def test_fp8_and_latent_attention_on_a_gpu() -> None:
-    done = subprocess.run([sys.executable, "-c", ON_A_GPU], capture_output=True, text=True, check=False, timeout=300)
+def test_fp8_and_latent_attention_on_a_gpu(tmp_path: Path) -> None:
+    """Weights quantized while they are loaded, a checkpoint with a scale for each block, and DeepSeek's sizes."""
+    _, config = resolve_model("qwen3-0.6b")
+    config["quantization_config"] = {
+        "activation_scheme": "dynamic",
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_GPU, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    first, *found, last = done.stdout.splitlines()
-    assert first == last == "True"
+    first, *found, blocks, latent = done.stdout.splitlines()
+    assert first == blocks == latent == "True"
+    assert {"('f8e4m3', 'H', 'I')", "('f32', '(H + 127)//128', '(I + 127)//128')"} <= set(found)
     assert any(each.startswith("model.layers.0.self_attn.o_proj.weight: weight: dimension 0") for each in found)
