@@ -51,7 +51,8 @@ Written by `python benchmarks/step_errors.py`: the same recorded engine steps, t
 - **AIConfigurator** {aiconfigurator}: its own tables for the same kind of GPU and vLLM 0.24.0, asked for the mean of
   the requests that decode and for the mean of the prompts; mixed steps with the length of each for its attention.
 - **Vidur**: the stock predictors of microsoft/vidur (commit of 2024-11), trained on what `dooly export vidur` writes;
-  they know neither embedding nor LM head, and no host by default.
+  they know neither embedding nor LM head, and no host by default. Its polynomial regression; its random forests, the
+  default there, are trained too where `--forest` is given.
 
 Errors are absolute, in percent of the measurement; bias is signed. *GPU* is the time from the first kernel of a step to
 the last, *whole* the step as the scheduler sees it, with synchronous scheduling. Single steps count once for each
@@ -112,14 +113,14 @@ def _version(python: str | None) -> str:
 def _table(path: Path, args: argparse.Namespace) -> Table:
     recording = load_recording(path) if path.suffix == ".gz" else load_steps(path)
     seen = _seen(recording)
-    model = recorded_model(recording, args.db)
+    model = _captured(recording, args.db) if args.vidur else recorded_model(recording, args.db)
     predictions: dict[str, tuple[Sequence[float], Sequence[float]]] = {"dooly": _dooly(model, seen)}
     if args.aiconfigurator:
         predictions |= _alone("AIConfigurator", args.aiconfigurator, _aiconfigurator(recording, seen), {})
     if args.vidur:
         question, environment = _vidur(seen), {"PYTHONPATH": args.vidur_source or ""}
         with tempfile.TemporaryDirectory() as folder:
-            _export(recording, Path(folder), question, args.db)
+            _export(model, Path(folder), question)
             predictions |= _alone("Vidur, regression", args.vidur, question, environment)
             if args.forest:
                 predictions |= _alone("Vidur, forest", args.vidur, {**question, "forest": True}, environment)
@@ -193,10 +194,14 @@ def _vidur(seen: Sequence[Seen]) -> dict[str, Any]:
     return {"batches": _batches(seen), "block_size": 16, "threads": os.cpu_count() or 1, "forest": False}
 
 
-def _export(recording: Recording | StepRecording, folder: Path, question: dict[str, Any], location: str) -> None:
-    """What `dooly export vidur` writes, and the shape that Vidur asks for."""
+def _captured(recording: Recording | StepRecording, location: str) -> SavedModel:
+    """The model with its dimensions, which the shipped table of operations does not have."""
     platform = recorded_platform(recording)
-    model = saved_model(recording.model, location, recording.backend, tp=recording.tp, platform=platform)
+    return saved_model(recording.model, location, recording.backend, tp=recording.tp, platform=platform)
+
+
+def _export(model: SavedModel, folder: Path, question: dict[str, Any]) -> None:
+    """What `dooly export vidur` writes, and the shape that Vidur asks for."""
     write_tables(model, folder, LIMITS, question["block_size"])
     shape = asdict(shape_of(model))
     question["folder"] = str(folder)
