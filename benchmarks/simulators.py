@@ -47,10 +47,8 @@ class Served:
     wall_s: float
 
     def __str__(self) -> str:
-        cells = [
-            f"{1e3 * np.mean(each):.2f}, {1e3 * np.percentile(each, 99):.2f}" for each in (self.ttft_s, self.tpot_s)
-        ]
-        return f"{self.simulator} | {cells[0]} | {cells[1]} | {self.wall_s:.1f}"
+        ttft, tpot = (f"{np.mean(ms):.2f}, {np.percentile(ms, 99):.2f}" for ms in (self.ttft_ms, self.tpot_ms))
+        return f"{self.simulator} | {ttft} | {tpot} | {self.wall_s:.1f}"
 
 
 def in_dooly(model: SavedModel, trace: Trace) -> Served:

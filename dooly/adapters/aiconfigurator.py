@@ -85,14 +85,14 @@ def _gemm(model: SavedModel, limits: Limits, outside: Outside) -> Iterable[Row]:
 
 
 def _attention(model: SavedModel, limits: Limits, outside: Outside, *, context: bool) -> Iterable[Row]:
-    """Whole prompts of `batch_size` requests, or as many that each decode with `step` tokens cached."""
+    """Whole prompts of `batch_size` requests, or as many that each decode with `step` tokens cached; 16 and more."""
     for work in model.steps.work:
         if work.operation.kind is not Kind.ATTENTION:
             continue
         facts = {name: _integer(work.operation, name) for name in ("heads", "kv_heads", "head_size", "window")}
         for count in doubling(limits.requests):
             for length in doubling(limits.context - 1):
-                if context and count * length > limits.tokens:
+                if length < 16 or (context and count * length > limits.tokens):
                     continue
                 batch = Batch.of(*[(length, 0) if context else (1, length)] * count)
                 values = {**batch.attention(facts["window"] or None), "L": count}

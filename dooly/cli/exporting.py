@@ -107,6 +107,7 @@ def _load(model: str, source: dict[str, Any]) -> "SavedModel":
     Raises:
         DoolyError: neither gives them.
     """
+    from dooly.cli.output import say
     from dooly.predict import SavedModel
 
     if not model.endswith(".json") or Path(model).name == "config.json":
@@ -121,7 +122,10 @@ def _load(model: str, source: dict[str, Any]) -> "SavedModel":
             f"{model} holds step times already: --{given[0].replace('_', '-')} belongs to `dooly export steps`, "
             "which wrote it"
         )
-    return SavedModel.load(model)
+    saved = SavedModel.load(model)
+    if saved.device_only:
+        say(f"note: {saved.name} on {saved.device}: device time only, host time is not measured")
+    return saved
 
 
 def _tell(saved: "SavedModel", written: Written) -> None:
@@ -130,8 +134,6 @@ def _tell(saved: "SavedModel", written: Written) -> None:
 
     for projection in written.projections:
         say(str(projection))
-    if saved.device_only:
-        say(f"note: {saved.name} on {saved.device}: device time only, host time is not measured")
     if written.outside is not None and (message := written.outside.message(saved.name)):
         say(message)
     for path in written.paths:
