@@ -93,6 +93,7 @@ class KernelReport:
             yield Table(
                 f"{self.title}: GPU time of kernels, beside the sum of predicted operations", _STEPS, self.profiled
             )
+            yield self._matrix()
             yield Table(
                 "by what the kernels belong to, over these steps",
                 _ROLES,
@@ -104,6 +105,25 @@ class KernelReport:
             _SPANS,
             self.by_class,
         )
+
+    def _matrix(self) -> Table:
+        """Each step by role: us of kernels, and the error of what is predicted for them."""
+        roles = [row["role"] for row in self.by_role if row["operations"]]
+        columns = [Column("label", "step")]
+        for role in roles:
+            columns += [Column(f"{role}_us", f"{role} (us)", ",.0f"), Column(f"{role}_percent", "error (%)", "+.1f")]
+        return Table("step by step", columns, [_matrix_row(row, roles) for row in self.profiled])
+
+
+def _matrix_row(step: Row, roles: Sequence[str]) -> Row:
+    times = {each["role"]: each for each in step["roles"]}
+    row: dict[str, Any] = {"label": step["label"]}
+    for role in roles:
+        each = times.get(role)
+        measured = each["measured_us"] if each else None
+        row[f"{role}_us"] = measured
+        row[f"{role}_percent"] = _error(each["predicted_us"], measured) if each and measured else None
+    return row
 
 
 def _error(predicted: float, measured: float) -> float:
