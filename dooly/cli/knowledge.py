@@ -12,9 +12,12 @@ from dooly.executor import Machine, environment_for, host_environment, machine, 
 from dooly.fit import Formula
 from dooly.fit.store import from_json
 from dooly.ir import Operation, Program, parse_program, read_program
-from dooly.predict import HOST_PARTS, SavedModel
+from dooly.predict import HOST_PARTS, GraphPlan, SavedModel
 
 __all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_from", "saved_model"]
+
+_LIMITS = 256, 8192
+"""Requests and tokens of a step of an engine on a GPU, where nobody says otherwise."""
 
 
 def lower(
@@ -117,7 +120,10 @@ def saved_from(database: Database, program: Program, here: Machine, *, fit_missi
     if fit_missing:
         formulas |= _fit_missing(database, program.operations, here, formulas)
     host_known = not fit_missing or any(part in formulas for part in HOST_PARTS)
-    saved = SavedModel.of(program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known)
+    graphs = GraphPlan.of(*_LIMITS) if here.torch_device == "cuda" and here.mode == "graph" else None
+    saved = SavedModel.of(
+        program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known, graphs=graphs
+    )
     if saved.device_only:
         say(f"note: host time of {here.device} is not measured: step times are device time only")
     return saved
@@ -145,8 +151,9 @@ def _fit_missing(
     """Formulas of operations that have points of this machine but no stored formula; they are not stored."""
     found: dict[str, Formula] = {}
     stored = {each.signature: each for each in database.operations()}
-    for operation in operations:
-        signature, home = operation.signature, environment_for(operation, machine)
+    homes = {operation.signature: environment_for(operation, machine) for operation in operations}
+    homes |= dict.fromkeys(HOST_PARTS, host_environment(machine))
+    for signature, home in homes.items():
         if signature in known or signature not in stored or not database.points(signature, home):
             continue
         try:

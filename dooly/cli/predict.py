@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform
+from dooly.cli.serving import BatchedTokens, Sequences
 from dooly.errors import PredictError
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ def predict(
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
+    max_num_seqs: Sequences = 256,
+    max_num_batched_tokens: BatchedTokens = 8192,
     as_json: AsJson = False,
 ) -> None:
     """Predict the time of one engine step.
 
     On this machine, from the stored formulas, with a breakdown by operation; or with --platform on a GPU that was
-    measured before, where host time may be unknown: then it is device time only, and says so.
+    measured before, where host time may be unknown: then it is device time only, and says so. There the engine's limits
+    decide which CUDA graphs it has, and to how many tokens it pads.
 
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """
@@ -39,7 +43,7 @@ def predict(
     from dooly.cli.output import Column, print_json, print_table
 
     step = read_batch(batch)
-    saved = saved_model(model, db, backend, platform=platform)
+    saved = saved_model(model, db, backend, platform=platform).under(max_num_seqs, max_num_batched_tokens)
     breakdown = saved.steps.breakdown(step)
     cost = breakdown.cost
     if as_json:

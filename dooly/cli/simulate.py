@@ -86,7 +86,7 @@ def simulate(
     limits = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size)
     settings = engine_settings(*limits, num_blocks, prefix_caching, asynchronous)
     path = model_path(model)
-    saved = saved_model(model, db, backend, block_size, platform=platform)
+    saved = saved_model(model, db, backend, block_size, platform=platform).under(max_num_seqs, max_num_batched_tokens)
     if num_blocks is None and memory_utilization is not None:
         blocks = kv_blocks(saved, block_size, utilization=memory_utilization, other_bytes=memory_other * 2**30)
         say(f"{blocks:,d} KV cache blocks of {block_size} tokens fit into the memory")

@@ -1,9 +1,10 @@
 """Which CUDA graph a step is replayed from, and to how many tokens it is padded: the engine's default rules."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,18 @@ class GraphPlan:
         sizes = {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, most + 1, 16)) if size <= most}
         sizes |= {size for size in (max_num_seqs, max_num_batched_tokens) if size <= most}
         return cls(tuple(sorted(sizes)), max_num_seqs)
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Self:
+        """From the fields as JSON keeps them.
+
+        Raises:
+            PredictError: sizes are not whole numbers in ascending order.
+        """
+        sizes = tuple(int(size) for size in fields["sizes"])
+        if list(sizes) != sorted(set(sizes)) or (sizes and sizes[0] < 1):
+            raise PredictError("sizes of CUDA graphs do not ascend")
+        return cls(sizes, int(fields["most_requests"]))
 
     def at(self, tokens: int, requests: int) -> tuple[GraphMode, int]:
         """Mode and padded tokens of a step."""

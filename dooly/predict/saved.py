@@ -5,7 +5,7 @@ Simulators run in environments of their own, without torch, vLLM and the machine
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 from dooly.ir.parser import parse_program
 from dooly.ir.program import Program
+from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import HostModel
 from dooly.predict.step_model import StepModel
 from dooly.predict.work import collect_work
 
 __all__ = ["FORMAT", "SavedModel", "weight_bytes"]
 
-FORMAT = 2
-"""Version of the form.  1: first.  2: bytes of the weights."""
+FORMAT = 3
+"""Version of the form.  1: first.  2: bytes of the weights.  3: CUDA graphs."""
 
 
 def weight_bytes(graph: Graph) -> int:
@@ -50,6 +51,7 @@ class SavedModel:
         settings: what else chose its code path (dtype, attention backend, engine, platform).
         operations: the distinct operations, with the uses by this model only.
         formulas: by signature; the host's among them where its time was measured.
+        graphs: CUDA graphs that the engine captured; None where it captures none.
     """
 
     name: str
@@ -60,6 +62,7 @@ class SavedModel:
     settings: Mapping[str, str]
     operations: tuple[Operation, ...]
     formulas: Mapping[str, Formula]
+    graphs: GraphPlan | None = None
 
     @classmethod
     def of(
@@ -71,11 +74,13 @@ class SavedModel:
         memory_bytes: int,
         *,
         host_known: bool = True,
+        graphs: GraphPlan | None = None,
     ) -> "SavedModel":
         """The part of a lowered program that one model needs; `config` is empty where only the table is there.
 
         Args:
             host_known: False where host time was not measured: steps are then of the device only.
+            graphs: CUDA graphs that the engine captured.
 
         Raises:
             PredictError: a formula is missing; names the operation and the command that measures it.
@@ -87,14 +92,26 @@ class SavedModel:
             HostModel.of(kept)
         graph = next((graph for graph in program.graphs if graph.name == name), None)
         if graph is None:
-            return cls(name, device, memory_bytes, 0, {}, {}, operations, kept)
+            return cls(name, device, memory_bytes, 0, {}, {}, operations, kept, graphs)
         config, settings = graph.config_values, dict(graph.settings)
-        return cls(name, device, memory_bytes, weight_bytes(graph), config, settings, operations, kept)
+        return cls(name, device, memory_bytes, weight_bytes(graph), config, settings, operations, kept, graphs)
 
     @cached_property
     def steps(self) -> StepModel:
         """Its step times."""
-        return StepModel.build(self.operations, self.formulas, self.name, device_only=self.device_only)
+        return StepModel.build(
+            self.operations, self.formulas, self.name, device_only=self.device_only, graphs=self.graphs
+        )
+
+    def under(self, max_num_seqs: int, max_num_batched_tokens: int) -> "SavedModel":
+        """The same under other limits of the engine, which decide what CUDA graphs it captures.
+
+        Raises:
+            PredictError: a limit is below 1.
+        """
+        if self.graphs is None:
+            return self
+        return replace(self, graphs=GraphPlan.of(max_num_seqs, max_num_batched_tokens))
 
     @property
     def device_only(self) -> bool:
@@ -125,6 +142,7 @@ class SavedModel:
             "weight_bytes": self.weight_bytes,
             "config": dict(self.config),
             "settings": dict(self.settings),
+            "graphs": None if self.graphs is None else asdict(self.graphs),
             "operations": str(Program((), self.operations)),
             "formulas": {signature: to_json(formula) for signature, formula in sorted(self.formulas.items())},
         }
@@ -159,6 +177,7 @@ class SavedModel:
                 {str(name): str(value) for name, value in content["settings"].items()},
                 parse_program(content["operations"]).operations,
                 {str(signature): from_json(formula) for signature, formula in content["formulas"].items()},
+                None if (graphs := content["graphs"]) is None else GraphPlan.read(graphs),
             )
         except (DoolyError, KeyError, TypeError, ValueError, AttributeError) as error:
             first = str(error).partition("\n")[0]

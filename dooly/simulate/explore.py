@@ -107,7 +107,8 @@ def evaluate(
     """
     found: list[Outcome] = []
     for candidate in candidates:
-        saved, settings = candidate.steps, candidate.settings
+        settings = candidate.settings
+        saved = candidate.steps.under(settings.max_num_seqs, settings.max_num_batched_tokens)
         check_compact(saved.operations, settings)
         served = arrive(trace, candidate.requests_per_s)
         run = simulate_fast(saved.name, served, saved.steps.step_time, settings)
