@@ -1,12 +1,13 @@
-"""``dooly validate``: predicted beside measured, on the real CPU engine."""
+"""``dooly validate``: predicted beside measured, on the real engine of this machine or on what was recorded of one."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model
+from dooly.cli.options import DATABASE, AsJson, Backend, Db
 from dooly.cli.serving import (
     BatchedTokens,
     Blocks,
@@ -20,12 +21,19 @@ from dooly.cli.serving import (
     load_trace,
 )
 
+if TYPE_CHECKING:
+    from dooly.predict import SavedModel
+    from dooly.simulate import Run, Validation
+
 __all__ = ["validate"]
 
 
 def validate(
-    model: Model,
+    model: Annotated[str | None, typer.Argument(help="bundled model, config.json or its folder")] = None,
     trace: TraceSource = "azure-conv",
+    recording: Annotated[
+        Path | None, typer.Option(help="a file of `dooly record`, in place of MODEL and TRACE: nothing is run here")
+    ] = None,
     requests: Requests = 40,
     rate: Rate = None,
     repeats: Annotated[int, typer.Option(help="real runs; from two on their scatter is reported as noise")] = 1,
@@ -40,19 +48,49 @@ def validate(
 ) -> None:
     """Compare predictions with the real engine.
 
-    Serves the trace with vLLM's engine on this CPU (random weights) and on the simulated clock; prints step times by
-    class and request latencies side by side. A real run takes at least as long as the trace.
+    Serves the trace with vLLM's engine on this machine (random weights) and on the simulated clock; prints step times
+    by class and request latencies side by side. A real run takes at least as long as the trace. With --recording the
+    runs come from a file, and the predictions from stored measurements of its GPU.
 
     Example: dooly validate tiny-llama --requests 40 --rate 4
     """
+    from dooly.cli.output import print_json
+    from dooly.errors import SimulationError
+
+    if (model is None) == (recording is None):
+        raise SimulationError("give either a MODEL, which is run here, or --recording FILE")
+    if recording is not None:
+        results = _recorded(recording, db)
+    else:
+        assert model is not None
+        settings = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
+        results = [_live(model, trace, requests, rate, repeats, settings, db, backend)]
+    if as_json:
+        print_json([result.json() for result in results] if recording is not None else results[0].json())
+        return
+    for result in results:
+        _print(result)
+
+
+def _live(
+    model: str,
+    trace: str,
+    requests: int | None,
+    rate: float | None,
+    repeats: int,
+    limits: tuple[int, int, int, int, int | None],
+    db: str,
+    backend: str | None,
+) -> "Validation":
     from dooly.cli.knowledge import model_path, saved_model
-    from dooly.cli.output import Column, print_json, print_table, progress_bar
+    from dooly.cli.output import progress_bar
     from dooly.simulate import compare, record_runs, simulate
 
-    settings = engine_settings(max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
-    arrivals = load_trace(trace, requests, rate, max_model_len)
+    settings = engine_settings(*limits)
+    arrivals = load_trace(trace, requests, rate, settings.max_model_len)
     path = model_path(model)
-    steps = saved_model(model, db, backend, block_size).steps
+    saved = saved_model(model, db, backend, settings.block_size)
+    steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
     simulated = simulate(path, arrivals, steps.step_time, settings)
     with progress_bar("requests") as progress:
         task = progress.add_task("real engine", total=repeats * len(arrivals))
@@ -61,17 +99,45 @@ def validate(
             arrivals,
             settings,
             repeats=repeats,
+            backend=backend,
             progress=lambda done, _: progress.update(task, completed=done),
         )
-    predicted = [[steps.step_time(step.batch) for step in run.steps] for run in measured]
-    result = compare(measured, predicted, simulated)
-    if as_json:
-        print_json(result.json())
-        return
+    return compare(measured, [[steps.step_time(step.batch) for step in run.steps] for run in measured], simulated)
+
+
+def _recorded(path: Path, db: str) -> list["Validation"]:
+    """One for each trace and way of scheduling."""
+    from dooly.cli.recorded import recorded_model
+    from dooly.simulate.recording import load_recording
+
+    recording = load_recording(path)
+    saved = recorded_model(recording, db)
+    groups: dict[tuple[str, bool], list[Run]] = {}
+    for run in recording.runs:
+        groups.setdefault((run.trace, run.settings.async_scheduling), []).append(run)
+    return [_replayed(saved, runs) for runs in groups.values()]
+
+
+def _replayed(saved: "SavedModel", runs: Sequence["Run"]) -> "Validation":
+    from dooly.simulate import Trace, TraceRequest, check_compact, compare, simulate_fast
+
+    settings = runs[0].settings
+    check_compact(saved.operations, settings)
+    steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
+    served = tuple(TraceRequest(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in runs[0].requests)
+    simulated = simulate_fast(saved.name, Trace(runs[0].trace, served), steps.step_time, settings)
+    return compare(runs, [[steps.step_time(step.batch) for step in run.steps] for run in runs], simulated)
+
+
+def _print(result: "Validation") -> None:
+    from dooly.cli.output import Column, print_table
+
+    title = f"{result.model}, {Path(result.trace).name}, {result.scheduling}"
     print_table(
-        f"{result.model}: engine steps, predicted against measured (real runs: {result.runs})",
+        f"{title}: engine steps, predicted against measured (real runs: {result.runs})",
         (
             Column("kind", "steps"),
+            Column("mode", "graphs"),
             Column("part", "part"),
             Column("count", "count", ",d"),
             Column("measured_us", "measured (us)", ",.0f"),
@@ -84,7 +150,7 @@ def validate(
         [asdict(step) for step in result.steps],
     )
     print_table(
-        f"{result.model}: requests of {Path(result.trace).name}, simulated against measured",
+        f"{title}: requests, simulated against measured",
         (
             Column("metric", "latency"),
             Column("measured_ms", "measured (ms)", ",.1f"),

@@ -31,7 +31,8 @@ class StepError:
 
     Attributes:
         kind: of the steps; see Batch.kind.
-        part: the whole step, or the model's operations alone.
+        mode: CUDA graph mode: FULL, PIECEWISE or NONE; empty where there are none.
+        part: the whole step, or the time from calling the model to the end of its operations.
         count: steps compared, over all measured runs.
         measured_us, predicted_us: medians.
         error_percent, error_p90_percent: median and 90th percentile of the absolute error of single steps.
@@ -41,6 +42,7 @@ class StepError:
     """
 
     kind: StepClass
+    mode: str
     part: Part
     count: int
     measured_us: float
@@ -81,6 +83,7 @@ class Validation:
 
     model: str
     trace: str
+    scheduling: Literal["sync", "async"]
     runs: int
     steps: tuple[StepError, ...]
     requests: tuple[RequestError, ...]
@@ -94,8 +97,8 @@ def compare(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost]], si
     """Compare measured runs of one trace with predictions.
 
     Args:
-        measured: at least one run.
-        predicted: for each run, the predicted cost of each of its steps, in order.
+        measured: at least one run, all with the same scheduling.
+        predicted: for each run, the predicted cost of each of the steps that it lists, in order.
         simulated: the same trace on the simulated clock.
 
     Raises:
@@ -104,6 +107,7 @@ def compare(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost]], si
     return Validation(
         model=simulated.model,
         trace=simulated.trace,
+        scheduling="async" if simulated.settings.async_scheduling else "sync",
         runs=len(measured),
         steps=compare_steps(measured, predicted),
         requests=compare_requests(measured, simulated),
@@ -111,7 +115,9 @@ def compare(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost]], si
 
 
 def compare_steps(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost]]) -> tuple[StepError, ...]:
-    """One entry per class of step that occurred and part of a step.
+    """One entry per class of step that occurred, way in which its kernels were launched, and part of a step.
+
+    With asynchronous scheduling a step waits for the one before it, so that only the model's part is compared.
 
     Noise: steps count as alike when they have the same class, requests and new tokens, and context (cached tokens in
     all) within about 5 %.
@@ -120,27 +126,28 @@ def compare_steps(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost
         len(run.steps) != len(costs) for run, costs in zip(measured, predicted, strict=False)
     ):
         raise SimulationError("predictions and measured steps differ in number; predict every step of every run")
-    pairs = [
-        (step, cost)
-        for run, costs in zip(measured, predicted, strict=True)
-        for step, cost in zip(run.steps, costs, strict=True)
-    ]
-    errors: list[StepError] = []
-    for kind in KINDS:
-        members = [(step, cost) for step, cost in pairs if step.batch.kind == kind]
-        if members:
-            steps = [step for step, _ in members]
-            total = np.array([cost.total_us for _, cost in members])
-            device = np.array([cost.device_us for _, cost in members])
-            errors.append(_step_error(kind, "total", steps, np.array([s.total_us for s in steps]), total))
-            errors.append(_step_error(kind, "device", steps, np.array([s.device_us for s in steps]), device))
-    return tuple(errors)
+    groups: defaultdict[tuple[StepClass, str, Part], list[tuple[StepRecord, StepCost]]] = defaultdict(list)
+    for run, costs in zip(measured, predicted, strict=True):
+        parts: tuple[Part, ...] = ("device",) if run.settings.async_scheduling else ("total", "device")
+        for step, cost in zip(run.steps, costs, strict=True):
+            for part in parts:
+                groups[step.batch.kind, step.mode, part].append((step, cost))
+    order = sorted(groups, key=lambda key: (KINDS.index(key[0]), key[1], key[2] == "device"))
+    return tuple(_step_error(*key, groups[key]) for key in order)
 
 
-def _step_error(kind: StepClass, part: Part, steps: list[StepRecord], measured: Floats, predicted: Floats) -> StepError:
+def _step_error(kind: StepClass, mode: str, part: Part, members: list[tuple[StepRecord, StepCost]]) -> StepError:
+    steps = [step for step, _ in members]
+    if part == "total":
+        measured = np.array([step.total_us for step in steps])
+        predicted = np.array([cost.total_us for _, cost in members])
+    else:
+        measured = np.array([step.device_us for step in steps])
+        predicted = np.array([max(cost.device_us, cost.launch_us) for _, cost in members])
     signed = (predicted - measured) / measured * 100
     return StepError(
         kind=kind,
+        mode=mode,
         part=part,
         count=len(steps),
         measured_us=float(np.median(measured)),

@@ -1,0 +1,88 @@
+"""What the real engine did on an H100, replayed beside predictions that never saw it; records of the CPU engine."""
+
+import contextlib
+import io
+import json
+
+import pytest
+
+from dooly.cli import main
+from dooly.cli.shipped import DATA
+from dooly.simulate.recording import load_recording
+
+LLAMA = DATA / "recorded" / "h100-llama-3.1-8b.json.gz"
+TRACES = ("azure-conv:40@4", "arxiv:14@1.5", "azure-conv:110@16")
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory):
+    place = tmp_path_factory.mktemp("replay")
+    command = ["validate", "--recording", str(LLAMA), "--db", str(place / "none.sqlite"), "--json"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(command) == 0
+    return {(row["trace"], row["scheduling"]): row for row in json.loads(out.getvalue())}
+
+
+def test_each_trace_is_there_with_either_scheduling(replayed):
+    assert set(replayed) == {(trace, scheduling) for trace in TRACES for scheduling in ("sync", "async")}
+    for (_, scheduling), row in replayed.items():
+        assert row["runs"] == (3 if scheduling == "async" else 1)
+        assert [latency["metric"] for latency in row["requests"]] == ["ttft", "tpot", "e2e"]
+        assert {step["part"] for step in row["steps"]} == ({"device"} if scheduling == "async" else {"device", "total"})
+
+
+def test_what_the_gpu_bounds_is_near(replayed):
+    """Decode steps of whole graphs wait for the GPU; those whose kernels the host queues are another matter."""
+    for (_, scheduling), row in replayed.items():
+        (decode,) = (s for s in row["steps"] if (s["kind"], s["mode"], s["part"]) == ("decode", "FULL", "device"))
+        assert decode["count"] > 900
+        assert decode["error_percent"] < (5 if scheduling == "async" else 10)
+    tpot = replayed["arxiv:14@1.5", "async"]["requests"][1]
+    assert tpot["mape_percent"] < 5
+
+
+def test_the_recording_is_whole():
+    recording = load_recording(LLAMA)
+    assert dict(recording.facts)["device"] == "NVIDIA H100 80GB HBM3"
+    listed = [run for run in recording.runs if run.steps]
+    assert len(listed) == 6
+    for run in listed:
+        tokens = sum(request.prompt_tokens + request.output_tokens - 1 for request in run.requests)
+        assert sum(step.batch.tokens for step in run.steps) == tokens
+        assert {step.mode for step in run.steps} == {"FULL", "PIECEWISE", "NONE"}
+
+
+@pytest.mark.engine
+def test_a_recording_of_this_machine(tmp_path, capsys):
+    kept = tmp_path / "tiny.json.gz"
+    limits = ["--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-model-len", "64", "--block-size", "32"]
+    command = ["record", "tiny-llama", "azure-conv:3@50", "arxiv:2@50", "--async", "--repeats", "2", "-o", str(kept)]
+    assert main([*command, *limits]) == 0
+    assert "azure-conv:3@50, asynchronous, pass 2" in capsys.readouterr().err
+    recording = load_recording(kept)
+    assert recording.backend == "CPU_ATTN"
+    assert [(run.trace, run.settings.async_scheduling, bool(run.steps)) for run in recording.runs] == [
+        ("azure-conv:3@50", True, True),
+        ("azure-conv:3@50", True, False),
+        ("arxiv:2@50", True, True),
+        ("arxiv:2@50", True, False),
+        ("azure-conv:3@50", False, True),
+        ("arxiv:2@50", False, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate"], "either a MODEL"),
+        (["validate", "tiny-llama", "--recording", "x.json.gz"], "either a MODEL"),
+        (["validate", "--recording", "x.json.gz"], "x.json.gz: cannot be read"),
+        (["record", "tiny-llama", "azure-conv:many", "-o", "x"], "expected TRACE[:REQUESTS][@RATE]"),
+        (["record", "tiny-llama", "azure-conv", "-o", "x", "--repeats", "0"], "--repeats is 0"),
+    ],
+)
+def test_wrong_use(arguments, message, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said.replace("\n", " ")
