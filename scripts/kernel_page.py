@@ -4,10 +4,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dooly.cli.kernel_tables import KernelReport
 from dooly.cli.options import DATABASE
 from dooly.cli.output import markdown
-from dooly.cli.recorded import recorded_model
+from dooly.cli.recorded import kernel_report
 from dooly.cli.shipped import DATA
 from dooly.files import write_text
 from dooly.simulate.steps import load_steps
@@ -43,10 +42,8 @@ def main() -> int:
 def _page() -> Iterator[str]:
     yield HEAD
     for path in sorted((DATA / "evaluation").glob("*-steps-*.json")):
-        recording = load_steps(path)
-        report = KernelReport.of(path.stem, recording, recorded_model(recording, DATABASE).steps)
         yield f"## {path.stem}\n"
-        yield from map(markdown, report.tables())
+        yield from map(markdown, kernel_report(path.stem, load_steps(path), DATABASE).tables())
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ class KernelReport:
     shapes: Sequence[Row]
 
     @classmethod
-    def of(cls, name: str, recording: StepRecording, model: StepModel) -> "KernelReport":
-        """Compare a recording with the operations of its model."""
+    def of(cls, name: str, recording: StepRecording, model: StepModel | None) -> "KernelReport":
+        """Compare a recording with the operations of its model; only attribute its kernels where there is no model."""
         facts = dict(recording.facts)
         title = (
             f"{name}: {recording.model}, {facts.get('device', '?')}, {facts.get('engine', '?')}, {recording.backend}"
         )
-        accounts = [(step, account(step, model.work)) for step in recording.profiled]
-        shapes = [_shape_row(label, steps, model) for label, steps in recording.timed.items()]
+        accounts = [(step, account(step, model.work if model else ())) for step in recording.profiled]
+        shapes = [_shape_row(label, steps, model) for label, steps in recording.timed.items()] if model else []
         return cls(
             title,
             [_step_row(step, roles, recording.gpu_us(step.label)) for step, roles in accounts],
@@ -93,13 +93,16 @@ class KernelReport:
             yield Table(
                 f"{self.title}: GPU time of kernels, beside the sum of predicted operations", _STEPS, self.profiled
             )
-            yield self._matrix()
+            if any(row["operations"] for row in self.by_role):
+                yield self._matrix()
             yield Table(
                 "by what the kernels belong to, over these steps",
                 _ROLES,
                 self.by_role,
                 "Kernels alone, without the gaps between them; launches of one step, the most common number.",
             )
+        if not self.by_class:
+            return
         yield Table(
             f"{self.title}: GPU time of steps without profiler, gaps included, beside the sum of predicted operations",
             _SPANS,
@@ -131,7 +134,8 @@ def _error(predicted: float, measured: float) -> float:
 
 
 def _step_row(step: EngineStep, roles: Sequence[RoleTime], gpu_us: float | None) -> Row:
-    predicted = sum(each.predicted_us for each in roles)
+    known = any(each.operations for each in roles)
+    predicted = sum(each.predicted_us for each in roles) if known else None
     unknown = sum(each.measured_us for each in roles if each.role == "unattributed")
     return {
         "label": step.label,
@@ -141,7 +145,7 @@ def _step_row(step: EngineStep, roles: Sequence[RoleTime], gpu_us: float | None)
         "kernels_us": step.kernels_us,
         "unattributed_percent": 100 * unknown / step.kernels_us,
         "predicted_us": predicted,
-        "error_percent": _error(predicted, step.kernels_us),
+        "error_percent": None if predicted is None else _error(predicted, step.kernels_us),
         "gpu_us": gpu_us,
         "roles": [asdict(each) for each in roles],
     }

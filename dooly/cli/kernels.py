@@ -24,15 +24,11 @@ def kernels(
 
     Example: dooly kernels dooly/data/evaluation/h200-steps-llama-3.1-8b.json
     """
-    from dooly.cli.kernel_tables import KernelReport
     from dooly.cli.output import print_json, print_table
-    from dooly.cli.recorded import recorded_model
+    from dooly.cli.recorded import kernel_report
     from dooly.simulate.steps import load_steps
 
-    reports: list[KernelReport] = []
-    for path in recordings:
-        recording = load_steps(path)
-        reports.append(KernelReport.of(path.stem, recording, recorded_model(recording, db).steps))
+    reports = [kernel_report(path.stem, load_steps(path), db) for path in recordings]
     if as_json:
         print_json([report.document() for report in reports])
         return

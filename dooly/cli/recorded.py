@@ -1,7 +1,9 @@
 """Predictions for recorded engine steps: the model, backend and GPU of the recording, from stored measurements."""
 
 from dooly.capture.platforms import PLATFORMS
+from dooly.cli.kernel_tables import KernelReport
 from dooly.cli.knowledge import lower, place_of, saved_from
+from dooly.cli.output import say
 from dooly.cli.shipped import MEASURED, measured_models
 from dooly.cli.store import look_into
 from dooly.errors import PredictError
@@ -11,7 +13,7 @@ from dooly.predict import SavedModel
 from dooly.simulate.recording import Recording
 from dooly.simulate.steps import StepRecording
 
-__all__ = ["recorded_model", "recorded_platform"]
+__all__ = ["kernel_report", "recorded_model", "recorded_platform"]
 
 
 def recorded_platform(recording: StepRecording | Recording) -> str:
@@ -43,3 +45,17 @@ def recorded_model(recording: StepRecording | Recording, location: str) -> Saved
     with look_into(location) as database:
         here = place_of(database, platform)
         return saved_from(database, program, here, fit_missing=True)
+
+
+def kernel_report(name: str, recording: StepRecording, location: str) -> KernelReport:
+    """Kernels of recorded steps with their operations; without predictions, which is said, where a formula is missing.
+
+    Raises:
+        PredictError: the GPU is unknown.
+    """
+    recorded_platform(recording)
+    try:
+        return KernelReport.of(name, recording, recorded_model(recording, location).steps)
+    except PredictError as error:
+        say(f"{name}: no predictions: {error}")
+        return KernelReport.of(name, recording, None)

@@ -48,6 +48,23 @@ def test_people_get_tables(tmp_path, capsys):
     assert "unattributed (%)" in printed
 
 
+def test_without_formulas_kernels_are_still_attributed(tmp_path, capsys):
+    recorded = load_steps(LLAMA)
+    profiled = tuple(step for step in recorded.profiled if step.label == "decode-8")
+    facts = (("device", "NVIDIA H200"),)
+    unmeasured = StepRecording("llama-3.1-8b", 1, "NO_BACKEND", EngineSettings(), facts, profiled)
+    save_steps(unmeasured, tmp_path / "steps.json")
+    assert main(["kernels", str(tmp_path / "steps.json"), "--db", str(tmp_path / "none.sqlite"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "no predictions: " in captured.err
+    (document,) = json.loads(captured.out)
+    (row,) = document["profiled"]
+    assert (row["predicted_us"], row["error_percent"], document["by_class"]) == (None, None, [])
+    assert row["unattributed_percent"] < 1.0
+    assert main(["kernels", str(tmp_path / "steps.json"), "--db", str(tmp_path / "none.sqlite")]) == 0
+    assert "by what the kernels belong to" in capsys.readouterr().out
+
+
 def test_a_gpu_that_is_not_known_is_one_clear_line(tmp_path, capsys):
     assert main(["kernels", short(tmp_path, device="NVIDIA A100")]) == 2
     assert "steps recorded on 'NVIDIA A100'; expected one of h100, h200" in capsys.readouterr().err
