@@ -58,16 +58,19 @@ class Slots:
         self._parts = Parts(self.model.steps, _NAMES, shares_of)
         self._layers = self.model.layers
         self._sized = lru_cache(maxsize=65536)(self._divide)
-        self._sized(1, 1, 1)  # formulas are compiled when they are first asked: better here than within a step
+        # Dispatch is alike in all steps, so attention is what else the device has to do: it need not be computed twice.
+        one = step_of(((1, 1),))
+        self._dispatch = self._step_time(one).device_us - self._sized(1, 1, 1).us - self._parts.varying(one)
 
     def fields(self, requests: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
         """Positional arguments of ExecutionTime for requests of (new, cached) tokens; their total is `step_time`."""
         step = step_of(requests)
         cost = self._step_time(step)
         self.outside.note(step, cost.extrapolated)
-        sized, attention = self._sized(step.tokens, step.count, step.logits), self._parts.varying(step)
+        sized = self._sized(step.tokens, step.count, step.logits)
+        attention = cost.device_us - sized.us - self._dispatch
         before, after = cost.host_before_us * 1e-3, cost.host_after_us * 1e-3
-        dispatch = cost.total_us * 1e-3 - before - after - (sized.us + attention) * 1e-3
+        dispatch = (cost.total_us - sized.us - attention) * 1e-3 - before - after
         per_layer = attention * 1e-3 / self._layers
         decode = per_layer * self._decode_share(step)
         layer = (self._layers, sized.rope, 0.0, decode, per_layer - decode, *sized.after)
