@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dooly.cli import main
+from dooly.database import Database
 
 SCRIPT = """
 import json, sys
@@ -19,6 +20,7 @@ from dooly.database.exchange import read_parquet, shipped_files
 assert main(["predict", "llama-3.1-8b", "--platform", "h200", "--backend", "TRITON_ATTN", "--db", sys.argv[1],
              "--batch", "1:1024x32", "--json"]) == 0
 records = [record for path in shipped_files() for record in read_parquet(path)]
+records = [record for record in records if record.environment.get("platform") == "h200"]
 measured = {record.operation.signature for record in records if record.measurement.samples.values_us}
 for model in ("llama-3.1-8b", "qwen3-8b", "gemma-2-9b"):
     work = [o for o in lower([model], backend="FLASH_ATTN", platform="h200").operations if o.attr("ranks") != 1]
@@ -61,8 +63,9 @@ def test_stored_operations_of_one_release_are_those_that_another_captures(folder
 
 
 def test_what_is_not_stored_is_one_clear_line(tmp_path, capsys):
-    arguments = ["predict", "tiny-llama", "--platform", "h100", "--batch", "1:1", "--db", str(tmp_path / "none.sqlite")]
-    assert main(arguments) == 2
+    Database(tmp_path / "empty.sqlite").close()
+    arguments = ["predict", "tiny-llama", "--platform", "h100", "--batch", "1:1"]
+    assert main([*arguments, "--db", str(tmp_path / "empty.sqlite")]) == 2
     assert "nothing measured on h100 is stored; `dooly db import`" in capsys.readouterr().err
 
 
