@@ -62,7 +62,7 @@ def _measured(points: Points, operation: Operation) -> list[Observation]:
     return [
         Observation.of_samples(each.point.json, each.samples.values_us)
         for each in points.get(operation.signature, ())
-        if each.status is Status.OK
+        if each.status is Status.OK and not each.point.skewed
     ]
 
 

@@ -137,7 +137,7 @@ def fit_stored(database: Database, stored: StoredOperation, environment: Environ
     """
     from dooly.fit import Observation, fit, fit_host
 
-    points = database.points(stored.signature, environment)
+    points = [point for point in database.points(stored.signature, environment) if not point.point.skewed]
     observations = [Observation.of_samples(point.point.json, point.samples.values_us) for point in points]
     if stored.signature in HOST_PARTS:
         return fit_host(stored.signature, observations)

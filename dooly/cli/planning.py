@@ -29,7 +29,8 @@ Sweep = Annotated[
     str,
     typer.Option(
         "--sweep",
-        help="adaptive: a coarse grid, then points where the curve is known worst; vidur: the fixed grid of Vidur",
+        help="adaptive: a coarse grid, then points where the curve is known worst; skew: also experts that are "
+        "hit unevenly; vidur: the fixed grid of Vidur",
     ),
 ]
 Eager = Annotated[

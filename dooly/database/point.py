@@ -22,8 +22,9 @@ class Status(StrEnum):
 class Point:
     """Request symbols of one call, in a canonical form.
 
-    Two forms exist.  `sizes` names every axis of the operation, e.g. `{"T": 64}` or `{"A": 4, "T": 64}`.  A stateful
-    operation has `requests` instead: sorted triples (new tokens, tokens already cached, how many requests are alike).
+    Two forms exist.  `sizes` names every axis of the operation, e.g. `{"T": 64}` or `{"A": 4, "T": 64}`; where
+    experts are not hit alike also `M`, the tokens of the fullest one.  A stateful operation has `requests`
+    instead: sorted triples (new tokens, tokens already cached, how many requests are alike).
 
     Raises:
         ValueError: both or neither form is given, a size is negative, or a request has no new token.
@@ -80,6 +81,11 @@ class Point:
     def batch(self) -> tuple[tuple[int, int], ...]:
         """The (new, cached) pairs, one per request; empty for a stateless point."""
         return tuple((new, cached) for new, cached, alike in self.requests for _ in range(alike))
+
+    @property
+    def skewed(self) -> bool:
+        """Whether experts are not hit alike: formulas, which speak of even loads, leave such points out."""
+        return any(name == "M" for name, _ in self.sizes)
 
     @property
     def axes(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from dooly.ir import Operation
 from dooly.ir.expr import Expr
 from dooly.ir.types import ITEM_BYTES
 
-__all__ = ["MoeRunner", "activated_bounds", "routing"]
+__all__ = ["MoeRunner", "activated_bounds", "fullest_bounds", "routing"]
 
 
 _MOST_TURNS = 32
@@ -26,24 +26,44 @@ def activated_bounds(tokens: int, experts: int, top_k: int) -> tuple[int, int]:
     return top_k, min(experts, tokens * top_k)
 
 
-def routing(tokens: int, experts: int, top_k: int, activated: int, shift: int = 0) -> npt.NDArray[np.int64]:
+def fullest_bounds(tokens: int, top_k: int, activated: int) -> tuple[int, int]:
+    """Fewest and most tokens that the fullest of `activated` experts can get."""
+    return -(-tokens * top_k // activated), min(tokens, tokens * top_k - (activated - 1))
+
+
+def routing(
+    tokens: int, experts: int, top_k: int, activated: int, shift: int = 0, fullest: int | None = None
+) -> npt.NDArray[np.int64]:
     """Experts of each token, [tokens, top_k]: exactly `activated` are hit, all equally often, give or take one.
 
     Args:
         shift: which experts: `shift`, `shift + 1`, ... modulo `experts`.
+        fullest: tokens that the first of them gets; the others share the rest equally.
 
     Raises:
-        ValueError: no routing hits exactly so many.
+        ValueError: no routing hits exactly so many, or so often.
     """
     low, high = activated_bounds(tokens, experts, top_k)
     if not low <= activated <= high:
         raise ValueError(f"{tokens} tokens of top {top_k} activate {low} to {high} experts, not {activated}")
-    slots = np.arange(tokens * top_k, dtype=np.int64).reshape(tokens, top_k)
-    return (slots % activated + shift) % experts
+    if fullest is None:
+        slots = np.arange(tokens * top_k, dtype=np.int64).reshape(tokens, top_k)
+        return (slots % activated + shift) % experts
+    low, high = fullest_bounds(tokens, top_k, activated)
+    if not low <= fullest <= high or (activated == top_k and fullest < tokens):
+        raise ValueError(f"the fullest of {activated} experts gets {low} to {high} of {tokens} tokens, not {fullest}")
+    others = itertools.cycle(range(1, activated))
+    chosen: list[list[int]] = []
+    for token in range(tokens):
+        first = [0] if token < fullest else []
+        chosen.append(first + list(itertools.islice(others, top_k - len(first))))
+    return (np.array(chosen, dtype=np.int64) + shift) % experts
 
 
 class MoeRunner:
     """``moe(x[T, H], router_logits[T, E])`` with `A` activated experts, on several layers in turn.
+
+    Where a point has `M`, the fullest expert gets so many tokens and the others share the rest; else all get alike.
 
     Raises:
         Unsupported: attributes that the engine's layer needs are missing, or it has no kernel for them.
@@ -100,7 +120,7 @@ class MoeRunner:
         hidden = self._session.random((sizes["T"], self._hidden), self._dtype)
         turns: list[tuple[Any, Any]] = []
         for index in range(max(len(self._layers), min(_MOST_TURNS, math.ceil(self._experts / activated)))):
-            routed = routing(sizes["T"], self._experts, self._top_k, activated, index * activated)
+            routed = routing(sizes["T"], self._experts, self._top_k, activated, index * activated, sizes.get("M"))
             turns.append((self._layers[index % len(self._layers)], self.logits(routed)))
         rotation = itertools.cycle(turns)
 

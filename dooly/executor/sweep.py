@@ -10,7 +10,7 @@ from dooly.database import Measurement, Point
 from dooly.errors import ProfileError
 from dooly.executor import vidur_grid
 from dooly.executor.grid import attention_batches, ends_first, geometric
-from dooly.executor.moe import activated_bounds
+from dooly.executor.moe import activated_bounds, fullest_bounds
 from dooly.ir import Kind, Operation
 from dooly.ir.expr import Expr
 
@@ -19,7 +19,7 @@ __all__ = ["SWEEPS", "ErrorModel", "Ranges", "coarse_points", "expected_refineme
 ErrorModel: TypeAlias = Callable[[Operation, Sequence[Measurement]], Mapping[Point, float] | None]
 """Relative held-out error of the caller's formula at measured points; None where it has no formula yet."""
 
-SWEEPS = ("adaptive", "vidur")
+SWEEPS = ("adaptive", "skew", "vidur")
 
 _CANDIDATES = 96
 _EXTRA = {Kind.GEMM: 10, Kind.ATTENTION: 12, Kind.MOE: 6}
@@ -35,7 +35,8 @@ class Ranges:
         max_tokens: most tokens of one step.
         max_requests: most requests of one step.
         max_context: longest context of one request, prompt and output.
-        sweep: ``adaptive``: a coarse grid, then points where the curve is known worst; ``vidur``: Vidur's fixed grid.
+        sweep: ``adaptive``: a coarse grid, then points where the curve is known worst; ``skew``: experts that are hit
+            unevenly, too; ``vidur``: Vidur's fixed grid.
 
     Raises:
         ProfileError: a limit is below 1, a step cannot hold one token of every request, or the sweep is unknown.
@@ -73,7 +74,8 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     if operation.kind.stateful:
         points = attention_batches(ranges.max_tokens, ranges.max_requests, ranges.max_context)
     elif operation.kind is Kind.MOE:
-        points = _moe_grid(operation, rows_limit(operation, ranges))
+        points = [*_moe_grid(operation, rows_limit(operation, ranges))]
+        points += _skewed(operation, points) if ranges.sweep == "skew" else []
     else:
         points = _axes_grid(operation, ranges)
     return tuple(dict.fromkeys(points))
@@ -120,6 +122,16 @@ def _moe_grid(operation: Operation, limit: int) -> Iterable[Point]:
             yield Point.of(T=tokens, A=activated)
 
 
+def _skewed(operation: Operation, even: Sequence[Point]) -> Iterable[Point]:
+    """The same tokens and experts, of which the fullest gets twice and four times its share, and as much as it can."""
+    _, top_k = _moe_sizes(operation)
+    for tokens, activated in ((point.axes["T"], point.axes["A"]) for point in even):
+        share, most = fullest_bounds(tokens, top_k, activated)
+        for fullest in sorted({min(2 * share, most), min(4 * share, most), most}):
+            if fullest > share and activated > top_k:
+                yield Point.of(T=tokens, A=activated, M=fullest)
+
+
 def _moe_sizes(operation: Operation) -> tuple[int, int]:
     experts, top_k = operation.attr("experts"), operation.attr("top_k")
     if not isinstance(experts, Expr) or not isinstance(top_k, Expr):
@@ -146,6 +158,7 @@ def next_point(
     """
     if ranges.sweep == "vidur":
         return None
+    measured = [measurement for measurement in measured if not measurement.point.skewed]
     have = {measurement.point for measurement in measured}
     beyond = have - set(coarse_points(operation, ranges))
     if len(beyond) >= _EXTRA.get(operation.kind, _EXTRA_DEFAULT):

@@ -155,6 +155,23 @@ def test_moe_routes_and_computes(session, moe, dtype: str, tokens: int, activate
     assert hidden.equal(before)
 
 
+@pytest.mark.parametrize(("tokens", "activated", "fullest"), [(6, 8, 4), (6, 3, 6), (16, 5, 7), (5, 6, 2)])
+def test_moe_fills_one_expert_as_much_as_asked(session, moe, tokens: int, activated: int, fullest: int):
+    trial = make_runner(moe("f32"), session).trial(Point.of(T=tokens, A=activated, M=fullest))
+    chosen = trial.inputs[1].topk(2).indices
+    loads = sorted(chosen.unique(return_counts=True)[1].tolist())
+    assert len(loads) == activated
+    assert loads[-1] == fullest
+    assert loads[-2] - loads[0] <= 1
+    assert trial.call().shape == (tokens, 64)
+
+
+def test_a_load_that_no_routing_has_is_refused(session, moe):
+    runner = make_runner(moe("f32"), session)
+    with pytest.raises(ValueError, match="the fullest of 4 experts gets 3 to 6 of 6 tokens, not 7"):
+        runner.trial(Point.of(T=6, A=4, M=7))
+
+
 def test_region_runs_its_operations_in_sequence(session, step):
     import torch
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dooly.database import Measurement, Samples, Status
+from dooly.database import Measurement, Point, Samples, Status
 from dooly.errors import ProfileError
 from dooly.executor import Ranges
 from dooly.executor.moe import activated_bounds, routing
@@ -178,3 +178,27 @@ def test_refinement_of_attention_is_new_and_deterministic(step):
 def test_senseless_ranges(arguments, message: str):
     with pytest.raises(ProfileError, match=message):
         Ranges(**arguments)
+
+
+def test_a_skewed_sweep_fills_one_expert_at_the_same_tokens_and_experts(moe):
+    operation, limits = moe("bf16"), Ranges(max_tokens=64, max_requests=4)
+    even = coarse_points(operation, limits)
+    points = coarse_points(operation, replace(limits, sweep="skew"))
+    assert points[: len(even)] == even
+    skewed = points[len(even) :]
+    assert len(skewed) > len(even)
+    for point in skewed:
+        assert point.skewed
+        sizes = point.axes
+        assert Point.of(T=sizes["T"], A=sizes["A"]) in even
+        assert sizes["T"] * 2 / sizes["A"] < sizes["M"] <= sizes["T"]
+        assert len(routing(sizes["T"], 8, 2, sizes["A"], fullest=sizes["M"])) == sizes["T"]
+    assert not any(point.skewed for point in even)
+
+
+def test_skewed_points_do_not_steer_the_sweep(moe):
+    operation, limits = moe("bf16"), Ranges(max_tokens=64, max_requests=4)
+    points = coarse_points(operation, replace(limits, sweep="skew"))
+    measured = taken(operation, points, lambda axes: 10.0 + axes["T"])
+    even = [each for each in measured if not each.point.skewed]
+    assert next_point(operation, measured, limits) == next_point(operation, even, limits)
