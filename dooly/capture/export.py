@@ -4,6 +4,7 @@
 # PyTorch has no public way to do this.
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import sympy
 import torch
+from torch._dynamo.exc import UserError
 from torch.export import Dim, export
 from torch.fx.experimental import _config
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -26,7 +28,7 @@ from dooly.capture.rebind import rebound
 from dooly.capture.sizes import SizeRecorder
 from dooly.capture.symbols import Reader
 from dooly.errors import CaptureError
-from dooly.ir import Divides, Graph, TensorType, parse_expr, symbol, symbols_of
+from dooly.ir import Divides, Graph, TensorType, format_expr, parse_expr, symbol, symbols_of
 from dooly.ir.expr import Expr
 
 __all__ = ["TORCH_DTYPES", "Exported", "Inputs", "export_built", "export_module"]
@@ -109,12 +111,16 @@ def export_built(name: str, exported: Exported, inputs: Inputs) -> Graph:
         stack.enter_context(explained(name, "the module cannot be exported"))
         stack.enter_context(cast(Any, _config).patch(use_duck_shape=False))
         stack.enter_context(torch.no_grad())
-        program = export(
-            _Step(exported, atoms),
-            (tensors, numbers),
-            dynamic_shapes={"tensors": dynamic, "numbers": tuple(Dim.DYNAMIC for _ in numbers)},
-            strict=False,
-        )
+        try:
+            program = export(
+                _Step(exported, atoms),
+                (tensors, numbers),
+                dynamic_shapes={"tensors": dynamic, "numbers": tuple(Dim.DYNAMIC for _ in numbers)},
+                strict=False,
+            )
+        except UserError as error:
+            text = _fixed(error, tuple(atoms.values), atoms.meanings)
+            raise CaptureError(f"{name}: the module cannot be exported: {text}") from error
     graph = program.graph
     for node in reversed(graph.nodes):
         if node.op == "call_function" and str(node.target).startswith(_CHECKS):
@@ -156,6 +162,26 @@ _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._check")
 """What export notes about sizes and types; nothing runs."""
 
 
+def _places(model: torch.nn.Module) -> dict[str, list[tuple[Any, str]]]:
+    """Where each parameter and buffer is kept: the tables and names, more than one where modules share a tensor."""
+    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    found: dict[str, list[tuple[Any, str]]] = {name: [] for name in names.values()}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for leaf, tensor in held.items():
+                if tensor is not None:
+                    found[names[id(tensor)]].append((held, leaf))
+    return found
+
+
+def _fixed(error: UserError, names: Sequence[str], meanings: Mapping[str, Expr]) -> str:
+    """The inputs that the code takes as plain numbers, in our symbols; what PyTorch says where there are none."""
+    numbers = sorted({int(index) for index in re.findall(r"L\['numbers'\]\[(\d+)\]", str(error))})
+    if not numbers:
+        return " ".join(str(error).split())[:300]
+    return f"its code takes {', '.join(format_expr(meanings[names[index]]) for index in numbers)} as plain numbers"
+
+
 def _takes_all(start: Any = None, end: Any = None, step: Any = 1) -> bool:
     """Whether a slice is ``:``, which export writes and PyTorch does not run."""
     return start in (None, 0) and end in (None, sys.maxsize) and step == 1
@@ -180,14 +206,14 @@ class _Step(torch.nn.Module):
 
         with ExitStack() as stack:
             stack.enter_context(annotated(tracer.graph, box))
+            places = _places(exported.model)
             for name, shape in exported.sizes.items():
-                owner, _, leaf = name.rpartition(".")
-                module = exported.model.get_submodule(owner)
-                held: Any = module._parameters if leaf in module._parameters else module._buffers
-                made = torch.empty([size(dim) for dim in shape], dtype=held[leaf].dtype, device="meta")
+                first, leaf = places[name][0]
+                made = torch.empty([size(dim) for dim in shape], dtype=first[leaf].dtype, device="meta")
                 last_node(tracer.graph).meta["weight"] = name
-                stack.callback(held.__setitem__, leaf, held[leaf])
-                held[leaf] = made
+                for held, leaf in places[name]:
+                    stack.callback(held.__setitem__, leaf, held[leaf])
+                    held[leaf] = made
             stack.enter_context(rebound((exported.model, *exported.roots), size))
             stack.enter_context(ModelCode(tracer.graph))
             return exported.call(*tensors)

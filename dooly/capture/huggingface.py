@@ -16,6 +16,7 @@ from dooly.capture.configint import ConfigInt, Facts
 from dooly.capture.export import Exported, export_built
 from dooly.capture.frontend import counted_ops, derived, layers_path
 from dooly.capture.layers import can_thin, layer_kinds, plan_layers, shorten
+from dooly.capture.parallel import experts_of
 from dooly.capture.sizes import SizeRecorder
 from dooly.errors import CaptureError
 from dooly.ir import Graph, normal, symbol
@@ -24,6 +25,7 @@ from dooly.ir.expr import Expr
 __all__ = ["build_transformer", "export_config", "forward", "settings_of"]
 
 _CAUSAL = "dooly_causal"
+_TAKES = "--frontend export takes dense models with full attention, the engine's own frontend (vllm) all"
 
 
 def export_config(name: str, config: Mapping[str, Any]) -> Graph:
@@ -35,17 +37,24 @@ def export_config(name: str, config: Mapping[str, Any]) -> Graph:
         config: checked, as from ``resolve_model``.
 
     Raises:
-        CaptureError: the library refuses the configuration, or its code cannot be exported; attention with windows or
-            soft caps among it, since ``scaled_dot_product_attention`` has neither.
+        CaptureError: the library refuses the configuration, or its code cannot be exported: experts and recurrent
+            layers, whose loops fix sizes, and attention with windows or soft caps, since
+            ``scaled_dot_product_attention`` has neither.
     """
+    if experts_of(config):
+        raise CaptureError(f"{name}: transformers runs experts in a loop over them, which fixes their number; {_TAKES}")
+    if any(config.get(field) for field in ("state_size", "mamba_d_state", "linear_num_key_heads")):
+        raise CaptureError(f"{name}: transformers writes recurrent layers out chunk by chunk; {_TAKES}")
     config = {**derived(config), **config}
     plan = plan_layers(layer_kinds(config), thin=can_thin(config))
     known = settings_of(name, shorten(config, plan.layers))
     facts = Facts()
     values = {letter: value for letter, value in config_values(config).items() if letter in FIELDS.values()}
+    if values.get("Nkv") == values.get("Nq"):
+        values.pop("Nkv", None)  # another branch of the attention, which ties the two
     for field, letter in FIELDS.items():
         if isinstance(config.get(field), int) and field != "num_hidden_layers":
-            setattr(known, field, ConfigInt(values[letter], symbol(letter), facts))
+            setattr(known, field, ConfigInt(config[field], symbol(letter if letter in values else "Nq"), facts))
     recorder = SizeRecorder()
     with recorder:
         model = build_transformer(name, known, config)
@@ -111,7 +120,9 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     unknown = [name for name in ("sliding_window", "softcap") if options.get(name) is not None]
     if unknown:
-        raise CaptureError(f"{type(module).__name__} has a {unknown[0]}; scaled_dot_product_attention has none")
+        raise CaptureError(
+            f"{type(module).__name__} has a {unknown[0]}, scaled_dot_product_attention has none; {_TAKES}"
+        )
     result = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, scale=options.get("scaling"), enable_gqa=True
     )

@@ -63,6 +63,6 @@ class Reader:
         raise CaptureError(f"a size is {e}, which is no expression of configuration and request symbols")
 
     def _quotient(self, above: Expr, below: Expr) -> Expr:
-        if below.could_extract_minus_sign():  # code that rounds up divides by the negative: -(a // -b)
+        if below.is_negative:  # code that rounds up divides by the negative: -(a // -b)
             return -self._quotient(above - below - 1, -below)
         return floor_div(normal(above), normal(below), self._facts)

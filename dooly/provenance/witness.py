@@ -147,6 +147,7 @@ class _Draw:
     def __init__(self, graph: Graph, config: Mapping[str, Any], rng: random.Random, fixed: frozenset[str]) -> None:
         self.values: dict[str, int] = {}
         self._fixed = fixed
+        self._one_kind_of_heads = "Nkv" not in graph.config_values and "Nq" in graph.config_values
         blocks = (config.get("quantization_config") or {}).get("weight_block_size")
         self._unit = math.lcm(*blocks) if blocks else 32  # sizes keep what they have in common with this
         self._old, self._rng = {**config_values(config), **graph.config_values}, rng
@@ -202,6 +203,8 @@ class _Draw:
             self.values["Nkv"] = kv_heads
         if "Nq" in old:
             self.values["Nq"] = self.fresh(math.lcm(kv_heads, ranks), 2 * ranks, 9 * math.lcm(kv_heads, ranks))
+        if self._one_kind_of_heads:
+            self.values["Nkv"] = self.values["Nq"]
 
     def _value(self, name: str) -> int:
         old, ranks = self._old[name], self.values.get("TP", 1)

@@ -129,6 +129,30 @@ def test_the_command_line_exports(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--frontend export has no engine" in capsys.readouterr().err
 
 
-def test_windows_are_refused() -> None:
-    with pytest.raises(CaptureError, match=r"has a (sliding_window|softcap)"):
-        transformer("gemma-2-9b")
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("gemma-2-9b", r"Gemma2Attention has a (sliding_window|softcap), .*; --frontend export takes dense models"),
+        ("mixtral-8x7b", "mixtral-8x7b: transformers runs experts in a loop over them"),
+        ("deepseek-v2-lite", "deepseek-v2-lite: transformers runs experts in a loop over them"),
+        ("mamba2-2.7b", "mamba2-2.7b: transformers writes recurrent layers out chunk by chunk"),
+    ],
+)
+def test_what_has_no_graph_over_symbols_is_refused(model: str, reason: str) -> None:
+    with pytest.raises(CaptureError, match=reason):
+        transformer(model)
+
+
+def test_a_module_that_loops_over_a_size_says_which() -> None:
+    class Loop(torch.nn.Module):
+        def __init__(self, experts: int, hidden: int) -> None:
+            super().__init__()
+            self.experts, self.weight = experts, torch.nn.Parameter(torch.empty(hidden, hidden))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(self.experts):
+                x = torch.nn.functional.linear(x, self.weight)
+            return x
+
+    with pytest.raises(CaptureError, match=r"loop: the module cannot be exported: its code takes E as plain numbers"):
+        export_module("loop", lambda c: Loop(c["E"], c["H"]), {"E": 4, "H": 64}, {"x": ("f32", ("T", "H"))})

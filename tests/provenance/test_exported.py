@@ -36,8 +36,9 @@ def with_dimension(graph: Graph, path: str, axis: int, size: object) -> Graph:
     return replace(graph, ops=(*graph.ops[:place], wrong, *graph.ops[place + 1 :]))
 
 
-@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-8b", "qwen2.5-7b"])
+@pytest.mark.parametrize("model", ["llama-2-7b", "llama-3.2-1b", "qwen3-8b", "qwen2.5-7b"])
 def test_every_dimension_of_a_transformer_is_confirmed(model: str) -> None:
+    """With as many KV heads as heads, with fewer; with an embedding that is the output projection too, and without."""
     (report,) = verify_provenance(model, exported=True, count=2)
     assert [str(each) for each in report.counterexamples] == []
     assert report.holds
