@@ -117,7 +117,6 @@ def _steps(limits: Limits) -> list[Batch]:
     prompts = [[(n, 0)] * count for n in tokens for count in (1, 2, 4) if n * count <= limits.tokens]
     chunks = [[(n, n)] for n in tokens if 2 * n <= limits.context]
     decodes = [[(1, context - 1)] * count for count, context in decode_shapes(limits)]
-    mixed = [
-        [(n, 0), *requests] for n in tokens[::2] for requests in decodes[::3] if n + len(requests) <= limits.tokens
-    ]
+    room = [some for some in decodes[::3] if len(some) < limits.requests]
+    mixed = [[(n, 0), *some] for n in tokens[::2] for some in room if n + len(some) <= limits.tokens]
     return [Batch.of(*requests) for requests in (*prompts, *chunks, *decodes, *mixed)]
