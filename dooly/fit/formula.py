@@ -42,6 +42,11 @@ class Parameter:
         if not 0 <= self.low <= self.value <= self.high:
             raise ValueError(f"{self.name}: {self.value} outside of its interval {self.low} .. {self.high}")
 
+    @property
+    def rate(self) -> float | None:
+        """As `ParameterKind.rate`."""
+        return PARAMETERS[self.name].rate
+
     def __str__(self) -> str:
         if self.high == float("inf"):
             return f"{self.name} {self.value:.4g} {self.unit} (interval open)"
@@ -96,6 +101,8 @@ class Formula:
         residual: correction, or None where it did not lower the held-out error.
         domain: where it was measured.
         held: how well it does on points that it has not seen.
+        lenders: operations whose points it rests on, where it has too few of its own: then it is extrapolated anywhere,
+            and `held` is of operations left out of the family, median and 90th percentile.
     """
 
     signature: str
@@ -107,6 +114,7 @@ class Formula:
     residual: Residual | None
     domain: tuple[Range, ...]
     held: Held
+    lenders: int = 0
 
     def __post_init__(self) -> None:
         named = [contribution.parameter for term in self.structure for contribution in term]
@@ -159,7 +167,7 @@ class Formula:
         for quantity, low, high in ranges:
             if not low <= quantity(values) <= high:
                 return latency, True
-        return latency, False
+        return latency, self.lenders > 0
 
     def predict(self, columns: Mapping[str, Any]) -> tuple[Column, NDArray[np.bool_]]:
         """Latencies in us of many batches and whether each is extrapolated.
@@ -180,7 +188,7 @@ class Formula:
         latency = np.array(np.broadcast_to(column_evaluator(self.fitted)(values), count), dtype=np.float64)
         if self.residual is not None:
             latency *= self.residual.scale(latency, values)
-        outside = np.zeros(count, dtype=bool)
+        outside = np.full(count, self.lenders > 0)
         for held in self.domain:
             quantity = column_evaluator(held.quantity)(values)
             outside |= (quantity < held.low * (1 - _SLACK)) | (quantity > held.high * (1 + _SLACK))

@@ -1,7 +1,7 @@
 """What the symbolic part leaves over: a bounded factor, interpolated between measured points and gone far from them."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +23,8 @@ BOUND = log(2.0)
 
 _FADE = log(4.0)
 """Beyond the knots the correction is gone after a factor of four; longer than BOUND keeps the whole monotone."""
+_STEP = log(1.5)
+"""How close the knots of a curve are at least."""
 _LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
 _RIDGES = (0.03, 0.1, 0.3, 1.0)
 
@@ -146,19 +148,24 @@ class Field:
 Residual = Curve | Field
 
 
-def fit_curve(axis: str, at: Column, symbolic_us: Column, latency_us: Column, trust: Column) -> Curve:
-    """Knots at the measured sizes; where the measured times fall as the size grows, their mean level instead.
+def fit_curve(axis: str, at: Column, symbolic: Callable[[Column], Column], latency_us: Column, trust: Column) -> Curve:
+    """A curve through the measured points, of the shape of the symbolic part between them.
+
+    Where the times fall as the size grows, it takes their mean level instead.
 
     Args:
         at: float64[points], distinct and ascending values of `axis`; at least one.
+        symbolic: us at any sizes.
         trust: float64[points] in (0, 1], the share of its correction that a point gets.
     """
-    symbolic = np.log(symbolic_us)
-    level = symbolic + trust * np.clip(np.log(latency_us) - symbolic, -BOUND, BOUND)
-    rising = np.exp(_isotonic(level, trust))
-    return Curve(
-        axis, tuple(map(float, at)), tuple(map(float, rising)), (float(symbolic_us[0]), float(symbolic_us[-1]))
-    )
+    ratio = trust * np.clip(np.log(latency_us / symbolic(at)), -BOUND, BOUND)
+    places = np.arange(np.log(at[0]), np.log(at[-1]), _STEP)
+    knots = np.unique(np.concatenate([at, np.exp(places[1:])]))
+    weight = np.where(np.isin(knots, at), np.interp(knots, at, trust), 1e-3)
+    level = np.log(symbolic(knots)) + np.interp(np.log(knots), np.log(at), ratio)
+    rising = np.exp(_isotonic(level, weight))
+    first, last = symbolic(at[[0, -1]]).tolist()
+    return Curve(axis, tuple(map(float, knots)), tuple(map(float, rising)), (first, last))
 
 
 def _isotonic(values: Column, sizes: Column) -> Column:

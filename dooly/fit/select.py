@@ -18,7 +18,7 @@ from dooly.fit.terms import PARAMETERS, Structure, additions, structures
 from dooly.ir.expr import FloorDiv, symbol
 from dooly.ir.operation import Operation
 
-__all__ = ["fit", "fit_host", "fit_subject"]
+__all__ = ["Data", "collect", "fit", "fit_host", "fit_subject", "parameters_of"]
 
 Column = NDArray[np.float64]
 _FOLDS = 6
@@ -51,7 +51,7 @@ def fit_host(signature: str, observations: Iterable[Observation]) -> Formula:
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
     """Distinct points of one subject, ascending."""
 
     subject: Subject
@@ -63,10 +63,10 @@ class _Data:
     def __len__(self) -> int:
         return len(self.observations)
 
-    def take(self, rows: NDArray[np.bool_]) -> "_Data":
+    def take(self, rows: NDArray[np.bool_]) -> "Data":
         kept = tuple(o for o, keep in zip(self.observations, rows.tolist(), strict=True) if keep)
         columns = {n: c[rows] for n, c in self.columns.items()}
-        return _Data(self.subject, kept, columns, self.latency_us[rows], self.trust[rows])
+        return Data(self.subject, kept, columns, self.latency_us[rows], self.trust[rows])
 
     def mean(self, errors: Column) -> float:
         """Mean of absolute errors by trust; points never held out are nan."""
@@ -83,11 +83,10 @@ class _Candidate:
 
 def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formula:
     """Fit one subject; see `fit`."""
-    data = _collect(subject, tuple(observations))
+    data = collect(subject, tuple(observations))
     folds = _folds(data)
     best = _choose(data, folds)
-    symbolic = best.found.predict(data.columns, len(data))
-    residual, errors = _residual(data, symbolic), best.errors
+    residual, errors = _residual(data, best.found), best.errors
     if residual is not None:
         several = data.subject.single is None
         singly = folds if several else _singles(data)
@@ -115,18 +114,18 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
         flops=subject.flops,
         bytes=subject.bytes,
         structure=best.found.structure,
-        parameters=_parameters(best.found, data),
+        parameters=parameters_of(best.found, intervals(best.found, data.columns, data.latency_us, data.trust)),
         residual=residual,
         domain=_domain(data),
         held=held,
     )
 
 
-def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
+def collect(subject: Subject, observations: tuple[Observation, ...], fewest: int | None = None) -> Data:
     """One row for each distinct point, times of equal points by their median.
 
     Raises:
-        FitError: fewer than three distinct points, or five where there are several axes.
+        FitError: fewer than `fewest` distinct points; by default three, or five where there are several axes.
     """
     by_point: dict[str, list[Observation]] = {}
     for observation in observations:
@@ -142,6 +141,7 @@ def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
     needed = 3 if subject.single is not None else 5
     if subject.kind is None:
         needed = 2
+    needed = fewest or needed
     if len(distinct) < needed:
         raise FitError(
             f"{subject.name}: {len(distinct)} measured points, at least {needed} are needed; "
@@ -154,7 +154,7 @@ def _collect(subject: Subject, observations: tuple[Observation, ...]) -> _Data:
     ordered = tuple(distinct[i] for i in order)
     spread = np.array([o.spread for o in ordered])
     trust = _plausibility(columns, latency)[order] / (1.0 + (spread / _SCATTER) ** 2)
-    return _Data(subject, ordered, {n: c[order] for n, c in columns.items()}, latency[order], trust)
+    return Data(subject, ordered, {n: c[order] for n, c in columns.items()}, latency[order], trust)
 
 
 def _plausibility(columns: dict[str, Column], latency_us: Column) -> Column:
@@ -168,7 +168,7 @@ def _plausibility(columns: dict[str, Column], latency_us: Column) -> Column:
     return np.minimum(1.0, _IMPLAUSIBLE * bound / latency_us) ** 2
 
 
-def _folds(data: _Data) -> list[NDArray[np.bool_]]:
+def _folds(data: Data) -> list[NDArray[np.bool_]]:
     """Rows held out together.  The two ends of a single axis stay in: beyond the rest there is no interpolation."""
     count = len(data)
     inner = np.ones(count, dtype=bool)
@@ -179,12 +179,12 @@ def _folds(data: _Data) -> list[NDArray[np.bool_]]:
     return [inner & (rank % folds == k) for k in range(folds)]
 
 
-def _singles(data: _Data) -> list[NDArray[np.bool_]]:
+def _singles(data: Data) -> list[NDArray[np.bool_]]:
     """One inner point of a single axis at a time: a residual needs its neighbours."""
     return [np.arange(len(data)) == i for i in range(1, len(data) - 1)]
 
 
-def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
+def _choose(data: Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
     """The candidate with the fewest parameters whose held-out error is within a margin of the best.
 
     Raises:
@@ -205,7 +205,7 @@ def _choose(data: _Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
         best = better
 
 
-def _tried(wanted: Iterable[Structure], data: _Data, folds: Sequence[NDArray[np.bool_]]) -> list[_Candidate]:
+def _tried(wanted: Iterable[Structure], data: Data, folds: Sequence[NDArray[np.bool_]]) -> list[_Candidate]:
     """What the points make of the structures: each that is left over once, with its held-out error."""
     seen: set[Structure] = set()
     candidates: list[_Candidate] = []
@@ -233,7 +233,7 @@ def _complexity(structure: Structure) -> int:
     return len(contributions) + sum(c.quantity.has(FloorDiv) for c in contributions)
 
 
-def _held_out(data: _Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, correct: bool = False) -> Column:
+def _held_out(data: Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, correct: bool = False) -> Column:
     """Log ratio at each point by a fit without its fold, with the residual of that fit if asked."""
     errors = np.full(len(data), np.nan)
     for rows in folds:
@@ -243,25 +243,27 @@ def _held_out(data: _Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, 
             refit = found  # the rest cannot tell the parameters apart; the whole can
         predicted = refit.predict(test.columns, len(test))
         if correct:
-            residual = _residual(train, refit.predict(train.columns, len(train)))
+            residual = _residual(train, refit)
             if residual is not None:
                 predicted = predicted * residual.scale(predicted, test.columns)
         errors[rows] = np.log(np.maximum(predicted, 1e-9) / test.latency_us)
     return errors
 
 
-def _residual(data: _Data, symbolic_us: Column) -> Residual | None:
+def _residual(data: Data, found: Estimate) -> Residual | None:
     if data.subject.kind is None:
         return None  # host work is counted, not shaped: linear by construction
     axis = data.subject.single
     if axis is not None:
-        return fit_curve(axis, data.columns[axis], symbolic_us, data.latency_us, data.trust)
+        at = data.columns[axis]
+        return fit_curve(axis, at, lambda x: found.predict({axis: x}, len(x)), data.latency_us, data.trust)
+    symbolic_us = found.predict(data.columns, len(data))
     return fit_field(data.subject.coordinates, data.columns, symbolic_us, data.latency_us, data.trust)
 
 
-def _parameters(found: Estimate, data: _Data) -> tuple[Parameter, ...]:
+def parameters_of(found: Estimate, bounds: Sequence[tuple[float, float]]) -> tuple[Parameter, ...]:
+    """Coefficients and their intervals as parameters with units."""
     names = [c.parameter for term in found.structure for c in term]
-    bounds = intervals(found, data.columns, data.latency_us, data.trust)
     parameters: list[Parameter] = []
     for name, coefficient, (low, high) in zip(names, found.coefficients, bounds, strict=True):
         kind = PARAMETERS[name]
@@ -276,7 +278,7 @@ _PARTS = ("M", "Sd", "Sx", "Sp", "Sq", "Tp", "Pp", "Pt")
 """Symbols that only say how a batch divides: the coordinates tell where it lies."""
 
 
-def _domain(data: _Data) -> tuple[Range, ...]:
+def _domain(data: Data) -> tuple[Range, ...]:
     """Ranges of the coordinates, and of the symbols among the axes that are no coordinate themselves."""
     quantities = [symbol(name) for name in data.subject.symbols if name not in _PARTS]
     quantities += [e for e in data.subject.coordinates if e not in quantities]

@@ -52,6 +52,7 @@ def to_json(formula: Formula) -> dict[str, Any]:
             "disturbed": formula.held.disturbed,
             "points": formula.held.points,
         },
+        "lenders": formula.lenders,
     }
 
 
@@ -114,6 +115,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
             int(_number(held["disturbed"])),
             int(_number(held["points"])),
         ),
+        lenders=int(_number(value["lenders"])),
     )
 
 

@@ -10,9 +10,19 @@ import sympy
 from dooly.fit.observation import Mixture
 from dooly.fit.subject import Subject
 from dooly.ir.expr import Expr, FloorDiv, normal, symbol, symbols_of
+from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
-__all__ = ["PARAMETERS", "Contribution", "ParameterKind", "Structure", "Term", "additions", "structures"]
+__all__ = [
+    "PARAMETERS",
+    "Contribution",
+    "ParameterKind",
+    "Structure",
+    "Term",
+    "additions",
+    "family_structures",
+    "structures",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ PARAMETERS = {
     "chain": ParameterKind("us/row"),
     "chain_mixed": ParameterKind("us/row"),
     "launch_mixed": ParameterKind("us"),
+    "per_depth": ParameterKind("us/column"),
+    "per_head": ParameterKind("us/head"),
     "per_token": ParameterKind("us/token"),
     "per_request": ParameterKind("us/request"),
     "per_expert": ParameterKind("us/expert"),
@@ -43,7 +55,8 @@ PARAMETERS = {
 }
 """By name.  ``chain`` is what one row costs where the rows of the longest context are worked off one after another,
 ``chain_mixed`` the same beside requests with several new tokens, whose kernels share a context out less or not at all;
-``launch_mixed`` is what these add to the launch."""
+``launch_mixed`` is what these add to the launch.  Over operations of different shapes: ``per_depth`` is the time that a
+product takes longer for each column that it sums over, ``per_head`` that of one KV head of one request."""
 
 _PER_SYMBOL = {"T": "per_token", "R": "per_request", "A": "per_expert", "L": "per_logit", "N": "per_operation"}
 
@@ -159,6 +172,31 @@ def _rooflines(flops: Expr, bytes_: Expr) -> Iterator[Structure]:
 def _work(flops: Expr, bytes_: Expr) -> Term:
     both = Contribution("peak", flops), Contribution("bandwidth", bytes_)
     return tuple(c for c in both if c.quantity.free_symbols)
+
+
+def family_structures(operation: Operation, subject: Subject) -> tuple[Structure, ...]:
+    """Candidates for operations that differ in their shapes only: alike but for the quantities."""
+    flops, rows = Contribution("peak", subject.flops), Contribution("bandwidth", subject.bytes)
+    if subject.kind is Kind.ATTENTION:
+        return tuple(_shared_attention(operation, subject))
+    if subject.kind is Kind.GEMM:
+        depth = (Contribution("per_depth", operation.operands[0].shape[-1]),)
+        work: tuple[Structure, ...] = (((flops, rows),), ((flops,), (rows,)))
+        return tuple((_LAUNCH, *base, *more) for base in work for more in ((), (depth,)))
+    if subject.mixture is not None:
+        padded = [_padded_experts(subject.flops, subject.mixture, tile) for tile in _TILES]
+        peaks = [flops, *(Contribution("peak", each) for each in padded)]
+        work = tuple(base for peak in peaks for base in (((peak, rows),), ((peak,), (rows,))))
+        return tuple((_LAUNCH, *base, *more) for base in work for more in ((), (_per("A"),)))
+    parts = (Contribution("per_operation", sympy.Integer(len(operation.body.ops) if operation.body else 1)),)
+    return ((_LAUNCH, (rows,)), (_LAUNCH, (rows,), parts))
+
+
+def _shared_attention(operation: Operation, subject: Subject) -> Iterator[Structure]:
+    kv_heads = operation.attr("kv_heads")
+    heads = (Contribution("per_head", symbol("R") * (kv_heads if isinstance(kv_heads, Expr) else sympy.Integer(1))),)
+    for structure in _attention(subject):
+        yield (*structure[:-1], heads)
 
 
 def _per(name: str) -> Term:
