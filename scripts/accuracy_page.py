@@ -13,8 +13,7 @@ from dooly.database import Measurement, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import FitError
 from dooly.files import write_text
-from dooly.fit import Observation, fit_families
-from dooly.fit.family import ENOUGH
+from dooly.fit import ENOUGH, Observation, fit_families
 from dooly.fit.judge import Unseen, judge, unseen_errors
 from dooly.ir import Kind, Operation, parse_program
 from scripts.zero_shot import BUDGETS_S, STEPS, LeftOut, left_out

@@ -9,9 +9,9 @@ from dooly.cli.store import look_into, open_database
 from dooly.database import Database, Environment, StoredOperation
 from dooly.errors import FitError, PredictError
 from dooly.executor import Machine, environment_for, host_environment, machine, stored_machine
-from dooly.fit import Formula
+from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
-from dooly.ir import Operation, Program, parse_program, read_program
+from dooly.ir import Kind, Operation, Program, parse_program, read_program
 from dooly.predict import HOST_PARTS, GraphPlan, SavedModel
 
 __all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_from", "saved_model"]
@@ -135,32 +135,75 @@ def fit_stored(database: Database, stored: StoredOperation, environment: Environ
     Raises:
         FitError: the points do not suffice.
     """
-    from dooly.fit import Observation, fit, fit_host
+    from dooly.fit import fit, fit_host
 
-    points = [point for point in database.points(stored.signature, environment) if not point.point.skewed]
-    observations = [Observation.of_samples(point.point.json, point.samples.values_us) for point in points]
+    observations = _observed(database, stored.signature, environment)
     if stored.signature in HOST_PARTS:
         return fit_host(stored.signature, observations)
     (operation,) = parse_program(stored.text).operations
     return fit(operation, observations)
 
 
+def _observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
+    points = [point for point in database.points(signature, environment) if not point.point.skewed]
+    return [Observation.of_samples(point.point.json, point.samples.values_us) for point in points]
+
+
 def _fit_missing(
     database: Database, operations: Sequence[Operation], machine: Machine, known: dict[str, Formula]
 ) -> dict[str, Formula]:
-    """Formulas of operations that have points of this machine but no stored formula; they are not stored."""
-    found: dict[str, Formula] = {}
-    stored = {each.signature: each for each in database.operations()}
-    homes = {operation.signature: environment_for(operation, machine) for operation in operations}
-    homes |= dict.fromkeys(HOST_PARTS, host_environment(machine))
-    for signature, home in homes.items():
-        if signature in known or signature not in stored or not database.points(signature, home):
+    """Formulas of operations and host work that have none stored; they are not stored.
+
+    From their points or, of operations with few points or none, from their family.
+    """
+    from dooly.fit import ENOUGH
+
+    found = _fit_host(database, machine, known)
+    missing = [each for each in operations if each.signature not in known and each.kind is not Kind.COLLECTIVE]
+    points = {each: _observed(database, each.signature, environment_for(each, machine)) for each in missing}
+    families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
+    for operation in missing:
+        if not points[operation] and families.of(operation) is None:
             continue
         try:
-            found[signature] = fit_stored(database, stored[signature], home)
+            found[operation.signature] = families.fit(operation, points[operation])
         except FitError as error:
             say(f"not fitted: {error}")
+    borrowed = [formula for formula in found.values() if formula.lenders]
+    for formula in borrowed:
+        say(
+            f"note: {formula.name} has {formula.held.points or 'no'} points here: formula of {formula.lenders} "
+            f"operations like it, right to {formula.held.mape:.0%} (median), {formula.held.worst_error:.0%} (90 %)"
+        )
     return found
+
+
+def _fit_host(database: Database, machine: Machine, known: dict[str, Formula]) -> dict[str, Formula]:
+    found: dict[str, Formula] = {}
+    home = host_environment(machine)
+    for stored in database.operations():
+        part = stored.signature
+        if part in HOST_PARTS and part not in known and database.points(part, home):
+            try:
+                found[part] = fit_stored(database, stored, home)
+            except FitError as error:
+                say(f"not fitted: {error}")
+    return found
+
+
+def _families(database: Database, wanted: Sequence[Operation], machine: Machine) -> Families:
+    """Families of the wanted operations, from all that this machine measured of their targets."""
+    from dooly.fit import fit_families
+
+    targets = {each.target for each in wanted}
+    measured: dict[Operation, list[Observation]] = {}
+    for stored in database.operations():
+        if stored.target in targets:
+            (operation,) = parse_program(stored.text).operations
+            points = _observed(database, stored.signature, environment_for(operation, machine))
+            if points:
+                measured[operation] = points
+    return fit_families(measured, wanted)
 
 
 def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:

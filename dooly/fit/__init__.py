@@ -1,12 +1,13 @@
 """Formulas that a person can read, fitted to measured latencies, with how far to trust them."""
 
-from dooly.fit.family import Families, Family, family_key, fit_families
+from dooly.fit.family import ENOUGH, Families, Family, family_key, fit_families
 from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation, experts_reached
 from dooly.fit.select import fit, fit_host
 from dooly.fit.typical import typical_us
 
 __all__ = [
+    "ENOUGH",
     "Families",
     "Family",
     "Formula",
