@@ -1,12 +1,30 @@
 """``dooly formulas``: what was fitted, for people."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db, Platform
 
+if TYPE_CHECKING:
+    from dooly.database import Database
+    from dooly.fit import Formula, Observation
+    from dooly.ir import Operation
+
 __all__ = ["formulas"]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A formula with where it comes from; host work is no operation."""
+
+    environment: str
+    platform: str
+    operation: "Operation | None"
+    observations: "list[Observation]"
+    formula: "Formula"
 
 
 def formulas(
@@ -15,39 +33,106 @@ def formulas(
     ] = None,
     db: Db = DATABASE,
     platform: Platform = None,
+    sympy: Annotated[bool, typer.Option("--sympy", help="print the symbolic parts as sympy reads them")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print the symbolic parts as LaTeX")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="SVG file of one operation: measured, fitted, roofline", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the fitted formulas.
 
-    One line each: time in us, parameters with units and 95 % intervals, measured domain, held-out error.
+    One line each: time in us, parameters with units and 95 % intervals, measured domain, held-out error, and what the
+    measured points reach of the GPU's datasheet.  What is measured but not fitted yet is fitted on the way.  With
+    --platform and no database, of what ships.
 
-    Example: dooly formulas linear
+    Example: dooly formulas linear --platform h200
     """
-    from dooly.cli.output import print_json
-    from dooly.cli.store import open_database
+    from dooly.cli.output import print_json, say
+    from dooly.cli.store import look_into, open_database
     from dooly.errors import FitError
-    from dooly.fit import text
-    from dooly.fit.store import from_json
+    from dooly.files import write_text
+    from dooly.fit import DATASHEETS, text
+    from dooly.fit.chart import formula_chart
+    from dooly.fit.store import to_json
+    from dooly.fit.subject import subject_of
 
-    found: list[dict[str, object]] = []
-    with open_database(db) as database:
-        for environment in database.environments():
-            if platform not in (None, environment.get("platform")):
-                continue
-            for stored in database.operations():
-                content = database.formula(stored.signature, environment)
-                if content is not None:
-                    found.append({"environment": environment.key, **content})
-    wanted = operation or ""
-    found = [each for each in found if any(str(each[key]).startswith(wanted) for key in ("name", "signature"))]
+    if sum((sympy, latex, as_json)) > 1:
+        raise FitError("--sympy, --latex and --json are three ways to print one thing; choose one")
+    with open_database(db) if platform is None else look_into(db) as database:
+        found = _all(database, operation or "", platform)
     if not found:
         which = f"formula of {operation!r}" if operation else "formulas"
         which += f" on {platform}" if platform else ""
-        raise FitError(f"{db}: no {which}; run `dooly fit` first")
+        raise FitError(f"{db}: no {which}; run `dooly profile` and `dooly fit` first")
+    if plot is not None:
+        (one, *others) = found
+        if others or one.operation is None:
+            raise FitError(f"--plot shows one operation, {len(found)} formulas match; give the name of one of them")
+        sheet = DATASHEETS.get(one.platform)
+        write_text(plot, formula_chart(one.formula, subject_of(one.operation), one.observations, sheet))
+        say(f"written: {plot}")
     if as_json:
-        print_json(found)
+        print_json([{"environment": each.environment, **to_json(each.formula)} for each in found])
         return
     for each in found:
-        formula = from_json(each)
-        print(text.latex(formula) if latex else text.line(formula))
+        if sympy or latex:
+            print(text.latex(each.formula) if latex else text.sympy_text(each.formula))
+        else:
+            print(_line(each))
+
+
+def _line(found: _Found) -> str:
+    from dooly.fit import DATASHEETS, reached, text
+    from dooly.fit.subject import subject_of
+
+    line = text.line(found.formula)
+    if found.operation is None:
+        return line
+    there = reached(subject_of(found.operation), found.observations)
+    return f"{line} | {there.beside(DATASHEETS.get(found.platform))}"
+
+
+def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found]:
+    """Every formula of the operations asked for; where only points are stored, fitted now but not kept."""
+    from dooly.batch import HOST_PARTS
+    from dooly.cli.knowledge import fit_stored
+    from dooly.cli.output import progress_bar, say
+    from dooly.database import Status
+    from dooly.errors import FitError
+    from dooly.fit import Observation
+    from dooly.fit.store import from_json
+    from dooly.ir import parse_program
+
+    environments = {each.key: each for each in database.environments()}
+    stored = {each.signature: each for each in database.operations()}
+    names = {signature: f"{each.target}_{signature[:8]}" for signature, each in stored.items()}
+    rows = [
+        row
+        for row in database.summary()
+        if row.status is Status.OK
+        and platform in (None, environments[row.environment].get("platform"))
+        and any(name.startswith(wanted) for name in (names[row.signature], row.signature))
+    ]
+    found: list[_Found] = []
+    with progress_bar("operations") as progress:
+        for row in progress.track(rows, description="formulas"):
+            environment, each = environments[row.environment], stored[row.signature]
+            content = database.formula(row.signature, environment)
+            try:
+                formula = fit_stored(database, each, environment) if content is None else from_json(content)
+            except FitError as error:
+                say(f"not fitted: {error}")
+                continue
+            host = row.signature in HOST_PARTS
+            points = database.points(row.signature, environment)
+            found.append(
+                _Found(
+                    environment.key,
+                    str(environment.get("platform")),
+                    None if host else parse_program(each.text).operations[0],
+                    [Observation.of_samples(point.point.json, point.samples.values_us) for point in points],
+                    formula,
+                )
+            )
+    return found

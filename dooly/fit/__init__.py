@@ -3,11 +3,14 @@
 from dooly.fit.family import ENOUGH, Families, Family, family_key, fit_families
 from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation, experts_reached
+from dooly.fit.roofline import DATASHEETS, Datasheet, reached
 from dooly.fit.select import fit, fit_host
 from dooly.fit.typical import typical_us
 
 __all__ = [
+    "DATASHEETS",
     "ENOUGH",
+    "Datasheet",
     "Families",
     "Family",
     "Formula",
@@ -20,5 +23,6 @@ __all__ = [
     "fit",
     "fit_families",
     "fit_host",
+    "reached",
     "typical_us",
 ]

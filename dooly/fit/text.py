@@ -10,7 +10,7 @@ from dooly.fit.formula import Formula
 from dooly.fit.terms import Contribution
 from dooly.ir.expr import Expr, format_expr
 
-__all__ = ["equation", "latex", "line"]
+__all__ = ["equation", "latex", "line", "sympy_text"]
 
 
 def line(formula: Formula) -> str:
@@ -18,13 +18,19 @@ def line(formula: Formula) -> str:
 
     The numbers in the equation are us: FLOPs are divided by TFLOP/s and bytes by GB/s already.
     """
-    domain = ", ".join(str(r) for r in formula.domain)
     held = formula.held
+    start = f"{formula.name}: t_us = {equation(formula)} | {'; '.join(str(p) for p in formula.parameters)} | "
+    if formula.lenders:
+        return (
+            f"{start}{held.points or 'no'} points of its own, parameters of {formula.lenders} operations like it: "
+            f"misses theirs by {held.mape:.1%} (median), {held.worst_error:.1%} (90 %)"
+        )
+    domain = ", ".join(str(r) for r in formula.domain)
     without = "" if formula.residual is None else f" ({held.symbolic_mape:.1%} without residual)"
     disturbed = f", {held.disturbed} of them disturbed" if held.disturbed else ""
     return (
-        f"{formula.name}: t_us = {equation(formula)} | {'; '.join(str(p) for p in formula.parameters)} | {domain} | "
-        f"held-out {held.mape:.1%}{without}, worst {held.worst_error:+.1%} at {_brief(held.worst_point)}, "
+        f"{start}{domain} | held-out {held.mape:.1%}{without}, "
+        f"worst {held.worst_error:+.1%} at {_brief(held.worst_point)}, "
         f"{held.points} points that scatter by {held.noise:.1%}{disturbed}"
     )
 
@@ -63,6 +69,12 @@ def _brief(point: str) -> str:
     batch = Batch.from_point(point)
     symbols = batch.symbols()
     return f"a {batch.kind} step ({', '.join(f'{name}={symbols[name]}' for name in 'RTSP')})"
+
+
+def sympy_text(formula: Formula) -> str:
+    """The symbolic part as sympy writes it, then its parameters: ``name: launch + Max(...); launch = 3 us``."""
+    values = "; ".join(f"{p.name} = {p.value:.6g} {p.unit}" for p in formula.parameters)
+    return f"{formula.name}: {formula.expression}; {values}"
 
 
 def latex(formula: Formula) -> str:

@@ -71,6 +71,25 @@ def test_formulas_as_text_latex_and_json(place, capsys):
         assert math.isclose(peak, 1.0, rel_tol=0.1)
 
 
+def test_formulas_say_what_the_points_reach_and_print_as_sympy(place, capsys):
+    assert output(capsys, "formulas", "--db", place).count("reaches 1 TFLOP/s") >= 1
+    for line in output(capsys, "formulas", "--db", place, "--sympy").splitlines():
+        assert "Max(" in line
+        assert "peak = " in line
+        assert line.count(" TFLOP/s") == line.count(" GB/s") == 1
+
+
+def test_one_formula_as_a_picture(place, capsys, tmp_path):
+    picture = tmp_path / "one.svg"
+    name = output(capsys, "formulas", "--db", place).partition(":")[0]
+    output(capsys, "formulas", name, "--db", place, "--plot", str(picture))
+    assert picture.read_text().count("<circle") == 9
+    assert main(["formulas", "--db", place, "--plot", str(picture)]) == 2
+    assert "--plot shows one operation, 2 formulas match" in capsys.readouterr().err
+    assert main(["formulas", "--db", place, "--sympy", "--latex"]) == 2
+    assert "choose one" in capsys.readouterr().err
+
+
 def test_formulas_of_one_operation(place, capsys):
     name = output(capsys, "formulas", "--db", place).partition(":")[0]
     (line,) = output(capsys, "formulas", name, "--db", place).splitlines()
