@@ -1,4 +1,4 @@
-"""Write docs/accuracy.md from what ships with dooly: python scripts/accuracy_page.py"""
+"""Write docs/accuracy.md from what ships with dooly: python -m scripts.accuracy_page"""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -180,7 +180,7 @@ def family_rows(points: Points) -> list[dict[str, Any]]:
 def zero_shot(found: LeftOut) -> Iterator[dict[str, Any]]:
     """A row for each budget."""
     for (count, seconds), errors in zip(found.spent, found.errors, strict=True):
-        sizes = {name: 100 * error for name, error in errors.items()}
+        sizes = {name: 100 * errors[name] if errors else None for name in STEPS}
         facts = {"model": found.model, "alone": found.alone, "measured": found.measured}
         yield {**facts, "points": count, "seconds": seconds, **sizes}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dooly.batch import Batch
 from dooly.database import Measurement, Status
 from dooly.errors import FitError
-from dooly.fit import Formula, Observation, fit, fit_families
+from dooly.fit import Families, Formula, Observation, fit, fit_families
 from dooly.ir import Operation, Program
 from dooly.predict import StepModel
 
@@ -31,7 +31,8 @@ class LeftOut:
         alone, measured: operations that no other model has, and all that were measured.
         missing: names of what was never measured here and counts in neither prediction.
         spent: (points, GPU-seconds) that were added within each of `BUDGETS_S`.
-        errors: of each of `STEPS` against the prediction from all points, as fractions, for each budget.
+        errors: of each of `STEPS` against the prediction from all points, as fractions, for each budget; empty where an
+            operation has neither points nor a family.
     """
 
     model: str
@@ -66,10 +67,11 @@ def left_out(program: Program, points: Mapping[Operation, Sequence[Measurement]]
         errors: list[Mapping[str, float]] = []
         for budget_s in BUDGETS_S:
             taken = _buy(wanted, {each: measured[each.signature][1] for each in alone}, budget_s)
-            formulas = {each.signature: families.fit(each, _observed(taken[each])) for each in alone}
+            formulas = {each.signature: _formula(families, each, taken[each]) for each in alone}
             bought = [point for found in taken.values() for point in found]
             spent.append((len(bought), sum(point.cost_s for point in bought)))
-            errors.append(_errors(StepModel.build(own, shared | formulas, model, device_only=True), wanted))
+            known_now = shared | {signature: each for signature, each in formulas.items() if each is not None}
+            errors.append(_errors(own, known_now, model, wanted) if None not in formulas.values() else {})
         missing = tuple(sorted(each.name for each in operations if each.signature not in known))
         yield LeftOut(model, len(alone), len(own), missing, tuple(spent), tuple(errors))
 
@@ -115,7 +117,17 @@ def _buy(
     return taken
 
 
-def _errors(found: StepModel, wanted: StepModel) -> dict[str, float]:
+def _formula(families: Families, operation: Operation, own: Sequence[Measurement]) -> Formula | None:
+    try:
+        return families.fit(operation, _observed(own))
+    except FitError:
+        return None
+
+
+def _errors(
+    operations: Sequence[Operation], formulas: Mapping[str, Formula], model: str, wanted: StepModel
+) -> dict[str, float]:
+    found = StepModel.build(operations, formulas, model, device_only=True)
     return {
         name: found.step_time(batch).total_us / wanted.step_time(batch).total_us - 1.0 for name, batch in STEPS.items()
     }
