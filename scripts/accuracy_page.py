@@ -106,7 +106,8 @@ def read_points(path: Path) -> dict[Operation, list[Measurement]]:
     found: dict[str, tuple[Operation, list[Measurement]]] = {}
     for record in read_parquet(path) if path.exists() else ():
         signature = record.operation.signature
-        if record.measurement.status is not Status.OK or not record.operation.text.startswith("operation"):
+        skewed = record.measurement.point.skewed
+        if record.measurement.status is not Status.OK or skewed or not record.operation.text.startswith("operation"):
             continue
         if signature not in found:
             (operation,) = parse_program(record.operation.text).operations

@@ -125,7 +125,7 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
                 say(f"not fitted: {error}")
                 continue
             host = row.signature in HOST_PARTS
-            points = database.points(row.signature, environment)
+            points = [point for point in database.points(row.signature, environment) if not point.point.skewed]
             found.append(
                 _Found(
                     environment.key,
