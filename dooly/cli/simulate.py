@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 
+_LIMITS = {"cpu": (16, 512, 2048), "cuda": (256, 8192, 16384)}
+"""Requests and tokens of a step, and tokens of a request, where nobody says otherwise."""
+
+
 def simulate(
     model: Model,
     trace: TraceSource = "azure-conv",
@@ -40,9 +44,9 @@ def simulate(
     fast: Annotated[
         bool, typer.Option("--fast", help="compact scheduler instead of the engine's: same batches")
     ] = False,
-    max_num_seqs: Sequences = 16,
-    max_num_batched_tokens: BatchedTokens = 512,
-    max_model_len: ModelLength = 2048,
+    max_num_seqs: Sequences | None = None,
+    max_num_batched_tokens: BatchedTokens | None = None,
+    max_model_len: ModelLength | None = None,
     block_size: BlockSize | None = None,
     num_blocks: Blocks = None,
     memory_utilization: Annotated[
@@ -69,11 +73,14 @@ def simulate(
 
     Runs vLLM's own scheduler, or with --fast one of our own that composes the same batches, at the step times
     predicted for this machine, or with --platform for a GPU that was measured; reports latencies and throughput.
+    The engine's limits default to 16 requests, 512 tokens and 2,048 tokens a request on a CPU, to 256, 8,192 and 16,384
+    on a GPU.
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
     from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import print_json, progress_bar, say
+    from dooly.engine import gpu_present
     from dooly.errors import SimulationError
     from dooly.executor.machine import BLOCK_SIZE
     from dooly.simulate import check_compact, kv_blocks, save_run, simulate_fast, summarize, write_requests
@@ -81,12 +88,17 @@ def simulate(
 
     if platform is not None and not fast:
         raise SimulationError(f"--platform {platform} needs --fast: the engine's own scheduler runs on this machine's")
-    served = load_trace(trace, requests, rate, max_model_len, arrivals, seed)
-    block_size = block_size or BLOCK_SIZE["cpu" if platform is None else "cuda"]
-    limits = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size)
+    device = "cpu" if platform is None and not gpu_present() else "cuda"
+    given = (max_num_seqs, max_num_batched_tokens, max_model_len)
+    sequences, batched, length = (
+        usual if own is None else own for own, usual in zip(given, _LIMITS[device], strict=True)
+    )
+    served = load_trace(trace, requests, rate, length, arrivals, seed)
+    block_size = block_size or BLOCK_SIZE[device]
+    limits = (sequences, batched, length, block_size)
     settings = engine_settings(*limits, num_blocks, prefix_caching, asynchronous)
     path = model_path(model)
-    saved = saved_model(model, db, backend, block_size, platform=platform).under(max_num_seqs, max_num_batched_tokens)
+    saved = saved_model(model, db, backend, block_size, platform=platform).under(sequences, batched)
     if num_blocks is None and memory_utilization is not None:
         blocks = kv_blocks(saved, block_size, utilization=memory_utilization, other_bytes=memory_other * 2**30)
         say(f"{blocks:,d} KV cache blocks of {block_size} tokens fit into the memory")
