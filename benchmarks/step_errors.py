@@ -197,7 +197,9 @@ def _vidur(seen: Sequence[Seen]) -> dict[str, Any]:
 def _captured(recording: Recording | StepRecording, location: str) -> SavedModel:
     """The model with its dimensions, which the shipped table of operations does not have."""
     platform = recorded_platform(recording)
-    return saved_model(recording.model, location, recording.backend, tp=recording.tp, platform=platform)
+    found = saved_model(recording.model, location, recording.backend, tp=recording.tp, platform=platform)
+    settings = recording.settings if isinstance(recording, StepRecording) else recording.runs[0].settings
+    return found.under(settings.max_num_seqs, settings.max_num_batched_tokens)
 
 
 def _export(model: SavedModel, folder: Path, question: dict[str, Any]) -> None:

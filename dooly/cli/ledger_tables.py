@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dooly.batch import HOST_PARTS
 from dooly.cli.grid_errors import grid_errors
 from dooly.cli.output import Column, Table
 from dooly.cli.shipped import MEASURED, evaluation, measured_models, measurements
@@ -97,7 +98,8 @@ class LedgerReport:
             document["models"],
             "new: operations that no model above has; the sweep's seconds are theirs, those of the grid are of all. "
             "without: operations without a measured point, on neither side. "
-            f"Of the sweep, {total['elsewhere_s']:,.1f} s went into operations of none of these models and backends.",
+            f"Of the sweep, {total['elsewhere_s']:,.1f} s went into operations of none of these models and backends; "
+            "what the host's time took to measure is not counted.",
         )
         yield Table(
             "seconds of a counted point of the grid",
@@ -131,7 +133,9 @@ def ledger_of(platform: str, backend: str | None = None, *, errors: bool = True)
     program = measured_models()
     backends = BACKENDS if backend is None else (backend,)
     models = [(name, tp, with_backends(program.for_model(name), backends)) for name, tp in MEASURED]
-    sweep = by_operation(read_parquet(measurements(platform)))
+    sweep = by_operation(
+        record for record in read_parquet(measurements(platform)) if record.operation.target not in HOST_PARTS
+    )
     grid, held_out = (
         by_operation(read_parquet(path)) if path.exists() else {}
         for path in (evaluation(platform, what) for what in ("vidur-grid", "heldout"))
