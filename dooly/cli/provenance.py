@@ -44,6 +44,8 @@ def verify_provenance(
 
     parallel = Parallel(tp, dp, expert_parallel, pp)
     options = Options(parallel, platform, backend, quantization, kv_cache_dtype, eager)
+    if files := [model for model in models if model.endswith(".ir")]:
+        raise CaptureError(f"{files[0]}: IR cannot be built again at other sizes; name the model or its config.json")
     exported = frontend == "export"
     if exported and options != Options():
         raise CaptureError("--frontend export has no engine: leave out --tp, --platform, --backend and the like")

@@ -87,3 +87,5 @@ def test_the_command_verifies_exported_models(capsys: pytest.CaptureFixture[str]
     assert report["holds"]
     assert main([*command, "--tp", "2"]) == 2
     assert "--frontend export has no engine" in capsys.readouterr().err
+    assert main(["verify-provenance", "docs/mlp.ir"]) == 2
+    assert "docs/mlp.ir: IR cannot be built again at other sizes" in capsys.readouterr().err
