@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from dooly.batch import Batch
-from dooly.engine import Engine
+from dooly.live import Engine
 
 __all__ = ["Probe", "SeenStep"]
 

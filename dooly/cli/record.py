@@ -64,8 +64,9 @@ def record(
 
     from dooly.cli.knowledge import model_path
     from dooly.cli.output import say
-    from dooly.engine import model_folder, start_engine
+    from dooly.engine import model_folder
     from dooly.errors import SimulationError
+    from dooly.live import start_engine
     from dooly.simulate.facts import machine_facts
     from dooly.simulate.record import record_trace, warm_up
     from dooly.simulate.record_steps import record_steps

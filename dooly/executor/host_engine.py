@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dooly.engine import Engine, EngineSettings, start_engine
+from dooly.engine import EngineSettings
+from dooly.live import Engine, start_engine
 from dooly.probe import Probe, SeenStep
 
 __all__ = ["Workload", "record"]

@@ -108,8 +108,29 @@ def _list() -> int:
     return 0
 
 
+_OF_CAPTURE = (
+    "tp",
+    "dp",
+    "expert_parallel",
+    "pp",
+    "platform",
+    "backend",
+    "quantization",
+    "kv_cache_dtype",
+    "eager",
+    "frontend",
+)
+"""Options that say how a model is captured."""
+
+
 def _load(args: argparse.Namespace) -> Program:
     """All models in one program; the same graph twice is one."""
+    if all(model == "-" or model.endswith(".ir") for model in args.model):
+        usual = _arguments()
+        given = [name for name in _OF_CAPTURE if getattr(args, name) != usual.get_default(name)]
+        if given:
+            option = given[0].replace("_", "-")
+            raise DoolyError(f"--{option} is for models that are captured; IR is read as it is: leave it out")
     parts: list[Program] = []
     for model in args.model:
         if model == "-":

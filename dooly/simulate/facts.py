@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dooly.engine import Engine, driver_version
+from dooly.engine import driver_version
+from dooly.live import Engine
 
 __all__ = ["machine_facts"]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dooly.engine import Engine, EngineSettings, model_folder, start_engine
+from dooly.engine import EngineSettings, model_folder
 from dooly.errors import SimulationError
+from dooly.live import Engine, start_engine
 from dooly.probe import Probe, SeenStep
 from dooly.simulate.facts import machine_facts
 from dooly.simulate.run import RequestRecord, Run, StepRecord

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dooly.engine import Engine
+from dooly.live import Engine
 from dooly.probe import Probe, SeenStep
 from dooly.simulate.steps import EngineStep, Kernel
 

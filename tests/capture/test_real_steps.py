@@ -19,9 +19,10 @@ import pytest
 from dooly.batch import Batch
 from dooly.capture import capture
 from dooly.capture.config import ARCHITECTURES
-from dooly.engine import Engine, EngineSettings, start_engine
+from dooly.engine import EngineSettings
 from dooly.ir import Graph, Kind, Program, TensorType, evaluate, kind_of
 from dooly.ir.expr import Expr
+from dooly.live import Engine, start_engine
 from dooly.passes import run, select
 from dooly.provenance.observed import Call, Tensor
 from tests.tiny_models import tiny_models

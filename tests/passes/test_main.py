@@ -106,6 +106,8 @@ def test_list_names_passes_and_models(capsys):
         (["{graph}", "--nope"], "unrecognized arguments: --nope"),
         (["{graph}", "--tp", "x"], "invalid int value"),
         (["missing.ir"], "missing.ir: No such file or directory"),
+        (["{graph}", "--tp", "2"], "--tp is for models that are captured"),
+        (["{graph}", "--kv-cache-dtype", "fp8"], "--kv-cache-dtype is for models that are captured"),
         (["{graph}", "-o", "/nonexistent/x.ir"], "/nonexistent/x.ir: cannot write: No such file"),
         (["{graph}", "{graph}", "{other}"], "two graphs have one name"),
     ],

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dooly.engine import EngineSettings, start_engine
+from dooly.engine import EngineSettings
+from dooly.live import start_engine
 from dooly.simulate import Trace, TraceRequest, simulate, simulator
 from dooly.simulate.engine import EngineScheduler
 

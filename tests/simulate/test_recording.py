@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dooly.engine import EngineSettings, start_engine
+from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
+from dooly.live import start_engine
 from dooly.simulate import Run, shipped_trace, simulate
 from dooly.simulate.record import record_trace, warm_up
 from dooly.simulate.recording import Recording, load_recording, save_recording
