@@ -304,11 +304,3 @@ class StepCost:
     total_us: float
     extrapolated: bool = False
     launch_us: float = 0.0
-
-    @property
-    def overlapped_us(self) -> float:
-        """Time from one step to the next with asynchronous scheduling, while nothing but such steps run.
-
-        The host then prepares the next step while the device works on this one.
-        """
-        return max(self.device_us, self.host_before_us + self.launch_us + self.host_after_us)
