@@ -74,8 +74,8 @@ def coarse_points(operation: Operation, ranges: Ranges) -> tuple[Point, ...]:
     if operation.kind.stateful:
         points = attention_batches(ranges.max_tokens, ranges.max_requests, ranges.max_context)
     elif operation.kind is Kind.MOE:
-        points = [*_moe_grid(operation, rows_limit(operation, ranges))]
-        points += _skewed(operation, points) if ranges.sweep == "skew" else []
+        even = tuple(_moe_grid(operation, rows_limit(operation, ranges)))
+        points = (*even, *(_skewed(operation, even) if ranges.sweep == "skew" else ()))
     else:
         points = _axes_grid(operation, ranges)
     return tuple(dict.fromkeys(points))
