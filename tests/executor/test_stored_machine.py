@@ -2,10 +2,11 @@
 
 import pytest
 
+from dooly.batch import HOST_PARTS
 from dooly.database import Database, Environment, Point, Samples
 from dooly.database.exchange import read_parquet, shipped_files
 from dooly.errors import ProfileError
-from dooly.executor import environment_for, stored_machine
+from dooly.executor import environment_for, host_environment, stored_machine
 from dooly.ir import parse_program
 
 
@@ -17,17 +18,21 @@ def add(database: Database, environment: Environment, points: int) -> None:
         database.record_ok(claim, Samples((1.0,) * 5))
 
 
-def test_every_shipped_point_lies_in_an_environment_of_the_stored_machine():
+@pytest.mark.parametrize(("platform", "device"), [("h100", "NVIDIA H100 80GB HBM3"), ("h200", "NVIDIA H200")])
+def test_every_shipped_point_lies_in_an_environment_of_its_stored_machine(platform: str, device: str):
     records = [record for path in shipped_files() for record in read_parquet(path)]
-    homes = {record.operation.signature: (record.operation, record.environment) for record in records}
     database = Database("sqlite://")
     database.add_records(records)
-    machine = stored_machine(database, "h200")
-    assert (machine.platform, machine.device, machine.mode) == ("h200", "NVIDIA H200", "graph")
+    machine = stored_machine(database, platform)
+    assert (machine.platform, machine.device, machine.mode) == (platform, device, "graph")
+    homes = {(each.operation, each.environment) for each in records if each.environment.get("platform") == platform}
     assert len(homes) > 100
-    for stored, environment in homes.values():
-        (operation,) = parse_program(stored.text).operations
-        assert environment_for(operation, machine) == environment
+    for stored, environment in homes:
+        if stored.signature in HOST_PARTS:
+            assert host_environment(machine) == environment
+        else:
+            (operation,) = parse_program(stored.text).operations
+            assert environment_for(operation, machine) == environment
 
 
 def test_another_machine_of_the_platform_is_left_out():
