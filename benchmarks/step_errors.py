@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,8 @@ def _dooly(model: SavedModel, seen: Sequence[Seen]) -> tuple[list[float], list[f
     whole: list[float] = []
     for each in seen:
         device = sum(predicted_us(work, each.batch, each.padded) for work in model.steps.work)
-        cost = model.steps.step_time(each.batch)
-        gpu.append(max(device, cost.launch_us))
+        cost = replace(model.steps.step_time(each.batch), device_us=device)
+        gpu.append(cost.span_us(idle=True))
         whole.append(cost.host_before_us + gpu[-1] + cost.host_after_us)
     return gpu, whole
 

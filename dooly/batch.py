@@ -21,11 +21,12 @@ TILE = 128
 """Queries that an attention kernel works on together."""
 
 LAUNCH_PARTS = ("host_launch_full", "host_launch_piecewise", "host_launch_none")
-HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS)
+HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host_lead")
 """Signatures of the pseudo operations that hold the host's share of a step.
 
 Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
-each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode.
+each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
+whole graph ``host_lead``, until the device has the graph.
 """
 
 
@@ -293,9 +294,10 @@ class StepCost:
         device_us: the model's operations, on a CPU with the dispatch between them.
         host_after_us: sampling and bookkeeping after the results are there.
         total_us: from the start of the step to its end, with synchronous scheduling:
-            ``host_before + max(device, launch) + host_after``.
+            ``host_before + max(launch, lead + device) + host_after``.
         extrapolated: some operation was asked outside the sizes that were measured.
         launch_us: the host is busy for so long queueing the step's kernels, while the device works through them.
+        lead_us: part of it, after which the device gets its first kernel.
     """
 
     host_before_us: float
@@ -304,3 +306,12 @@ class StepCost:
     total_us: float
     extrapolated: bool = False
     launch_us: float = 0.0
+    lead_us: float = 0.0
+
+    def span_us(self, *, idle: bool) -> float:
+        """From calling the model to the end of its last kernel.
+
+        Args:
+            idle: the device had nothing else to do when the model was called.
+        """
+        return max(self.launch_us, self.device_us + (self.lead_us if idle else 0.0))

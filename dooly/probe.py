@@ -29,7 +29,7 @@ class SeenStep:
         called_s: the model is called: its inputs are there.
         issued_s: everything is queued on the GPU; on a CPU, the greedy tokens are there.
         ready_s, end_s: its results are there; the scheduler has taken them.
-        parts_s: seconds spent in parts of the CPU's model: forward, logits, argmax.
+        parts_s: seconds spent in parts of the CPU's model: forward, logits, argmax; on a GPU queueing its forward pass.
         mode: how its kernels were launched: FULL or PIECEWISE CUDA graphs, or NONE.
         padded: tokens after padding to a captured size.
         events: CUDA events around what it put on the GPU; None on a CPU.
@@ -60,10 +60,16 @@ class SeenStep:
         return 0.0 if self.events is None else 1e6 * (self.issued_s - self.called_s)
 
     @property
-    def device_us(self) -> float:
-        """From the first to the last of the model's and the sampler's kernels; on a CPU the time of the model's parts.
+    def lead_us(self) -> float:
+        """How long a GPU that is idle waits for its first kernel, which it gets with the whole graph or at once."""
+        return 1e6 * self.parts_s["forward"] if self.mode == "FULL" else 0.0
 
-        Must be asked after the step has ended.
+    @property
+    def device_us(self) -> float:
+        """From calling the model, or from the end of the step before it, to the last of the sampler's kernels; on a CPU
+        the time of the model's parts.
+
+        An idle GPU waits for its first kernel meanwhile (`lead_us`).  Must be asked after the step has ended.
         """
         if self.events is None:
             return 1e6 * sum(self.parts_s.values())
@@ -98,6 +104,7 @@ class Probe:
         if self._engine.device == "cuda":
             self._wrap(runner.cudagraph_manager, "dispatch", self._dispatched)
             self._wrap(runner.model_state, "prepare_inputs", self._called)
+            self._wrap(runner, "execute_model", self._forwarded)
             self._wrap(runner, "sample_tokens", self._issued)
         else:
             self._wrap(runner, "_model_forward", self._part("forward"))
@@ -140,6 +147,10 @@ class Probe:
         if self._present is not None:
             self._present.events = _event(), None
             self._present.called_s = time.perf_counter()
+
+    def _forwarded(self, _: float, __: Any) -> None:
+        if self._present is not None:
+            self._present.parts_s["forward"] = time.perf_counter() - self._present.called_s
 
     def _issued(self, _: float, __: Any) -> None:
         if self._present is not None and self._present.events is not None:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dooly.cli.output import Column, Table
@@ -194,7 +194,7 @@ def _shape_row(label: str, steps: Sequence[EngineStep], model: StepModel) -> Row
 
 def _span_us(step: EngineStep, model: StepModel) -> float:
     device = sum(predicted_us(work, step.batch, step.padded) for work in model.work)
-    return max(device, model.step_time(step.batch).launch_us)
+    return replace(model.step_time(step.batch), device_us=device).span_us(idle=True)
 
 
 def _noise(steps: Sequence[EngineStep]) -> float | None:

@@ -8,14 +8,14 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
 ``host_launch_full``, ``host_launch_piecewise``, ``host_launch_none``  {N, R}: on a GPU, queueing N operations and the
                    sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
                    graphs, all one by one
+``host_lead``      {N, R}: until the device has a graph of N operations, and starts
 
-A tiny model serves as the load: what is left when its own work is taken away does not depend on the model.
+What is left of the steps of a real engine when its device's own work is taken away does not depend on the model.
 """
 
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 from dooly.batch import HOST_PARTS, LAUNCH_PARTS
@@ -33,7 +33,7 @@ from dooly.probe import SeenStep
 
 __all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
 
-HOST_COST_S = {"cpu": 20.0, "cuda": 150.0}
+HOST_COST_S = {"cpu": 20.0, "cuda": 200.0}
 """Rough wall seconds of measuring host time, imports not included."""
 
 _AROUND = HOST_PARTS[:2]
@@ -48,7 +48,7 @@ def missing_host_points(database: Database, machine: Machine) -> bool:
         have = {measurement.point for measurement in database.points(signature, environment)}
         if not have >= set(load.points):
             return True
-    between = LAUNCH_PARTS if machine.torch_device == "cuda" else ("host_dispatch",)
+    between = (*LAUNCH_PARTS, "host_lead") if machine.torch_device == "cuda" else ("host_dispatch",)
     depths = ({each.point.axes["N"] for each in database.points(part, environment)} for part in between)
     return any(len(known) < len(load.depths) for known in depths)
 
@@ -63,8 +63,8 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
 
     Raises:
         SimulationError: the engine does not start.
-        CaptureError: the tiny model cannot be captured.
-        ProfileError: an operation of the tiny model cannot be run by itself here.
+        CaptureError: the model of the load cannot be captured.
+        ProfileError: an operation of it cannot be run by itself here.
     """
     if not missing_host_points(database, machine):
         return 0
@@ -75,7 +75,7 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
             book.claim(signature, *load.points)
         with tempfile.TemporaryDirectory(prefix="dooly-host-") as name:
             folders = {depth: load.write_model(Path(name) / f"layers-{depth}", depth) for depth in load.depths}
-            note("host time: operations of the tiny models")
+            note("host time: operations of the models")
             programs = {depth: _operations(folder, machine) for depth, folder in folders.items()}
             for program in programs.values():
                 between = ("host_launch_none", Point.of(N=_queued(program), R=DECODE))
@@ -87,22 +87,20 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 alone_us = _alone(machine, [op for program in programs.values() for op in program])
             for depth, folder in folders.items():
                 note(f"host time: engine with {depth} layers")
-                recorded = record(folder, load.settings(machine), load.warm_up(depth), load.groups(depth))
-                points = load.points if depth == load.depths[0] else ()
-                for point, steps in zip_longest(points, recorded):
-                    if point is not None:
-                        _store_around(book, point, steps)
-                    if on_gpu:
-                        _store_launch(book, steps, programs[depth])
-                    else:
-                        _store_dispatch(book, steps, programs[depth], alone_us)
+                steps = record(folder, load.settings(machine), load.warm_up(), load.workloads())
+                for point in load.points:
+                    _store_around(book, point, steps)
+                if on_gpu:
+                    _store_launch(book, steps, programs[depth])
+                else:
+                    _store_dispatch(book, steps, programs[depth], alone_us)
     finally:
         book.release()
     return book.stored
 
 
 class _Claims:
-    """The points of host time that this process measures, each committed as soon as its steps were seen."""
+    """The points of host time that this process measures, committed engine by engine."""
 
     def __init__(self, database: Database, environment: Environment) -> None:
         self._database, self._environment = database, environment
@@ -147,9 +145,7 @@ def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, float
                 try:
                     trial = make_runner(operation, session).trial(_decode_point(operation))
                 except Unsupported as error:
-                    raise ProfileError(
-                        f"host time: {operation.name} of the tiny model cannot run here: {error}"
-                    ) from error
+                    raise ProfileError(f"host time: {operation.name} of the load cannot run here: {error}") from error
                 samples = session.measure(trial, Precision.usual(machine.torch_device)).undisturbed_us
                 latencies[operation.signature] = statistics.median(samples)
     return latencies
@@ -190,15 +186,21 @@ def _store_launch(book: _Claims, steps: Sequence[SeenStep], operations: Sequence
     Shapes come as they do, so points are claimed here; prompts that are served before decoding give few samples.
     """
     for mode, signature in zip(("FULL", "PIECEWISE", "NONE"), LAUNCH_PARTS, strict=True):
-        times: dict[int, list[float]] = {}
+        alike: dict[int, list[SeenStep]] = {}
         for step in steps:
             if step.mode == mode:
-                times.setdefault(step.batch.count, []).append(step.launch_us)
-        for requests, values in times.items():
-            if len(values) >= _FEWEST:
-                point = Point.of(N=_queued(operations, mode), R=requests)
-                book.claim(signature, point)
-                book.store(signature, point, Samples(tuple(values)))
+                alike.setdefault(step.batch.count, []).append(step)
+        for requests, seen in alike.items():
+            point = Point.of(N=_queued(operations, mode), R=requests)
+            if len(seen) >= _FEWEST:
+                _store(book, signature, point, [step.launch_us for step in seen])
+                if mode == "FULL":
+                    _store(book, "host_lead", point, [step.lead_us for step in seen])
+
+
+def _store(book: _Claims, signature: str, point: Point, values_us: Iterable[float]) -> None:
+    book.claim(signature, point)
+    book.store(signature, point, Samples(tuple(values_us)))
 
 
 def _store_dispatch(

@@ -1,6 +1,6 @@
 """The real engine serving small workloads, step by step."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from dooly.engine import EngineSettings
@@ -14,19 +14,18 @@ Workload = tuple[tuple[int, int], ...]
 
 
 def record(
-    folder: Path, settings: EngineSettings, warm_up: Iterable[Workload], groups: Iterable[Sequence[Workload]]
-) -> Iterator[list[SeenStep]]:
-    """Serve the workloads with the real engine, one after the other; after each group of them, all its steps.
+    folder: Path, settings: EngineSettings, warm_up: Iterable[Workload], workloads: Iterable[Workload]
+) -> list[SeenStep]:
+    """Serve the workloads with the real engine, one after the other; all steps but those of the warm-up.
 
     Raises:
         SimulationError: the engine does not start.
     """
     with start_engine(folder, settings) as engine:
         _serve(engine, warm_up, "warm-up")
-        for number, group in enumerate(groups):
-            with Probe(engine) as probe:
-                _serve(engine, group, f"timed-{number}")
-            yield probe.steps
+        with Probe(engine) as probe:
+            _serve(engine, workloads, "timed")
+        return probe.steps
 
 
 def _serve(engine: Engine, batches: Iterable[Workload], label: str) -> None:

@@ -1,9 +1,11 @@
-"""What the host is measured with: a tiny model of several depths, and the shapes of steps that it serves."""
+"""What the host is measured with: a model of several depths, and the shapes of steps that it serves."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dooly.capture import resolve_model
 from dooly.database import Point
 from dooly.engine import EngineSettings
 from dooly.executor.host_engine import Workload
@@ -14,19 +16,10 @@ __all__ = ["DECODE", "HostLoad", "load_for"]
 DECODE = 4
 """Requests of the decode steps that are compared over depths."""
 
-CONTEXT, STEPS = 32, 24
-_REPEATS = 7
+CONTEXT, STEPS = 32, 4
+"""Prompt tokens, and steps at a time, of requests that decode."""
 
-_MODEL: dict[str, object] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "max_position_embeddings": 16384,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
+_TURNS = 7
 
 
 @dataclass(frozen=True)
@@ -34,45 +27,47 @@ class HostLoad:
     """Shapes of steps, and the model that runs them.
 
     Attributes:
-        depths: layers of the model, one engine each; all shapes are served at the first.
+        model: bundled; its layers are repeated or left out.
+        sizes: of its configuration that are set otherwise.
+        depths: layers of the model, one engine each.
         requests, tokens: most in one step.
         decodes: requests that decode together.
-        prefills: (requests, prompt tokens of each) that are prefilled together; one for each way of launching kernels
-            comes first.
-        per_depth: how many of `prefills` are served at every depth.
-        head_size, dtype: of the model.
+        prefills: (requests, prompt tokens of each) that are prefilled together.
     """
 
+    model: str
+    sizes: Mapping[str, int]
     depths: tuple[int, ...]
     requests: int
     tokens: int
     decodes: tuple[int, ...]
     prefills: tuple[tuple[int, int], ...]
-    per_depth: int
-    head_size: int
-    dtype: str
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """Shapes of steps at the first depth, in the order of `groups`."""
+        """Shapes of steps."""
         return (
             *(Point.of(R=count, T=count) for count in self.decodes),
             *(Point.of(R=count, T=count * prompt) for count, prompt in self.prefills),
         )
 
-    def groups(self, depth: int) -> list[tuple[Workload, ...]]:
-        """Workloads for each shape: a shape is committed as soon as it is measured."""
-        first = depth == self.depths[0]
-        decodes = self.decodes if first else (DECODE,)
-        prefills = self.prefills if first else self.prefills[: self.per_depth]
-        return [
-            *((((CONTEXT, STEPS),) * count,) for count in decodes),
-            *(((((prompt, 1),) * count),) * _REPEATS for count, prompt in prefills),
-        ]
+    def workloads(self) -> Iterator[Workload]:
+        """All shapes in turn, several times over.
 
-    def warm_up(self, depth: int) -> list[Workload]:
+        A shape that is repeated at once finds its code in the processor's caches, and all its samples at one moment; a
+        real engine's steps change from one to the next.
+        """
+        for _ in range(_TURNS):
+            yield from self._turn(STEPS + 1)
+
+    def warm_up(self) -> Iterator[Workload]:
         """Each shape once, cut short: the first step of a shape is slower."""
-        return [((self.tokens, 2),), *(tuple((prompt, 2) for prompt, _ in group[0]) for group in self.groups(depth))]
+        yield ((self.tokens, 2),)
+        yield from self._turn(2)
+
+    def _turn(self, outputs: int) -> Iterator[Workload]:
+        yield from (((CONTEXT, outputs),) * count for count in self.decodes)
+        yield from (((prompt, 1),) * count for count, prompt in self.prefills)
 
     def settings(self, machine: Machine) -> EngineSettings:
         """Of the engine that serves them."""
@@ -86,30 +81,39 @@ class HostLoad:
         )
 
     def write_model(self, folder: Path, depth: int) -> Path:
-        """A config.json of the tiny model in a new folder."""
+        """A config.json of so many layers in a new folder."""
+        _, config = resolve_model(self.model)
         folder.mkdir()
-        sizes = {
-            "num_hidden_layers": depth,
-            "hidden_size": 2 * self.head_size,
-            "intermediate_size": 2 * self.head_size,
-            "head_dim": self.head_size,
-            "torch_dtype": self.dtype,
-        }
-        (folder / "config.json").write_text(json.dumps(_MODEL | sizes))
+        (folder / "config.json").write_text(json.dumps({**config, **self.sizes, "num_hidden_layers": depth}))
         return folder
 
 
 _LOADS = {
-    "cpu": HostLoad((2, 5, 8), 16, 512, (1, DECODE, 16), ((1, 64), (1, 512), (4, 128), (16, 32)), 0, 32, "float32"),
+    "cpu": HostLoad(
+        model="tiny-llama",
+        sizes={
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "head_dim": 32,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": 256,
+        },
+        depths=(2, 5, 8),
+        requests=16,
+        tokens=512,
+        decodes=(1, DECODE, 16),
+        prefills=((1, 64), (1, 512), (4, 128), (16, 32)),
+    ),
+    # Layers of real size, or the device would never let the host wait.
     "cuda": HostLoad(
-        depths=(4, 16, 32),
+        model="llama-3.1-8b",
+        sizes={},
+        depths=(8, 64),
         requests=256,
         tokens=8192,
         decodes=(1, DECODE, 16, 64, 128, 256),
-        prefills=((DECODE, 64), (DECODE, 256), (1, 128), (1, 2048), (1, 8192), (16, 16), (16, 128), (64, 32)),
-        per_depth=2,
-        head_size=64,
-        dtype="bfloat16",
+        prefills=((1, 128), (1, 2048), (1, 8192), (DECODE, 64), (DECODE, 256), (16, 16), (16, 128), (64, 32)),
     ),
 }
 

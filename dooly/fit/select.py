@@ -40,7 +40,7 @@ def fit(operation: Operation, observations: Iterable[Observation]) -> Formula:
 
 
 def fit_host(signature: str, observations: Iterable[Observation]) -> Formula:
-    """Fit host work: ``host_before``, ``host_after`` (over R and T) or ``host_dispatch`` (over N operations).
+    """Fit host work: one of `HOST_SUBJECTS`.
 
     Raises:
         FitError: no such host work, or too few points.

@@ -1,6 +1,6 @@
 """Time of the host around, between and behind the operations of a step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from dooly.batch import LAUNCH_PARTS
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
+from dooly.predict.graphs import MODES
 
 __all__ = ["HostModel"]
 
@@ -24,12 +25,14 @@ class HostModel:
             waits for each; None on a GPU.
         launch: queueing a step's kernels, by place in `MODES`, over N and R: operations that are queued one by one
             (attention operations, around which the rest is graphs, in mode PIECEWISE) and requests; empty on a CPU.
+        lead: of mode FULL, until the device has the graph; None where that was not measured.
     """
 
     before: Formula
     after: Formula
     dispatch: Formula | None
     launch: tuple[Formula, ...]
+    lead: Formula | None
 
     @classmethod
     def of(cls, formulas: Mapping[str, Formula]) -> "HostModel":
@@ -45,9 +48,9 @@ class HostModel:
                     f"host: no formula of {part}; `dooly profile` measures the host once, then run `dooly fit`"
                 )
         launch = tuple(formulas[part] for part in LAUNCH_PARTS) if on_gpu else ()
-        return cls(
-            formulas["host_before"], formulas["host_after"], None if on_gpu else formulas["host_dispatch"], launch
-        )
+        dispatch = None if on_gpu else formulas["host_dispatch"]
+        lead = formulas.get("host_lead") if on_gpu else None
+        return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, lead)
 
     def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """(before, after) in us and whether either is extrapolated, for one step."""
@@ -59,6 +62,12 @@ class HostModel:
     def launch_one(self, mode: int, operations: int, requests: int) -> tuple[float, bool]:
         """us of queueing a step in mode `MODES[mode]`, and whether extrapolated."""
         return self.launch[mode].predict_one({"N": float(operations), "R": float(requests)})
+
+    def lead_one(self, mode: int, operations: int, requests: int) -> tuple[float, bool]:
+        """us of it after which the device has its first kernel, and whether extrapolated."""
+        if self.lead is None or MODES[mode] != "FULL":
+            return 0.0, False
+        return self.lead.predict_one({"N": float(operations), "R": float(requests)})
 
     def many(
         self, tokens: NDArray[np.float64], requests: NDArray[np.float64]
@@ -73,10 +82,26 @@ class HostModel:
         self, modes: NDArray[np.int64], operations: tuple[int, ...], requests: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """`launch_one` for many steps; `operations` by mode."""
-        found, beyond = np.zeros(len(modes)), np.zeros(len(modes), dtype=bool)
-        for mode, formula in enumerate(self.launch):
-            at = modes == mode
-            if at.any():
-                count = np.full(int(at.sum()), float(operations[mode]))
-                found[at], beyond[at] = formula.predict({"N": count, "R": requests[at]})
-        return found, beyond
+        return _by_mode(self.launch, modes, operations, requests)
+
+    def lead_many(
+        self, modes: NDArray[np.int64], operations: tuple[int, ...], requests: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """`lead_one` for many steps; `operations` by mode."""
+        return _by_mode([self.lead], modes, operations, requests)
+
+
+def _by_mode(
+    formulas: Sequence[Formula | None],
+    modes: NDArray[np.int64],
+    operations: tuple[int, ...],
+    requests: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """A formula for each mode in order, the remaining ones zero."""
+    found, beyond = np.zeros(len(modes)), np.zeros(len(modes), dtype=bool)
+    for mode, formula in enumerate(formulas):
+        at = modes == mode
+        if formula is not None and at.any():
+            count = np.full(int(at.sum()), float(operations[mode]))
+            found[at], beyond[at] = formula.predict({"N": count, "R": requests[at]})
+    return found, beyond

@@ -32,6 +32,7 @@ class StepTimes:
     total_us: Column
     extrapolated: NDArray[np.bool_]
     launch_us: Column
+    lead_us: Column
 
     def __len__(self) -> int:
         return len(self.total_us)
@@ -42,8 +43,9 @@ class StepModel:
 
     On a CPU the host issues an operation and waits for it, so the parts of a step add up:
     ``total = before + (sum of operations + dispatch) + after``.  On a GPU it queues the operations, which takes it some
-    time of its own, and waits for the last: ``total = before + max(launch, sum of operations) + after``.  Without a
-    host (None: its time was not measured) steps are the sum of operations, and every host part is zero.
+    time of its own, and waits for the last: ``total = before + max(launch, lead + sum of operations) + after``, where
+    the lead is the time until the device has the first.  Without a host (None: its time was not measured) steps are the
+    sum of operations, and every host part is zero.
 
     Where CUDA graphs are replayed, all but attention works on as many tokens as the step is padded to.
 
@@ -100,7 +102,7 @@ class StepModel:
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
         tokens, requests = batch.tokens, batch.count
-        padded, launch, outside = self._launch_one(tokens, requests)
+        padded, launch, lead, outside = self._launch_one(tokens, requests)
         sizes = {"T": padded, "R": requests, "L": batch.logits}
         device, outside = self._dispatch_us, outside or self._dispatch_outside
         for axis, table in self._tables:
@@ -118,20 +120,22 @@ class StepModel:
                 outside = outside or beyond
         before, after, beyond = self._host_one(tokens, requests)
         before, after = _grid(before), _grid(after)
-        return StepCost(before, device, after, before + max(device, launch) + after, outside or beyond, launch)
+        total = before + max(launch, lead + device) + after
+        return StepCost(before, device, after, total, outside or beyond, launch, lead)
 
     def padded(self, tokens: int, requests: int) -> int:
         """Tokens that all but attention works on."""
         return self._launch_one(tokens, requests)[0]
 
-    def _launch(self, tokens: int, requests: int) -> tuple[int, float, bool]:
-        """Padded tokens of a step; us of queueing it, and whether that is extrapolated."""
+    def _launch(self, tokens: int, requests: int) -> tuple[int, float, float, bool]:
+        """Padded tokens of a step; us of queueing it, until the device has its first kernel; whether extrapolated."""
         mode, padded = ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
         if self.host is None or not self.host.launch:
-            return padded, 0.0, False
+            return padded, 0.0, 0.0, False
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
-        return padded, _grid(launch), outside
+        lead, beyond = self.host.lead_one(place, self._queued[place], requests)
+        return padded, _grid(launch), _grid(lead), outside or beyond
 
     def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
         """Work that several sizes decide together."""
@@ -161,22 +165,23 @@ class StepModel:
                 outside |= beyond
         nothing = np.zeros(len(columns))
         if self.host is None:
-            return StepTimes(nothing, device, nothing, device, outside, nothing)
-        launch = nothing
+            return StepTimes(nothing, device, nothing, device, outside, nothing, nothing)
+        launch = lead = nothing
         if self.host.launch:
             launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
-            launch, outside = on_grid(launch), outside | beyond
+            lead, late = self.host.lead_many(modes, self._queued, floats["R"])
+            launch, lead, outside = on_grid(launch), on_grid(lead), outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
         before, after = on_grid(before), on_grid(after)
-        total = before + np.maximum(device, launch) + after
-        return StepTimes(before, device, after, total, outside | beyond, launch)
+        total = before + np.maximum(launch, lead + device) + after
+        return StepTimes(before, device, after, total, outside | beyond, launch, lead)
 
     def breakdown(self, batch: Batch) -> Breakdown:
         """The step by operation and host part; rows add up to exactly the total.
 
         On a GPU the row ``host_launch`` is what the device waits for the host, not the whole time of queueing.
         """
-        padded, launch, late = self._launch_one(batch.tokens, batch.count)
+        padded, launch, lead, late = self._launch_one(batch.tokens, batch.count)
         parts: list[tuple[str, str, str, int, float, bool]] = []
         for each in self.work:
             values = {**batch.attention(each.subject.window), "L": batch.logits}
@@ -188,7 +193,7 @@ class StepModel:
         before, after, outside = self._host_one(batch.tokens, batch.count)
         before, after = _grid(before), _grid(after)
         device = sum(part[4] for part in parts) + self._dispatch_us
-        wait = max(launch - device, 0.0)
+        wait = max(launch - device, lead)
         if self.host is not None:
             dispatch = "host", self.launches, self._dispatch_us, self._dispatch_outside
             between = ("host_dispatch", "host_dispatch", *dispatch)
@@ -201,7 +206,7 @@ class StepModel:
                 ("host_after", "host_after", "host", 1, after, outside),
             ]
         extrapolated = any(part[5] for part in parts)
-        cost = StepCost(before, device, after, before + device + wait + after, extrapolated, launch)
+        cost = StepCost(before, device, after, before + device + wait + after, extrapolated, launch, lead)
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

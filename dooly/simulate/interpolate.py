@@ -24,7 +24,7 @@ class DecodeCosts:
         self._cost = cost
         self._composition = -1
         self._at = self._length = 0
-        self._start = self._slope = (0.0, 0.0, 0.0, 0.0, 0.0)
+        self._start = self._slope = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         self._extrapolated = False
 
     def __call__(self, batch: StepBatch) -> StepCost:
@@ -45,16 +45,16 @@ class DecodeCosts:
             self._from(start, self._cost(batch.later(ahead)), ahead)
             return start
         at = self._at
-        before, device, after, total, launch = (a + b * at for a, b in zip(self._start, self._slope))
-        return StepCost(before, device, after, total, self._extrapolated, launch)
+        before, device, after, total, launch, lead = (a + b * at for a, b in zip(self._start, self._slope))
+        return StepCost(before, device, after, total, self._extrapolated, launch, lead)
 
     def _from(self, start: StepCost, end: StepCost, steps: int) -> None:
         self._at, self._length = 0, steps
         self._start = _parts(start)
-        before, device, after, total, launch = ((b - a) / steps for a, b in zip(self._start, _parts(end)))
-        self._slope = (before, device, after, total, launch)
+        before, device, after, total, launch, lead = ((b - a) / steps for a, b in zip(self._start, _parts(end)))
+        self._slope = (before, device, after, total, launch, lead)
         self._extrapolated = start.extrapolated or end.extrapolated
 
 
-def _parts(cost: StepCost) -> tuple[float, float, float, float, float]:
-    return cost.host_before_us, cost.device_us, cost.host_after_us, cost.total_us, cost.launch_us
+def _parts(cost: StepCost) -> tuple[float, float, float, float, float, float]:
+    return cost.host_before_us, cost.device_us, cost.host_after_us, cost.total_us, cost.launch_us, cost.lead_us

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,24 +126,25 @@ def compare_steps(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost
         len(run.steps) != len(costs) for run, costs in zip(measured, predicted, strict=False)
     ):
         raise SimulationError("predictions and measured steps differ in number; predict every step of every run")
-    groups: defaultdict[tuple[StepClass, str, Part], list[tuple[StepRecord, StepCost]]] = defaultdict(list)
+    groups: defaultdict[tuple[StepClass, str, Part], list[_Pair]] = defaultdict(list)
     for run, costs in zip(measured, predicted, strict=True):
-        parts: tuple[Part, ...] = ("device",) if run.settings.async_scheduling else ("total", "device")
+        overlaps = run.settings.async_scheduling
         for step, cost in zip(run.steps, costs, strict=True):
-            for part in parts:
-                groups[step.batch.kind, step.mode, part].append((step, cost))
+            kind, mode = step.batch.kind, step.mode
+            groups[kind, mode, "device"].append((step, step.device_us, cost.span_us(idle=not overlaps)))
+            if not overlaps:
+                groups[kind, mode, "total"].append((step, step.total_us, cost.total_us))
     order = sorted(groups, key=lambda key: (KINDS.index(key[0]), key[1], key[2] == "device"))
     return tuple(_step_error(*key, groups[key]) for key in order)
 
 
-def _step_error(kind: StepClass, mode: str, part: Part, members: list[tuple[StepRecord, StepCost]]) -> StepError:
-    steps = [step for step, _ in members]
-    if part == "total":
-        measured = np.array([step.total_us for step in steps])
-        predicted = np.array([cost.total_us for _, cost in members])
-    else:
-        measured = np.array([step.device_us for step in steps])
-        predicted = np.array([max(cost.device_us, cost.launch_us) for _, cost in members])
+_Pair: TypeAlias = tuple[StepRecord, float, float]
+"""A step, and what it took and was predicted to take, us."""
+
+
+def _step_error(kind: StepClass, mode: str, part: Part, members: list[_Pair]) -> StepError:
+    steps = [step for step, _, _ in members]
+    measured, predicted = (np.array([pair[place] for pair in members]) for place in (1, 2))
     signed = (predicted - measured) / measured * 100
     return StepError(
         kind=kind,

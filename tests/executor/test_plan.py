@@ -383,5 +383,5 @@ def test_host_time_that_cannot_be_measured_is_one_clear_line(monkeypatch, somewh
 
     monkeypatch.setattr(host, "open_session", no_session)
     monkeypatch.setattr(host, "make_runner", refuse)
-    with pytest.raises(ProfileError, match="of the tiny model cannot run here: no such backend here"):
+    with pytest.raises(ProfileError, match="of the load cannot run here: no such backend here"):
         host._alone(somewhere, list(step("f32").values()))

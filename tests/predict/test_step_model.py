@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.batch import Batch, BatchColumns
+from dooly.batch import LAUNCH_PARTS, Batch, BatchColumns
 from dooly.errors import PredictError
 from dooly.fit import Formula, Observation, fit, fit_host
 from dooly.ir.operation import Operation, Use
 from dooly.ir.types import attributes
-from dooly.predict import HOST_PARTS, StepModel
+from dooly.predict import HOST_PARTS, GraphPlan, StepModel
 from tests.fit import laws
 
 MODEL = "tiny"
@@ -79,6 +79,20 @@ def model(formulas: dict[str, Formula]) -> StepModel:
     return StepModel.build((*OPERATIONS, PICKED), formulas, MODEL)
 
 
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def either(request: pytest.FixtureRequest, model: StepModel, formulas: dict[str, Formula]) -> StepModel:
+    """On a CPU, or a GPU whose host is slower than it in some steps and faster in others."""
+    if request.param == "cpu":
+        return model
+    parts = dict(zip((*LAUNCH_PARTS, "host_lead"), (1.0, 40.0, 90.0, 0.5), strict=True))
+    points = [(n, r) for n in (6, 30, 90) for r in (1, 8, 32)]
+    launch = {
+        part: fit_host(part, [Observation((("N", n), ("R", r)), None, 50.0 + each * n + r) for n, r in points])
+        for part, each in parts.items()
+    }
+    return StepModel.build((*OPERATIONS, PICKED), formulas | launch, MODEL, graphs=GraphPlan.of(16, 512))
+
+
 requests = st.lists(st.tuples(st.integers(1, 300) | st.just(1), st.integers(0, 1500)), min_size=1, max_size=20)
 steps = st.builds(
     lambda pairs, share: Batch(tuple(pairs), round(share * len(pairs))), requests, st.sampled_from([0, 0.5, 1.0])
@@ -86,27 +100,36 @@ steps = st.builds(
 
 
 @given(steps)
-def test_breakdown_adds_up_exactly(model: StepModel, batch: Batch) -> None:
-    breakdown = model.breakdown(batch)
+def test_breakdown_adds_up_exactly(either: StepModel, batch: Batch) -> None:
+    breakdown = either.breakdown(batch)
     cost = breakdown.cost
     assert sum(row.total_us for row in breakdown.rows) == cost.total_us
-    assert cost.host_before_us + cost.device_us + cost.host_after_us == cost.total_us
+    assert cost.host_before_us + cost.span_us(idle=True) + cost.host_after_us == cost.total_us
+    assert cost.span_us(idle=False) <= cost.span_us(idle=True) <= cost.span_us(idle=False) + cost.lead_us
     assert sum(row.share for row in breakdown.rows) == pytest.approx(1.0)
     assert cost.extrapolated == any(row.extrapolated for row in breakdown.rows)
-    assert model.step_time(batch).total_us == pytest.approx(cost.total_us, rel=1e-12)
-    assert model.step_time(batch).extrapolated == cost.extrapolated
+    assert either.step_time(batch).total_us == pytest.approx(cost.total_us, rel=1e-12)
+    assert either.step_time(batch).extrapolated == cost.extrapolated
 
 
 @given(st.lists(steps, min_size=1, max_size=8))
-def test_many_steps_cost_what_each_does(model: StepModel, batches: list[Batch]) -> None:
-    times = model.step_times(batches)
+def test_many_steps_cost_what_each_does(either: StepModel, batches: list[Batch]) -> None:
+    times = either.step_times(batches)
     assert len(times) == len(batches)
-    for i, cost in enumerate(map(model.step_time, batches)):
+    for i, cost in enumerate(map(either.step_time, batches)):
+        assert (times.launch_us[i], times.lead_us[i]) == (cost.launch_us, cost.lead_us)
         assert times.host_before_us[i] == pytest.approx(cost.host_before_us, rel=1e-9)
         assert times.device_us[i] == pytest.approx(cost.device_us, rel=1e-9)
         assert times.host_after_us[i] == pytest.approx(cost.host_after_us, rel=1e-9)
         assert times.total_us[i] == pytest.approx(cost.total_us, rel=1e-9)
         assert bool(times.extrapolated[i]) == cost.extrapolated
+
+
+def test_a_device_without_work_waits_for_a_whole_graph_only(either: StepModel) -> None:
+    decode, mixed, large = Batch.of(*[(1, 40)] * 8), Batch.of((1, 40), (64, 0)), Batch.of((600, 0))
+    leads = [either.step_time(batch).lead_us for batch in (decode, mixed, large)]
+    assert leads[1:] == [0.0, 0.0]
+    assert (leads[0] > 0.0) == (either.graphs is not None)
 
 
 def test_flat_arrays_are_taken_as_they_are(model: StepModel) -> None:

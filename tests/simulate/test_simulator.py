@@ -1,5 +1,6 @@
 """The simulated clock: deterministic, in order, and equal to a calculation by hand where one is possible."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_host_time_is_hidden_in_an_asynchronous_engine(models: dict[str, Path]) 
     assert run.requests[0].first_token_s == pytest.approx(1e-3)
     # Steps follow one another on the device: each costs 700 us instead of 1000.
     assert run.requests[0].finish_s == pytest.approx(1e-3 + 3 * 0.7e-3)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("asynchronous", "later_ms"), [(False, 1.1), (True, 0.7)])
+def test_an_idle_device_waits_for_its_first_kernel(
+    models: dict[str, Path], asynchronous: bool, later_ms: float
+) -> None:
+    cost = StepCost(100, 700, 200, 1100, launch_us=150, lead_us=100)
+    settings = replace(SETTINGS, async_scheduling=asynchronous)
+    run = simulate(models["llama"], trace_of((0, 10, 4)), lambda batch: cost, settings)
+    assert run.requests[0].first_token_s == pytest.approx(1.1e-3)
+    assert run.requests[0].finish_s == pytest.approx(1.1e-3 + 3 * later_ms / 1e3)
 
 
 @pytest.mark.engine
