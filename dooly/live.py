@@ -35,6 +35,13 @@ class Engine:
         self._parameters: dict[int, Any] = {}
 
     @property
+    def backend(self) -> str:
+        """Attention backends of the model's layers."""
+        layers: Any = self.config.compilation_config.static_forward_context.values()
+        names = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
+        return ",".join(sorted(names))
+
+    @property
     def overlaps(self) -> bool:
         """Whether the next step is composed while the present one runs.
 

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "batch": EVERYWHERE,
     "engine": EVERYWHERE | {"batch"},
     "live": EVERYWHERE | {"engine"},
+    "remote": EVERYWHERE | {"engine"},
     "probe": EVERYWHERE | {"batch", "live"},
     "models": EVERYWHERE,
     "traces": EVERYWHERE,
@@ -33,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "executor": COMPILER | {"batch", "engine", "live", "probe", "capture", "database", "fit"},
     "fit": COMPILER | {"batch", "database"},
     "predict": COMPILER | {"batch", "database", "fit"},
-    "simulate": COMPILER | {"batch", "engine", "live", "probe", "predict", "traces"},
+    "simulate": COMPILER | {"batch", "engine", "live", "probe", "remote", "predict", "traces"},
     "sharing": COMPILER,
     "adapters": COMPILER | {"batch", "database", "fit", "predict"},
 }

@@ -1,5 +1,7 @@
 """``dooly record``: the real engine serving traces, kept as a file that predictions are validated with elsewhere."""
 
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +22,9 @@ from dooly.cli.serving import (
 )
 
 if TYPE_CHECKING:
-    from dooly.simulate import Trace
+    from dooly.live import Engine
+    from dooly.remote import RemoteEngine
+    from dooly.simulate import Run, Trace
 
 __all__ = ["record"]
 
@@ -41,6 +45,7 @@ def record(
     steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
     repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
     asynchronous: Asynchronous = False,
+    own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
     max_num_seqs: Sequences = 256,
     max_num_batched_tokens: BatchedTokens = 8192,
     max_model_len: ModelLength = 16384,
@@ -53,8 +58,9 @@ def record(
     """Serve traces with the real engine on this machine, and keep what happened.
 
     With --async each trace is served `repeats` times with asynchronous scheduling and once with every step finished
-    before the next begins. Steps are listed for the first pass of each kind; requests for all of them. Weights and
-    prompts are random. `dooly validate --recording FILE` compares with it.
+    before the next begins. Steps are listed for the first pass of each kind; requests for all of them. With
+    --own-process, which is how `vllm serve` runs the engine, no steps are listed and --async decides for all passes.
+    Weights and prompts are random. `dooly validate --recording FILE` compares with it.
 
     Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 --async -o llama.json.gz
     """
@@ -66,7 +72,8 @@ def record(
     from dooly.cli.output import say
     from dooly.engine import model_folder
     from dooly.errors import SimulationError
-    from dooly.live import start_engine
+    from dooly.live import Engine, start_engine
+    from dooly.remote import start_remote_engine
     from dooly.simulate.facts import machine_facts
     from dooly.simulate.record import record_trace, warm_up
     from dooly.simulate.record_steps import record_steps
@@ -76,6 +83,8 @@ def record(
 
     if repeats < 1:
         raise SimulationError(f"--repeats is {repeats}; expected at least 1")
+    if own_process and (backend is None or steps is not None):
+        raise SimulationError("--own-process: what happens there cannot be seen; say which --backend, and no --steps")
     settings = engine_settings(
         max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks, prefix_caching, asynchronous
     )
@@ -84,28 +93,36 @@ def record(
         check_lengths(trace, settings)
     path, rng = model_path(model), np.random.default_rng(seed)
     name = model_folder(path).name
-    with start_engine(path, settings, backend=backend) as engine:
+    with (
+        start_remote_engine(path, settings, backend)
+        if own_process and backend is not None
+        else start_engine(path, settings, backend=backend)
+    ) as engine:
         facts = machine_facts(engine)
-        used = dict(facts)["backend"]
-        say(f"{name} with {used} started in {engine.start_s:.0f} s")
+        say(f"{name} with {engine.backend} started in {engine.start_s:.0f} s")
         warm_up(engine, served[0], rng)
-        if steps is not None:
-            if engine.device != "cuda":
-                raise SimulationError("--steps lists kernels of a GPU; there is none here")
+        if steps is not None and isinstance(engine, Engine):
             taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
-            save_steps(StepRecording(name, 1, used, settings, facts, taken), steps)
+            save_steps(StepRecording(name, 1, engine.backend, settings, facts, taken), steps)
             say(f"{len(taken)} steps in {steps}")
-        runs = []
-        for overlaps in (True, False) if asynchronous else (False,):
-            engine.overlaps = overlaps
-            for trace in served:
-                for turn in range(1 if asynchronous and not overlaps else repeats):
-                    run = record_trace(engine, name, trace, settings, rng)
-                    kept = replace(run, steps=(), unlisted=(len(run.steps), sum(s.batch.count for s in run.steps)))
-                    runs.append(run if turn == 0 else kept)
-                    save_recording(Recording(name, 1, used, facts, tuple(runs)), output)
-                    kind = "asynchronous" if overlaps else "synchronous"
-                    say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps)} steps")
+        runs: list[Run] = []
+        for trace, turn in _passes(engine, served, repeats):
+            run = record_trace(engine, name, trace, settings, rng)
+            kept = replace(run, steps=(), unlisted=(len(run.steps), sum(s.batch.count for s in run.steps)))
+            runs.append(run if turn == 0 else kept)
+            save_recording(Recording(name, 1, engine.backend, facts, tuple(runs)), output)
+            kind = "asynchronous" if engine.overlaps else "synchronous"
+            say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps) or 'unknown'} steps")
+
+
+def _passes(engine: "Engine | RemoteEngine", traces: "Sequence[Trace]", repeats: int) -> "Iterator[tuple[Trace, int]]":
+    """Each trace several times; once more with every step finished first, if it was not and the engine can be told."""
+    from dooly.live import Engine
+
+    yield from itertools.product(traces, range(repeats))
+    if isinstance(engine, Engine) and engine.overlaps:
+        engine.overlaps = False
+        yield from ((trace, 0) for trace in traces)
 
 
 def _trace(source: str, max_model_len: int, seed: int) -> "Trace":

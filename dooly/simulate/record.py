@@ -17,6 +17,7 @@ from dooly.engine import EngineSettings, model_folder
 from dooly.errors import SimulationError
 from dooly.live import Engine, start_engine
 from dooly.probe import Probe, SeenStep
+from dooly.remote import RemoteEngine
 from dooly.simulate.facts import machine_facts
 from dooly.simulate.run import RequestRecord, Run, StepRecord
 from dooly.simulate.simulator import Progress, check_lengths
@@ -74,7 +75,7 @@ def record_runs(
     return runs
 
 
-def warm_up(engine: Engine, trace: Trace, rng: np.random.Generator) -> None:
+def warm_up(engine: Engine | RemoteEngine, trace: Trace, rng: np.random.Generator) -> None:
     """Serve a few requests at once with short outputs: the first steps of an engine are up to 30 times slower."""
     first = (
         replace(request, arrival_s=0.0, output_tokens=min(request.output_tokens, WARM_UP_TOKENS))
@@ -84,14 +85,14 @@ def warm_up(engine: Engine, trace: Trace, rng: np.random.Generator) -> None:
 
 
 def record_trace(
-    engine: Engine,
+    engine: Engine | RemoteEngine,
     model: str,
     trace: Trace,
     settings: EngineSettings,
     rng: np.random.Generator,
     progress: Progress | None = None,
 ) -> Run:
-    """One pass over a trace with an engine that runs; see `record_runs`.
+    """One pass over a trace with an engine that runs; see `record_runs`.  Steps in another process are not listed.
 
     Args:
         engine: idle.
@@ -101,7 +102,7 @@ def record_trace(
     """
     start = time.perf_counter()
     recorder = _Recorder(engine, trace, rng, progress)
-    recorder.run()
+    steps = recorder.run()
     return Run(
         source="measured",
         model=model,
@@ -109,7 +110,7 @@ def record_trace(
         settings=replace(settings, async_scheduling=engine.overlaps),
         clipped=trace.clipped,
         requests=recorder.records(),
-        steps=tuple(_step_record(step, recorder.origin, engine.overlaps) for step in recorder.probe.steps),
+        steps=tuple(_step_record(step, recorder.origin, engine.overlaps) for step in steps),
         wall_s=time.perf_counter() - start,
         facts=machine_facts(engine),
     )
@@ -119,7 +120,11 @@ class _Recorder:
     """One pass over a trace in real time."""
 
     def __init__(
-        self, engine: Engine, trace: Trace, rng: np.random.Generator, progress: Progress | None = None
+        self,
+        engine: Engine | RemoteEngine,
+        trace: Trace,
+        rng: np.random.Generator,
+        progress: Progress | None = None,
     ) -> None:
         self.engine, self.trace, self.progress = engine, trace, progress
         self.prompts = [rng.integers(0, engine.vocab_size, each.prompt_tokens).tolist() for each in trace.requests]
@@ -130,21 +135,30 @@ class _Recorder:
         self.cached = [0] * count
         self.done = 0
         self.origin = 0.0
-        self.probe = Probe(engine)
+        self.preemptions: Counter[str] = Counter()
 
-    def run(self) -> None:
+    def run(self) -> list[SeenStep]:
+        """Serve the trace; the steps, if they can be seen."""
+        if isinstance(self.engine, RemoteEngine):
+            self._serve()
+            return []
+        with Probe(self.engine) as probe:
+            self._serve()
+        self.preemptions.update(name for step in probe.steps for name in step.preempted)
+        return probe.steps
+
+    def _serve(self) -> None:
         waiting = deque(enumerate(self.trace.requests))
-        with self.probe:
-            self.origin = time.perf_counter()
-            while waiting or self.engine.busy():
-                now_s = time.perf_counter() - self.origin
-                while waiting and waiting[0][1].arrival_s <= now_s:
-                    index, request = waiting.popleft()
-                    self.engine.add(str(index), self.prompts[index], request.output_tokens)
-                if self.engine.busy():
-                    self._take(self.engine.step())
-                else:
-                    _wait_until(self.origin + waiting[0][1].arrival_s)
+        self.origin = time.perf_counter()
+        while waiting or self.engine.busy():
+            now_s = time.perf_counter() - self.origin
+            while waiting and waiting[0][1].arrival_s <= now_s:
+                index, request = waiting.popleft()
+                self.engine.add(str(index), self.prompts[index], request.output_tokens)
+            if self.engine.busy():
+                self._take(self.engine.step())
+            else:
+                _wait_until(self.origin + waiting[0][1].arrival_s)
 
     def _take(self, outputs: list[Any]) -> None:
         end_s = time.perf_counter() - self.origin
@@ -162,7 +176,6 @@ class _Recorder:
 
     def records(self) -> tuple[RequestRecord, ...]:
         """What became of each request, in order of the trace."""
-        preemptions = Counter(name for step in self.probe.steps for name in step.preempted)
         records: list[RequestRecord] = []
         for index, request in enumerate(self.trace.requests):
             first_token_s = self.first_token_s[index]
@@ -178,7 +191,7 @@ class _Recorder:
                     prompt_tokens=request.prompt_tokens,
                     output_tokens=request.output_tokens,
                     cached_tokens=self.cached[index],
-                    preemptions=preemptions[str(index)],
+                    preemptions=self.preemptions[str(index)],
                 )
             )
         return tuple(records)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dooly.errors import SimulationError
 from dooly.live import Engine
 from dooly.probe import Probe, SeenStep
 from dooly.simulate.steps import EngineStep, Kernel
@@ -28,7 +29,12 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
         engine: on a GPU, idle.
         rng: draws the prompts.
         most_requests, most_tokens: limits of the engine; shapes beyond them are left out.
+
+    Raises:
+        SimulationError: there is no GPU.
     """
+    if engine.device != "cuda":
+        raise SimulationError("single steps are recorded with the kernels of a GPU; there is none here")
     overlapped = engine.overlaps
     engine.overlaps = False
     with Probe(engine) as probe:

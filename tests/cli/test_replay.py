@@ -72,6 +72,23 @@ def test_a_recording_of_this_machine(tmp_path, capsys):
     ]
 
 
+@pytest.mark.engine
+def test_a_recording_of_an_engine_in_its_own_process(tmp_path, capsys):
+    kept = tmp_path / "tiny.json.gz"
+    limits = ["--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-model-len", "64", "--block-size", "32"]
+    command = ["record", "tiny-llama", "azure-conv:4@50", "--own-process", "--backend", "CPU_ATTN", "-o", str(kept)]
+    assert main([*command, "--repeats", "2", *limits]) == 0
+    assert "azure-conv:4@50, synchronous, pass 2" in capsys.readouterr().err
+    recording = load_recording(kept)
+    assert (recording.backend, dict(recording.facts)["engine core"]) == ("CPU_ATTN", "own process")
+    first, second = recording.runs
+    assert not first.steps
+    for one, two in zip(first.requests, second.requests, strict=True):
+        assert (one.prompt_tokens, one.output_tokens) == (two.prompt_tokens, two.output_tokens)
+        assert one.arrival_s < one.first_token_s <= one.finish_s
+        assert one.output_tokens == 1 or one.first_token_s < one.finish_s
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,6 +97,7 @@ def test_a_recording_of_this_machine(tmp_path, capsys):
         (["validate", "--recording", "x.json.gz"], "x.json.gz: cannot be read"),
         (["record", "tiny-llama", "azure-conv:many", "-o", "x"], "expected TRACE[:REQUESTS][@RATE]"),
         (["record", "tiny-llama", "azure-conv", "-o", "x", "--repeats", "0"], "--repeats is 0"),
+        (["record", "tiny-llama", "azure-conv", "-o", "x", "--own-process"], "say which --backend"),
     ],
 )
 def test_wrong_use(arguments, message, capsys):
