@@ -294,8 +294,13 @@ def _aten(op: Op) -> Call:
     attrs = {name: value for name, value in op.attrs if value is not None}
     for overload in packet.overloads():
         function = getattr(packet, overload)
-        arguments = _bind(function._schema.arguments, len(op.operands), attrs)  # pyright: ignore[reportPrivateUsage]
-        if arguments is not None and len(function._schema.returns) == len(op.results):  # pyright: ignore[reportPrivateUsage]
+        schema = function._schema  # pyright: ignore[reportPrivateUsage]
+        listed = bool(schema.arguments) and str(schema.arguments[0].type) == "List[Tensor]"
+        leading, tensors = (schema.arguments[1:], 0) if listed else (schema.arguments, len(op.operands))
+        arguments = _bind(leading, tensors, attrs)
+        if arguments is not None and len(schema.returns) == len(op.results):
+            if listed:
+                return lambda *operands: function(operands, **arguments)
             return lambda *operands: function(*operands, **arguments)
     raise Unsupported(f"no overload of aten.{packet.__name__} takes {len(op.operands)} tensors and {sorted(attrs)}")
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from dooly.cli.shipped import measured_models
 from dooly.database import Point
 from dooly.executor import Precision, environment_for, machine
 from dooly.executor.region import RegionRunner, _model_and_after
 from dooly.executor.region_pass import Pass, compile_pass
 from dooly.executor.runners import make_runner, why_not
 from dooly.executor.session import Unsupported, open_session
-from dooly.executor.tensors import copies_for, need_memory, random_tensor
+from dooly.executor.tensors import copies_for, need_memory, random_tensor, shape_of
 from dooly.executor.timing import measure
 from dooly.ir import Kind, attributes
 
@@ -275,6 +276,23 @@ def test_a_compiled_region_computes_the_same_for_any_number_of_tokens(session, s
         inputs = tuple(tensor.clone() for tensor in trial.inputs)
         for found, wanted in zip(part(*inputs), trial.call(), strict=True):
             close(found, wanted, "f32")
+
+
+def shipped_regions():
+    """One region for each kind of small operation in the measured models; tables are divided between GPUs only."""
+    seen = {"vocab_parallel_embedding"}
+    for operation in measured_models().operations:
+        inside = {op.target for op in operation.body.ops} if operation.body is not None else set()
+        if inside - seen:
+            seen |= inside
+            yield operation
+
+
+@pytest.mark.parametrize("operation", list(shipped_regions()), ids=lambda operation: operation.name)
+def test_small_operations_of_the_measured_models_are_known(session, operation):
+    sizes = dict.fromkeys(operation.axes, 3)
+    results = make_runner(operation, session).trial(Point.of(**sizes)).call()
+    assert [tuple(each.shape) for each in results] == [tuple(shape_of(each, sizes)) for each in operation.results]
 
 
 def test_what_has_rows_of_logits_runs_after_the_model(step):
