@@ -10,6 +10,7 @@ from typing import Literal
 
 from dooly.engine import gpu_present
 from dooly.errors import ProfileError
+from dooly.processor import cpuinfo, processor_name
 
 __all__ = ["BLOCK_SIZE", "Machine", "Mode", "kv_block_size", "machine"]
 
@@ -137,25 +138,14 @@ def _engine() -> str:
     return f"vllm {_version('vllm')}"
 
 
-def _cpuinfo() -> dict[str, str]:
-    """Fields of the first processor; empty where there is no /proc."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
-
-
 def _device() -> str:
-    info = _cpuinfo()
-    name = info.get("model name") or platform.processor() or platform.machine()
+    info = cpuinfo()
     numbers = [f"{key} {info[key]}" for key in ("cpu family", "model", "stepping") if key in info]
-    return ", ".join([name, *numbers])
+    return ", ".join([processor_name(), *numbers])
 
 
 def _isa() -> str:
-    info = _cpuinfo()
+    info = cpuinfo()
     flags = (info.get("flags") or info.get("Features") or "").split()
     return next((flag for flag in _ISA_FLAGS if flag in flags), platform.machine())
 

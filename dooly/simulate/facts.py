@@ -4,11 +4,11 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from dooly.engine import driver_version
 from dooly.live import Engine
+from dooly.processor import processor_name
 from dooly.remote import RemoteEngine
 
 __all__ = ["machine_facts"]
@@ -21,7 +21,7 @@ def machine_facts(engine: Engine | RemoteEngine) -> tuple[tuple[str, str], ...]:
     import torch
 
     facts = {
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
@@ -52,12 +52,3 @@ def _first(packages: tuple[str, ...]) -> str:
         except PackageNotFoundError:
             continue
     return ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -13,8 +13,8 @@ from typing import Any
 
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
-from dooly.errors import DoolyError, SimulationError
 from dooly.files import write_bytes
+from dooly.simulate.reading import check_format, reading
 from dooly.simulate.run import RequestRecord, Run, StepRecord
 from dooly.simulate.spans import from_spans, to_spans
 
@@ -92,10 +92,9 @@ def load_recording(path: str | Path) -> Recording:
     Raises:
         SimulationError: the file cannot be read or does not hold a recording.
     """
-    try:
+    with reading(path, "a recording"):
         content: dict[str, Any] = json.loads(gzip.decompress(Path(path).read_bytes()))
-        if content["format"] != FORMAT:
-            raise SimulationError(f"{path}: format {content['format']!r}; this version reads {FORMAT!r}")
+        check_format(path, content, FORMAT)
         facts = tuple(sorted((str(name), str(value)) for name, value in content["facts"].items()))
         return Recording(
             model=str(content["model"]),
@@ -104,14 +103,6 @@ def load_recording(path: str | Path) -> Recording:
             facts=facts,
             runs=tuple(_run(str(content["model"]), facts, fields) for fields in content["runs"]),
         )
-    except gzip.BadGzipFile as error:
-        raise SimulationError(f"{path}: not a recording: `dooly record` writes one") from error
-    except OSError as error:
-        raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DoolyError as error:
-        raise SimulationError(str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
-        raise SimulationError(f"{path}: not a recording: {type(error).__name__}: {error}") from error
 
 
 def _run(model: str, facts: Sequence[tuple[str, str]], fields: dict[str, Any]) -> Run:

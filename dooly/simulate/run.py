@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
-from dooly.errors import DoolyError, SimulationError
+from dooly.errors import SimulationError
 from dooly.files import write_text
+from dooly.simulate.reading import check_format, reading
 
 __all__ = ["RequestRecord", "Run", "StepRecord", "load_run", "save_run"]
 
@@ -179,10 +180,9 @@ def load_run(path: str | Path) -> Run:
     Raises:
         SimulationError: the file cannot be read or does not hold a run.
     """
-    try:
+    with reading(path, "a recorded run"):
         content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise SimulationError(f"{path}: format {content['format']!r}; this version reads {FORMAT!r}")
+        check_format(path, content, FORMAT)
         if content["source"] not in ("simulated", "measured"):
             raise SimulationError(f"{path}: source {content['source']!r}; expected simulated or measured")
         return Run(
@@ -197,12 +197,6 @@ def load_run(path: str | Path) -> Run:
             facts=tuple(sorted((str(k), str(v)) for k, v in content["facts"].items())),
             unlisted=(int(content["unlisted"][0]), int(content["unlisted"][1])),
         )
-    except OSError as error:
-        raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DoolyError as error:
-        raise SimulationError(str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SimulationError(f"{path}: not a recorded run: {type(error).__name__}: {error}") from error
 
 
 def _step(fields: dict[str, Any]) -> StepRecord:

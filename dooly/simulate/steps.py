@@ -13,8 +13,8 @@ from typing import Any
 
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
-from dooly.errors import DoolyError, SimulationError
 from dooly.files import write_text
+from dooly.simulate.reading import check_format, reading
 
 __all__ = ["FORMAT", "EngineStep", "Kernel", "StepRecording", "load_steps", "save_steps"]
 
@@ -158,10 +158,9 @@ def load_steps(path: str | Path) -> StepRecording:
     Raises:
         SimulationError: the file cannot be read or does not hold recorded steps.
     """
-    try:
+    with reading(path, "recorded steps"):
         content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise SimulationError(f"{path}: format {content['format']!r}; this version reads {FORMAT!r}")
+        check_format(path, content, FORMAT)
         return StepRecording(
             model=str(content["model"]),
             tp=int(content["tp"]),
@@ -170,12 +169,6 @@ def load_steps(path: str | Path) -> StepRecording:
             facts=tuple(sorted((str(name), str(value)) for name, value in content["facts"].items())),
             steps=tuple(_step(fields) for fields in content["steps"]),
         )
-    except OSError as error:
-        raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DoolyError as error:
-        raise SimulationError(str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SimulationError(f"{path}: not recorded steps: {type(error).__name__}: {error}") from error
 
 
 def _step(fields: Mapping[str, Any]) -> EngineStep:

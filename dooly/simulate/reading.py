@@ -1,0 +1,40 @@
+"""Files of recorded data, read: whatever is wrong with one is one line that names it."""
+
+import gzip
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dooly.errors import DoolyError, SimulationError
+
+__all__ = ["check_format", "reading"]
+
+
+@contextmanager
+def reading(path: str | Path, what: str) -> Generator[None]:
+    """Around reading a file that should hold `what`.
+
+    Raises:
+        SimulationError: it cannot be read or holds something else.
+    """
+    try:
+        yield
+    except gzip.BadGzipFile as error:
+        raise SimulationError(f"{path}: not {what}: not compressed by gzip") from error
+    except OSError as error:
+        raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DoolyError as error:
+        raise SimulationError(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError) as error:
+        raise SimulationError(f"{path}: not {what}: {type(error).__name__}: {error}") from error
+
+
+def check_format(path: str | Path, content: Mapping[str, Any], expected: str) -> None:
+    """Check the version of a file's form.
+
+    Raises:
+        SimulationError: another one.
+    """
+    if content["format"] != expected:
+        raise SimulationError(f"{path}: format {content['format']!r}; this version reads {expected!r}")
