@@ -42,8 +42,9 @@ types: $(STAMP) ## pyright, strict, over dooly/
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Two processes, a file each at a time: vLLM is imported once in each, and one thread keeps them out of each other's way.
+# One that dies ends the run: its successor would wait for ever.
 test: lint types ## everything that CI runs: lint, types, tests, doctests, notebooks
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
 
 # Environments of their own, because each simulator has its own list; not part of CI.  What runs from a checkout is tested
 # where one is named: VIDUR_SOURCE (microsoft/vidur), SPLITWISE_SOURCE (Mutinifni/splitwise-sim), LLMSERVINGSIM_SOURCE
