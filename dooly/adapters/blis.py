@@ -35,8 +35,9 @@ def write_blis(model: SavedModel, folder: Path, limits: Limits, hardware: str) -
             they only set the scale of the coefficients.
 
     Raises:
-        PredictError: the model is quantized, or no transformer with plain attention.
+        PredictError: the model is quantized, a pipeline stage, or no transformer with plain attention.
     """
+    model.check_whole("BLIS")
     unquantized(model, "BLIS", _WIDTHS)
     shape, outside = shape_of(model), Outside()
     device = {

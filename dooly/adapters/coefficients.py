@@ -82,7 +82,11 @@ def write_xpyd(model: SavedModel, path: Path, limits: Limits) -> tuple[Outside, 
     ``c0 + c1*b + c2*x + c3*b*x + c4*b^2 + c5*x^2`` over batch size b and context x.
 
     The text is JSON, which is YAML too.  KV transfer is not predicted, so the section is left out.
+
+    Raises:
+        PredictError: the model is a pipeline stage.
     """
+    model.check_whole("xPyD-sim")
     outside = Outside()
     tokens = np.array(doubling(limits.tokens), dtype=np.float64)
     prefill = Projection.of(
@@ -110,7 +114,11 @@ def write_distserve(model: SavedModel, path: Path, limits: Limits, name: str) ->
     c*requests``, once for batches below 95 and once for larger ones.
 
     The simulator adds 1 ms to each prefill; `a` has that taken off.
+
+    Raises:
+        PredictError: the model is a pipeline stage.
     """
+    model.check_whole("DistServe")
     outside = Outside()
     shapes = [(n, count) for n in doubling(limits.tokens) for count in (1, 2, 4, 8) if n * count <= limits.tokens]
     n, count = np.array(shapes, dtype=np.float64).T

@@ -24,7 +24,11 @@ def write_npz(model: SavedModel, path: Path, limits: Limits) -> Outside:
       `limits.tokens`;
     - ``decode_active_kv_tokens`` float64[k], ``decode_context_length`` float64[c], ``decode_itl`` float64[k, c] in ms:
       a step of kv / context requests of that context, at least one and at most `limits.requests`.
+
+    Raises:
+        PredictError: the model is a pipeline stage.
     """
+    model.check_whole("Dynamo")
     outside = Outside()
     prompts = np.unique(np.linspace(1, limits.context, 10 * _POINTS).round().astype(int))
     forecast = Forecast(_Noting(model, outside), limits.tokens, limits.requests)

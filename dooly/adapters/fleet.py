@@ -34,6 +34,7 @@ class FleetProfile:
     cost_per_hr: float = 0.0
 
     def __post_init__(self) -> None:
+        self.model.check_whole("vllm-sr-sim")
         if min(self.total_kv_blks, self.blk_size, self.chunk, self.max_slots) < 1:
             raise PredictError(
                 f"{self.total_kv_blks} KV blocks of {self.blk_size} tokens, chunks of {self.chunk}, "

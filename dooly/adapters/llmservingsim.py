@@ -41,7 +41,11 @@ def write_bundle(
         root: its folder ``profiler/perf``.
         name: of the model there, e.g. ``meta-llama/Llama-3.1-8B``.
         architecture: one of its ``profiler/models/*.yaml``.
+
+    Raises:
+        PredictError: the model is a pipeline stage.
     """
+    model.check_whole("LLMServingSim")
     outside = Outside()
     parts = Parts(model.steps, (*LAYER_PARTS, *STEP_PARTS), shares_of)
     variant = {"f32": "fp32", "f16": "fp16"}.get(model.settings.get("dtype", ""), "bf16")

@@ -33,7 +33,11 @@ def write_csv(model: SavedModel, path: Path, limits: Limits, hardware: str, name
     The simulator looks a step up by its number of tokens n, whatever they are: as ``prompt_time`` where the step holds
     a prompt, else as ``token_time``.  So row n holds a prompt of n tokens, and a step of n requests that decode at
     `limits.context` tokens each; beyond `limits.requests` the last of these is repeated.
+
+    Raises:
+        PredictError: the model is a pipeline stage.
     """
+    model.check_whole("SplitwiseSim")
     outside = Outside()
     sizes = doubling(limits.tokens)
     prompts = step_ms(model, [Batch.of((n, 0)) for n in sizes], outside)

@@ -91,6 +91,8 @@ def explore(
     )
     served = load_trace(trace, requests, None, max_model_len)
     models = [SavedModel.load(path) for path in steps]
+    for model in models:
+        model.check_whole("dooly explore")
     for device in sorted(set(by_device) - {model.device for model in models}):
         say(f"note: a price for {device!r}, but none of the step times is of that device")
     memory = (block_size, num_blocks, memory_utilization, memory_other)

@@ -31,6 +31,10 @@ _Source = Annotated[
         show_default=False,
     ),
 ]
+_Stage = Annotated[
+    str,
+    typer.Option("--stage", metavar="K/N", help="pipeline stage K of N instead of the whole model; the first is 0"),
+]
 _EngineBlock = Annotated[
     int | None, typer.Option(help="tokens in one KV cache block; the engine's or the stored one if not given")
 ]
@@ -60,6 +64,7 @@ _SOURCE = {
     "platform": (Platform, None),
     "backend": (Backend, None),
     "block_size": (_EngineBlock, None),
+    "stage": (_Stage, "0/1"),
 }
 """Where step times come from, with defaults."""
 
@@ -113,8 +118,9 @@ def _load(model: str, source: dict[str, Any]) -> "SavedModel":
     if not model.endswith(".json") or Path(model).name == "config.json":
         from dooly.cli.knowledge import saved_model
 
+        stage = _read_stage(source["stage"])
         return saved_model(
-            model, source["db"], source["backend"], source["block_size"], source["tp"], source["platform"]
+            model, source["db"], source["backend"], source["block_size"], source["tp"], source["platform"], stage
         )
     given = [name for name, (_, default) in _SOURCE.items() if name != "db" and source[name] != default]
     if given:
@@ -128,13 +134,28 @@ def _load(model: str, source: dict[str, Any]) -> "SavedModel":
     return saved
 
 
+def _read_stage(text: str) -> tuple[int, int]:
+    """
+    >>> _read_stage("1/2")
+    (1, 2)
+
+    Raises:
+        PredictError: there is no such stage.
+    """
+    rank, _, stages = text.partition("/")
+    if not (rank.isdecimal() and stages.isdecimal() and int(rank) < int(stages)):
+        raise PredictError(f"--stage {text}: expected K/N, pipeline stage K of N, the first is 0: 0/2")
+    return int(rank), int(stages)
+
+
 def _tell(saved: "SavedModel", written: Written) -> None:
     """Say what was written and how far to trust it."""
     from dooly.cli.output import say
 
+    profiled = "stages.ir" if saved.is_stage else saved.name
     for projection in written.projections:
         say(str(projection))
-    if written.outside is not None and (message := written.outside.message(saved.name)):
+    if written.outside is not None and (message := written.outside.message(profiled)):
         say(message)
     for path in written.paths:
         say(f"wrote {path}")

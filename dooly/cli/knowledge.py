@@ -11,7 +11,7 @@ from dooly.errors import FitError, PredictError
 from dooly.executor import Machine, environment_for, host_environment, machine, stored_machine
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
-from dooly.ir import Kind, Operation, Program, parse_program, read_program
+from dooly.ir import Graph, Kind, Operation, Program, parse_program, read_program
 from dooly.predict import HOST_PARTS, GraphPlan, SavedModel
 
 __all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_from", "saved_model"]
@@ -27,6 +27,7 @@ def lower(
     platform: str | None = None,
     *,
     eager: bool = False,
+    stage: tuple[int, int] = (0, 1),
 ) -> Program:
     """All passes over the models as the engine runs them: graphs and one table of operations.
 
@@ -34,22 +35,33 @@ def lower(
         models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a
             table of operations, which are read.
         tp, backend, platform, eager: of models that are captured; the platform is the CPU if not given.
+        stage: which pipeline stage, counted from 0, of how many, of models that are captured.
 
     Raises:
         CaptureError, ParseError, PassError: a model is not usable.
+        PredictError: a stage of an .ir file.
     """
-    from dooly.capture import capture
+    from dooly.capture import Options, Parallel, capture_stages
     from dooly.passes import PIPELINE, run
 
+    rank, stages = stage
     parts: list[Program] = []
     for model in dict.fromkeys(models):
         if model.endswith(".ir"):
+            if stages > 1:
+                raise PredictError(f"--stage {rank}/{stages} is for models that are captured; {model} is read as it is")
             parts.append(read_program(Path(model)))
         else:
             say(f"capturing {model}")
-            graph = capture(model, tp=tp, backend=backend, platform=platform or "cpu", eager=eager)
-            parts.append(Program((graph,)))
+            options = Options(Parallel(tp, pp=stages), platform or "cpu", backend, eager=eager)
+            parts.append(Program(tuple(graph for graph in capture_stages(model, options) if _holds(graph, rank))))
     return run(Program.joined(parts), PIPELINE)
+
+
+def _holds(graph: Graph, stage: int) -> bool:
+    """Whether a graph stands for this pipeline stage."""
+    first, _, last = dict(graph.settings).get("stages", "0").partition("-")
+    return int(first) <= stage <= int(last or first)
 
 
 def model_path(model: str) -> Path:
@@ -90,6 +102,7 @@ def saved_model(
     block_size: int | None = None,
     tp: int = 1,
     platform: str | None = None,
+    stage: tuple[int, int] = (0, 1),
 ) -> SavedModel:
     """Step times of one model, from the formulas in the database, in the form that can be kept.
 
@@ -101,7 +114,8 @@ def saved_model(
     """
     with open_database(location) if platform is None else look_into(location) as database:
         here = place_of(database, platform, block_size)
-        return saved_from(database, lower([model], tp, backend, platform), here, fit_missing=platform is not None)
+        program = lower([model], tp, backend, platform, stage=stage)
+        return saved_from(database, program, here, fit_missing=platform is not None)
 
 
 def saved_from(database: Database, program: Program, here: Machine, *, fit_missing: bool) -> SavedModel:

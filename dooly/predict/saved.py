@@ -24,7 +24,7 @@ from dooly.ir.program import Program
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import HostModel
 from dooly.predict.step_model import StepModel
-from dooly.predict.work import collect_work
+from dooly.predict.work import BETWEEN_STAGES, collect_work
 
 __all__ = ["FORMAT", "SavedModel", "weight_bytes"]
 
@@ -122,6 +122,20 @@ class SavedModel:
     def layers(self) -> int:
         """Layers with attention."""
         return sum(operation.count for operation in self.operations if operation.kind is Kind.ATTENTION)
+
+    @cached_property
+    def is_stage(self) -> bool:
+        """Whether it is one of several pipeline stages: those hand on what they computed."""
+        return any(operation.target in BETWEEN_STAGES for operation in self.operations)
+
+    def check_whole(self, user: str) -> None:
+        """Check that it is a whole model.
+
+        Raises:
+            PredictError: it is a pipeline stage; names `user`, who would take it for the whole.
+        """
+        if self.is_stage:
+            raise PredictError(f"{self.name}: one of several pipeline stages; {user} takes whole models")
 
     @property
     def tensor_parallel(self) -> int:

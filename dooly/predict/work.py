@@ -14,12 +14,15 @@ from dooly.fit.subject import Subject, subject_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
-__all__ = ["GRID", "Work", "collect_work", "on_grid"]
+__all__ = ["BETWEEN_STAGES", "GRID", "Work", "collect_work", "on_grid"]
 
 Column = NDArray[np.float64]
 
 GRID = float(2**20)
 """Times are whole multiples of 1/GRID us: sums of them are exact, in whatever order they are taken."""
+
+BETWEEN_STAGES = ("send", "recv")
+"""Targets of what pipeline stages hand on: a whole model has none of them."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def collect_work(
     """
     found: list[Work] = []
     missing: list[Operation] = []
+    stage = False
     for operation in operations:
         counts: dict[tuple[tuple[str, str], ...], int] = {}
         for use in operation.uses:
@@ -131,26 +135,29 @@ def collect_work(
                 counts[use.bind] = counts.get(use.bind, 0) + use.count
         if not counts or (operation.kind is Kind.COLLECTIVE and operation.attr("ranks") == 1):
             continue
+        stage = stage or operation.target in BETWEEN_STAGES
         if operation.signature not in formulas:
             missing.append(operation)
             continue
         formula = formulas[operation.signature]
         found += [Work(operation, count, bind, formula, routing) for bind, count in counts.items()]
     if missing:
-        raise PredictError(f"{model}: {_without_formula(model, missing)}")
+        raise PredictError(f"{model}: {_without_formula(None if stage else model, missing)}")
     if not found:
         raise PredictError(f"{model}: the operation table holds nothing that it uses; lower the model first")
     return tuple(found)
 
 
-def _without_formula(model: str, missing: list[Operation]) -> str:
-    """What has no formula, and what to do about it."""
+def _without_formula(model: str | None, missing: list[Operation]) -> str:
+    """What the model, or if None a pipeline stage, has no formula of, and what to do about it."""
     missing = sorted(missing, key=lambda operation: operation.kind is Kind.COLLECTIVE)
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     last = missing[-1]
+    among, profile, where = "", f"dooly profile {model}", ""
     if last.kind is Kind.COLLECTIVE:
-        return (
-            f"no formula of {missing[0].name}{others}, among them {last.name} over {last.attr('ranks')} ranks; "
-            f"`dooly profile` measures it where that many devices are, then run `dooly fit`"
-        )
-    return f"no formula of {missing[0].name}{others}; `dooly profile {model}` measures it, then run `dooly fit`"
+        ranks = last.attr("ranks")
+        among = f", among them {last.name} {f'over {ranks} ranks' if ranks else 'between stages'}"
+        profile, where = "dooly profile", " where that many devices are"
+    if model is None:
+        profile = "python -m dooly.passes MODEL --pp N -o stages.ir && dooly profile stages.ir"
+    return f"no formula of {missing[0].name}{others}{among}; `{profile}` measures it{where}, then run `dooly fit`"

@@ -83,6 +83,12 @@ def shared(name: str) -> list[Operation]:
     ]
 
 
+def stage(name: str) -> list[Operation]:
+    """A dense model's first pipeline stage, which hands two tensors on."""
+    row = laws.tensor("T", 512)
+    return [*dense(name), Operation("send", (row,), (row,), attributes(group="pp"), uses=(Use(name, "", 2),))]
+
+
 def observed(operation: Operation, noise: random.Random) -> list[Observation]:
     def law(values: dict[str, float]) -> float:
         work = laws.flops(operation, values) / 50e6 + laws.moved(operation, values) / 1e6
@@ -120,6 +126,12 @@ def model() -> SavedModel:
 def mixed() -> SavedModel:
     """With a mixture of experts."""
     return saved("small-moe", mixture("small-moe"), E=8, K=2)
+
+
+@pytest.fixture(scope="session")
+def first() -> SavedModel:
+    """The first of two pipeline stages."""
+    return saved("small stages 0", stage("small stages 0"), PP=2)
 
 
 @pytest.fixture(scope="session")

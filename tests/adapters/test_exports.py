@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,9 @@ from dooly.adapters.splitwise import COLUMNS, write_csv
 from dooly.adapters.vidur.tables import write_tables
 from dooly.batch import Batch
 from dooly.errors import PredictError
-from dooly.ir.operation import Operation, Use
-from dooly.ir.types import attributes
+from dooly.fit import Observation, fit_host
 from dooly.predict import SavedModel
-from tests.adapters.conftest import LAYERS, dense, saved
-from tests.fit import laws
+from tests.adapters.conftest import LAYERS
 
 LIMITS = Limits(tokens=256, requests=8, context=1024)
 
@@ -127,16 +126,30 @@ def test_vidur_has_a_table_of_messages_between_ranks(ranks: SavedModel, tmp_path
     assert (row["num_workers"], row["devices_per_node"], row["collective"]) == ("2", "2", "all_reduce")
 
 
-def test_vidur_has_a_table_of_messages_between_stages(tmp_path: Path) -> None:
-    row = laws.tensor("T", 512)
-    sends = Operation("send", (row,), (row,), attributes(group="pp"), uses=(Use("first", "", 2),))
-    stage = saved("first", [*dense("first"), sends])
-    paths, _ = write_tables(stage, tmp_path, LIMITS, block_size=16)
-    assert paths[-1].name == "send_recv.csv"
+def test_vidur_has_a_table_of_messages_between_stages(first: SavedModel, tmp_path: Path) -> None:
+    paths, _ = write_tables(first, tmp_path, LIMITS, block_size=16)
+    assert [path.name for path in paths] == ["mlp.csv", "attention.csv", "send_recv.csv"]
     (found,) = [row for row in rows(paths[-1]) if row["size"] == str(64 * 512 * 2)]
-    (both,) = [row.total_us for row in stage.steps.breakdown(Batch.of((64, 0))).rows if row.name == sends.name]
+    (both,) = [row.total_us for row in first.steps.breakdown(Batch.of((64, 0))).rows if row.name.startswith("send_")]
     assert float(found["time_stats.send_recv.median"]) == pytest.approx(both / 1e3)
     assert (found["devices_per_node"], found["collective"]) == ("2", "send_recv")
+
+
+def test_vidur_tables_do_not_depend_on_the_sizes_for_which_the_host_was_measured(
+    model: SavedModel, tmp_path: Path
+) -> None:
+    one = (
+        Observation((("N", 1),), None, 15.0),
+        Observation((("N", 2),), None, 20.0),
+        Observation((("N", 3),), None, 25.0),
+    )
+    few = replace(model, formulas={**model.formulas, "host_dispatch": fit_host("host_dispatch", one)})
+    assert few.steps.step_time(Batch.of((64, 0))).extrapolated
+    for each, folder in ((model, tmp_path / "usual"), (few, tmp_path / "few")):
+        _, outside = write_tables(each, folder, LIMITS, block_size=16)
+        assert outside.tokens < 16, "chunks and contexts below those of the measured attention"
+    for name in ("mlp.csv", "attention.csv"):
+        assert rows(tmp_path / "usual" / name) == rows(tmp_path / "few" / name)
 
 
 def test_llmservingsim_has_a_folder_for_each_number_of_ranks(
@@ -188,3 +201,8 @@ def test_a_fleet_profile_answers_in_seconds(model: SavedModel) -> None:
     assert profile.throughput(1024, 512, 10) == pytest.approx(16 / profile.service_time(512, 10, 1024))
     with pytest.raises(PredictError, match="0 KV blocks"):
         FleetProfile(model, total_kv_blks=0)
+
+
+def test_a_fleet_of_pipeline_stages_is_refused(first: SavedModel) -> None:
+    with pytest.raises(PredictError, match="small stages 0: one of several pipeline stages; vllm-sr-sim takes whole"):
+        FleetProfile(first, total_kv_blks=1024)

@@ -1,11 +1,13 @@
 """From a config.json to simulated latencies and the real engine, through the command line, on a very small model."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
 from dooly.cli import main
+from dooly.passes.__main__ import main as passes
 
 pytestmark = pytest.mark.engine
 
@@ -71,6 +73,27 @@ def test_another_model_measures_only_what_it_does_not_share(folder, capsys):
     assert "gemm" in missing & covered
     assert "attention" in covered
     assert not answer["host_missing"]
+
+
+def test_a_pipeline_stage_becomes_tables_with_what_it_hands_on(folder, capsys):
+    stages = str(folder / "stages.ir")
+    assert passes([str(folder / "small"), "--pp", "2", "-o", stages]) == 0
+    answer = run(capsys, folder, "profile", stages, "--budget", "240", *LIMITS)
+    measured = {row["operation"].partition("_")[0] for row in answer["plan"] if row["missing_points"]}
+    assert measured >= {"send", "recv"}
+    assert measured.isdisjoint({"linear", "attention"}), "shared with the whole model"
+    assert main(["fit", "--db", str(folder / "latency.sqlite")]) == 0
+    for name, options in (("whole", ()), ("first", ("--stage", "0/2"))):
+        command = ["export", "vidur", str(folder / "small"), "-o", str(folder / name), *options, *LIMITS]
+        assert main([*command, "--db", str(folder / "latency.sqlite")]) == 0
+    whole, first = (list(csv.DictReader((folder / name / "mlp.csv").open())) for name in ("whole", "first"))
+    for projection in ("attn_pre_proj", "mlp_down_proj"):
+        column = f"time_stats.{projection}.median"
+        assert [row[column] for row in first] == [row[column] for row in whole], "times of a layer"
+    assert not (folder / "whole" / "send_recv.csv").exists()
+    sent = list(csv.DictReader((folder / "first" / "send_recv.csv").open()))
+    assert [int(row["size"]) for row in sent] == [2 * CONFIG["hidden_size"] * int(row["num_tokens"]) for row in first]
+    assert all(0 < float(row["time_stats.send_recv.median"]) < 1000 for row in sent)
 
 
 def test_a_step_is_predicted_and_its_parts_add_up(folder, capsys):

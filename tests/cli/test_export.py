@@ -9,7 +9,7 @@ from dooly.adapters.vidur import __main__ as vidur
 from dooly.cli import main
 from dooly.ir.program import Program
 from dooly.predict import SavedModel
-from tests.adapters.conftest import dense, saved, shared
+from tests.adapters.conftest import dense, saved, shared, stage
 
 TARGETS = {
     "steps": ((), ("file",), ("one JSON file",)),
@@ -123,11 +123,75 @@ def test_ranks_without_measured_collectives(tmp_path: Path, capsys) -> None:
     assert "over 2 ranks" in line
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> str:
+    """The first of two pipeline stages."""
+    path = tmp_path_factory.mktemp("stage") / "first.json"
+    saved("small stages 0", stage("small stages 0"), PP=2).save(path)
+    return str(path)
+
+
+PER_OPERATION = {"steps": "file", "vidur": "file/send_recv.csv", "aiconfigurator": "file/data/h200_sxm/gemm"}
+"""Targets that are right for a pipeline stage, too; all others speak of the steps of a whole model."""
+
+
+@pytest.mark.parametrize("target", PER_OPERATION)
+def test_a_stage_has_tables_of_its_operations(target: str, first: str, tmp_path: Path, capsys) -> None:
+    status, talk = run(capsys, target, first, "-o", str(tmp_path / "file"), *TARGETS[target][0])
+    assert status == 0
+    assert (tmp_path / PER_OPERATION[target]).exists()
+    assert "`dooly profile small" not in talk, "it is measured with the other stages"
+
+
+@pytest.mark.parametrize("target", TARGETS.keys() - PER_OPERATION.keys())
+def test_a_stage_is_not_taken_for_a_model(target: str, first: str, tmp_path: Path, capsys) -> None:
+    line = one_line(capsys, target, first, "-o", str(tmp_path / "file"), *TARGETS[target][0])
+    assert line.startswith("small stages 0: one of several pipeline stages; ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_neither_vidur_nor_a_sweep_takes_a_stage_for_a_model(first: str, capsys) -> None:
+    assert vidur.main([first]) == 2
+    assert "one of several pipeline stages; Vidur on dooly's step times takes whole" in capsys.readouterr().err
+    assert main(["explore", first]) == 2
+    assert "one of several pipeline stages; dooly explore takes whole models" in capsys.readouterr().err
+
+
+def test_a_stage_that_was_not_measured(tmp_path: Path, capsys) -> None:
+    unknown = table(tmp_path, stage("unknown"))
+    line = one_line(capsys, "steps", unknown, "-o", "x", "--platform", "h200", "--db", str(tmp_path / "no.sqlite"))
+    assert "between stages; `python -m dooly.passes MODEL --pp N -o stages.ir && dooly profile stages.ir`" in line
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("0", "--stage 0: expected K/N"),
+        ("first", "--stage first: expected K/N"),
+        ("-1/2", "--stage -1/2: expected K/N"),
+        ("2/2", "--stage 2/2: expected K/N"),
+        ("0/0", "--stage 0/0: expected K/N"),
+        ("0/5", "tiny-llama: 5 pipeline stages for 4 layers"),
+    ],
+)
+def test_stages_that_a_model_does_not_have(stage: str, message: str, tmp_path: Path, capsys) -> None:
+    place = ("--platform", "h200", "--db", str(tmp_path / "no.sqlite"))
+    assert message in one_line(capsys, "vidur", "tiny-llama", "-o", "x", "--stage", stage, *place)
+
+
+def test_a_stage_of_a_file_of_ir(tmp_path: Path, capsys) -> None:
+    place = ("--platform", "h200", "--db", str(tmp_path / "no.sqlite"))
+    path = table(tmp_path, dense("small"))
+    line = one_line(capsys, "vidur", path, "-o", "x", "--stage", "0/2", *place)
+    assert line == f"--stage 0/2 is for models that are captured; {path} is read as it is"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("dynamo", "STEPS", "-o", "x", "--platform", "h200"), "--platform belongs to `dooly export steps`"),
         (("dynamo", "STEPS", "-o", "x", "--tp", "2"), "--tp belongs to `dooly export steps`"),
+        (("dynamo", "STEPS", "-o", "x", "--stage", "0/2"), "--stage belongs to `dooly export steps`"),
         (("dynamo", "none.json", "-o", "x"), "No such file"),
         (("dynamo", "STEPS", "-o", "x", "--max-requests", "0"), "tables up to 512 tokens, 0 requests"),
         (("vidur", "STEPS"), "Missing option"),

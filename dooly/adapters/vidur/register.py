@@ -53,8 +53,10 @@ def register(model: SavedModel) -> Slots:
     ``--execution_time_predictor_config_type dummy``, the one key that Vidur declares and does not use.
 
     Raises:
-        PredictError: Vidur cannot be imported or has other interfaces than the two lineages known here.
+        PredictError: the model is a pipeline stage; or Vidur cannot be imported or has other interfaces than the two
+            lineages known here.
     """
+    model.check_whole("Vidur on dooly's step times")
     native = native_lineage()
     slots = Slots(model, cpu_fields=not native)
     try:

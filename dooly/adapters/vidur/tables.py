@@ -6,6 +6,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dooly.adapters.grid import Limits, Outside, doubling
@@ -13,7 +14,7 @@ from dooly.adapters.layer import LAYER_PARTS, STEP_PARTS, shares_of
 from dooly.adapters.shape import Shape, shape_of
 from dooly.batch import Batch
 from dooly.files import write_text
-from dooly.predict import Parts, SavedModel
+from dooly.predict import HOST_PARTS, Parts, SavedModel
 
 __all__ = ["write_tables"]
 
@@ -40,9 +41,10 @@ def write_tables(model: SavedModel, folder: Path, limits: Limits, block_size: in
     several.  A prediction is one number: it stands for minimum, maximum, mean and median, with standard deviation 0.
 
     Returns:
-        The files, and what lay outside of the measured sizes.
+        The files, and what lay outside of the measured sizes: not of the host's, whose time is in no table.
     """
     shape, outside = shape_of(model), Outside()
+    model = replace(model, formulas={key: each for key, each in model.formulas.items() if key not in HOST_PARTS})
     parts = Parts(model.steps, (*LAYER_PARTS, *STEP_PARTS), shares_of)
     ranks = model.tensor_parallel
     common = {"n_embd": shape.hidden, "n_kv_head": shape.kv_heads, "num_tensor_parallel_workers": ranks}
