@@ -138,12 +138,8 @@ def test_vidur_has_a_table_of_messages_between_stages(first: SavedModel, tmp_pat
 def test_vidur_tables_do_not_depend_on_the_sizes_for_which_the_host_was_measured(
     model: SavedModel, tmp_path: Path
 ) -> None:
-    one = (
-        Observation((("N", 1),), None, 15.0),
-        Observation((("N", 2),), None, 20.0),
-        Observation((("N", 3),), None, 25.0),
-    )
-    few = replace(model, formulas={**model.formulas, "host_dispatch": fit_host("host_dispatch", one)})
+    dispatch = fit_host("host_dispatch", [Observation((("N", n),), None, 10.0 + 5.0 * n) for n in (1, 2, 3)])
+    few = replace(model, formulas={**model.formulas, "host_dispatch": dispatch})
     assert few.steps.step_time(Batch.of((64, 0))).extrapolated
     for each, folder in ((model, tmp_path / "usual"), (few, tmp_path / "few")):
         _, outside = write_tables(each, folder, LIMITS, block_size=16)

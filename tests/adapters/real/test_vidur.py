@@ -73,18 +73,22 @@ def test_ranks_that_were_not_measured_are_refused_in_one_line(source: str, model
 
 
 @pytest.mark.skipif(not SOURCE, reason="VIDUR_SOURCE is not set; the package takes no files")
-@pytest.mark.parametrize("kind", ["model", "ranks"])
-def test_its_own_predictor_learns_from_the_tables(kind: str, tmp_path: Path, request) -> None:
+@pytest.mark.parametrize(
+    ("kind", "tables", "stages"), [("model", "model", 1), ("ranks", "ranks", 1), ("model", "first", 2)]
+)
+def test_its_own_predictor_learns_from_the_tables(kind: str, tables: str, stages: int, tmp_path: Path, request) -> None:
     model: SavedModel = request.getfixturevalue(kind)
     model.save(tmp_path / "steps.json")
-    paths, _ = write_tables(model, tmp_path, Limits(tokens=512, requests=16, context=1024), block_size=16)
+    tabled: SavedModel = request.getfixturevalue(tables)
+    paths, _ = write_tables(tabled, tmp_path, Limits(tokens=512, requests=16, context=1024), block_size=16)
     option = "--linear_regression_execution_time_predictor_config"
-    names = {"mlp": "compute", "attention": "attention", "all_reduce": "all_reduce"}
+    names = {"mlp": "compute", "attention": "attention", "all_reduce": "all_reduce", "send_recv": "send_recv"}
     files = [f"{option}_{names[path.stem]}_input_file={path}" for path in paths]
     sizes = {"prediction_max_prefill_chunk_size": 512, "prediction_max_tokens_per_request": 1024, "k_fold_cv_splits": 2}
     sizes |= {"nccl_cpu_launch_overhead_ms": 0}  # what it adds to each all-reduce otherwise
-    chosen = "--execution_time_predictor_config_type=linear_regression"
-    flags = [*files, *(f"{option}_{name}={value}" for name, value in sizes.items()), chosen]
+    flags = [*files, *(f"{option}_{name}={value}" for name, value in sizes.items())]
+    flags += ["--execution_time_predictor_config_type=linear_regression"]
+    flags += [f"--replica_config_num_pipeline_stages={stages}"]
     paths = os.pathsep.join([SOURCE, str(ROOT)])
     environment = os.environ | {"PYTHONPATH": paths, "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
     command = [sys.executable, "-m", "dooly.adapters.vidur", "steps.json", *SCHEDULER, *SYNTHETIC, *flags]
@@ -97,4 +101,11 @@ def test_its_own_predictor_learns_from_the_tables(kind: str, tmp_path: Path, req
     slots = Slots(model, cpu_fields=True)
     chunks = [slots.fields(((256, 0),)), slots.fields(((44, 256),))]
     in_layers = sum(layers * (sum(each) + each[12]) for layers, each in ((step[0], step[1:14]) for step in chunks))
-    assert min(first) * 1e3 == pytest.approx(in_layers, rel=0.3), "as far as a regression follows"
+    sent = sum(
+        row.total_us * 1e-3
+        for tokens in (256, 44)
+        for row in tabled.steps.breakdown(Batch.of((tokens, 0))).rows
+        if row.name.startswith("send_")
+    )
+    assert (sent > 0) == (stages > 1)
+    assert min(first) * 1e3 == pytest.approx(in_layers + sent, rel=0.3), "as far as a regression follows"
