@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from dooly.cli.recorded import recorded_model, recorded_platform
 from dooly.errors import DoolyError
 from dooly.files import write_text
 from dooly.predict import SavedModel
-from dooly.simulate.attribution import predicted_us
+from dooly.simulate.attribution import recorded_cost
 from dooly.simulate.recording import Recording, load_recording
 from dooly.simulate.steps import StepRecording, load_steps
 
@@ -151,14 +151,8 @@ def _seen(recording: Recording | StepRecording) -> list[Seen]:
 
 
 def _dooly(model: SavedModel, seen: Sequence[Seen]) -> tuple[list[float], list[float]]:
-    gpu: list[float] = []
-    whole: list[float] = []
-    for each in seen:
-        device = sum(predicted_us(work, each.batch, each.padded) for work in model.steps.work)
-        cost = replace(model.steps.step_time(each.batch), device_us=device)
-        gpu.append(cost.span_us(idle=True))
-        whole.append(cost.host_before_us + gpu[-1] + cost.host_after_us)
-    return gpu, whole
+    costs = [recorded_cost(model.steps, each.batch, each.padded) for each in seen]
+    return [cost.span_us(idle=True) for cost in costs], [cost.total_us for cost in costs]
 
 
 def _alone(

@@ -27,6 +27,7 @@ __all__ = [
     "driver_version",
     "engine_config",
     "gpu_present",
+    "greedy",
     "model_folder",
     "one_line",
     "prepare_vllm",
@@ -168,6 +169,14 @@ def one_line(error: BaseException) -> str:
     text = re.sub(headline, "", text)
     text = re.split(r" \[type=| Supported architectures: | To allow overriding | You can update ", text)[0]
     return text.removeprefix("Value error, ")[:300]
+
+
+@functools.cache
+def greedy(max_tokens: int) -> Any:
+    """Sampling parameters of the engine for exactly so many tokens, each the likeliest."""
+    from vllm.sampling_params import SamplingParams
+
+    return SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False)
 
 
 def model_folder(model: str | Path) -> Path:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dooly.engine import EngineSettings, engine_config, gpu_present, one_line
+from dooly.engine import EngineSettings, engine_config, gpu_present, greedy, one_line
 from dooly.errors import SimulationError
 
 __all__ = ["Engine", "start_engine"]
@@ -32,7 +32,6 @@ class Engine:
         self.runner: Any = core.model_executor.driver_worker.worker.model_runner
         self.device: str = self.runner.device.type
         self.vocab_size: int = config.model_config.get_vocab_size()
-        self._parameters: dict[int, Any] = {}
 
     @property
     def backend(self) -> str:
@@ -66,18 +65,13 @@ class Engine:
 
         The end-of-sequence token is ignored.  The engine stops at max_model_len whatever `max_tokens` says.
         """
-        from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
 
-        if max_tokens not in self._parameters:
-            self._parameters[max_tokens] = SamplingParams(
-                max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False
-            )
         self.core.add_request(
             Request(
                 request_id=request_id,
                 prompt_token_ids=prompt,
-                sampling_params=self._parameters[max_tokens],
+                sampling_params=greedy(max_tokens),
                 pooling_params=None,
                 arrival_time=time.time(),
                 block_hasher=self.core.request_block_hasher,

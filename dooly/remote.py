@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dooly.engine import EngineSettings, engine_config, gpu_present, one_line
+from dooly.engine import EngineSettings, engine_config, gpu_present, greedy, one_line
 from dooly.errors import SimulationError
 
 __all__ = ["RemoteEngine", "start_remote_engine"]
@@ -40,7 +40,6 @@ class RemoteEngine:
 
     def add(self, request_id: str, prompt: list[int], max_tokens: int) -> None:
         """Send a request: token ids in, exactly `max_tokens` greedy tokens out."""
-        from vllm.sampling_params import SamplingParams
         from vllm.v1.engine import EngineCoreRequest
 
         self._unfinished.add(request_id)
@@ -49,9 +48,7 @@ class RemoteEngine:
                 request_id=request_id,
                 prompt_token_ids=prompt,
                 mm_features=None,
-                sampling_params=SamplingParams(
-                    max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False
-                ),
+                sampling_params=greedy(max_tokens),
                 pooling_params=None,
                 arrival_time=time.time(),
                 lora_request=None,

@@ -1,7 +1,8 @@
 """vllm-sr-sim 0.1.0.dev20260713123629: an object with its ``GpuProfile`` protocol, times in seconds."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from dooly.batch import Batch
@@ -32,6 +33,7 @@ class FleetProfile:
     chunk: int = 2048
     max_slots: int = 256
     cost_per_hr: float = 0.0
+    _seconds: Callable[[int, int, int, int], float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.model.check_whole("vllm-sr-sim")
@@ -59,7 +61,7 @@ class FleetProfile:
 
     def iter_latency(self, n_active: int, mean_seq_len: float | None = None) -> float:
         """Seconds of a step in which `n_active` requests decode."""
-        return self._seconds(0, 0, max(n_active, 1), self._blocks(mean_seq_len))  # type: ignore[attr-defined]
+        return self._seconds(0, 0, max(n_active, 1), self._blocks(mean_seq_len))
 
     def prefill_iter_latency(
         self, chunk_tokens: int, kv_history_tokens: float, n_active: int, mean_seq_len: float | None = None
@@ -67,7 +69,7 @@ class FleetProfile:
         """Seconds of a step with one chunk of a prompt while the other `n_active` - 1 requests decode."""
         history = math.ceil(kv_history_tokens / self.blk_size) * self.blk_size
         chunk = max(int(chunk_tokens), 1)
-        return self._seconds(chunk, history, max(n_active - 1, 0), self._blocks(mean_seq_len))  # type: ignore[attr-defined]
+        return self._seconds(chunk, history, max(n_active - 1, 0), self._blocks(mean_seq_len))
 
     def n_slots(self, max_ctx: int) -> int:
         """Requests of `max_ctx` tokens whose KV cache fits."""

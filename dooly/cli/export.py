@@ -43,9 +43,8 @@ def vidur(
     """Vidur's own predictors (microsoft/vidur of 2024-11; vidur 0.0.26 has the same columns): times in ms of a layer.
 
     mlp.csv and attention.csv, all_reduce.csv of more than one rank, and send_recv.csv of a pipeline stage that another
-    follows (--stage 0/2). What Vidur has no operation for (embedding, LM
-    head, host) is not in them: for whole step times run Vidur as `python -m dooly.adapters.vidur` on `dooly export
-    steps`.
+    follows (--stage 0/2). What Vidur has no operation for (embedding, LM head, host) is not in them: for whole step
+    times run Vidur as `python -m dooly.adapters.vidur` on `dooly export steps`.
 
     Example: dooly export vidur tiny-llama -o vidur-data
     """

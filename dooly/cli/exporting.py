@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -97,7 +97,7 @@ def target(app: typer.Typer) -> Callable[[Callable[..., Written]], Callable[...,
             saved = _load(model, {name: given.pop(name) for name in _SOURCE})
             _tell(saved, function(saved, **sizes, **given))
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        cast(Any, run).__signature__ = inspect.Signature(parameters)
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         run.__doc__ = function.__doc__
         app.command(function.__name__)(run)
@@ -135,7 +135,8 @@ def _load(model: str, source: dict[str, Any]) -> "SavedModel":
 
 
 def _read_stage(text: str) -> tuple[int, int]:
-    """
+    """Stage K and number N of stages of K/N.
+
     >>> _read_stage("1/2")
     (1, 2)
 

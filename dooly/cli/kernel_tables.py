@@ -2,12 +2,12 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dooly.cli.output import Column, Table
 from dooly.predict import StepModel
-from dooly.simulate.attribution import RoleTime, account, predicted_us
+from dooly.simulate.attribution import RoleTime, account, recorded_cost
 from dooly.simulate.steps import EngineStep, StepRecording
 
 __all__ = ["KernelReport"]
@@ -178,7 +178,7 @@ def _role_rows(accounts: Sequence[tuple[EngineStep, Sequence[RoleTime]]]) -> lis
 
 def _shape_row(label: str, steps: Sequence[EngineStep], model: StepModel) -> Row:
     """One shape over its repetitions; where the host is slower than the GPU, the GPU waits for it."""
-    predicted = [_span_us(step, model) for step in steps]
+    predicted = [recorded_cost(model, step.batch, step.padded).span_us(idle=True) for step in steps]
     measured = statistics.median(step.gpu_us for step in steps)
     return {
         "label": label,
@@ -190,11 +190,6 @@ def _shape_row(label: str, steps: Sequence[EngineStep], model: StepModel) -> Row
         "error_percent": _error(statistics.median(predicted), measured),
         "noise_percent": _noise(steps),
     }
-
-
-def _span_us(step: EngineStep, model: StepModel) -> float:
-    device = sum(predicted_us(work, step.batch, step.padded) for work in model.work)
-    return replace(model.step_time(step.batch), device_us=device).span_us(idle=True)
 
 
 def _noise(steps: Sequence[EngineStep]) -> float | None:

@@ -14,6 +14,7 @@ from dooly.database.environment import Fact
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine, kv_block_size
 from dooly.ir import Kind, Operation
+from dooly.ir.opset import BETWEEN_STAGES
 
 __all__ = ["environment_for", "host_environment", "stored_machine"]
 
@@ -21,8 +22,6 @@ __all__ = ["environment_for", "host_environment", "stored_machine"]
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
 _FACTS = tuple(sorted((*_BETWEEN_GPUS, "cublas", "cuda", "driver", "flashinfer", "processor", "triton")))
 """`Machine.facts` of a GPU."""
-_HANDED_ON = ("recv", "send")
-"""Between pipeline stages, outside of any CUDA graph."""
 
 
 def environment_for(operation: Operation, machine: Machine) -> Environment:
@@ -65,7 +64,7 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
         facts |= {"engine": machine.engine, "block_size": kv_block_size(operation.attr("backend"), machine)}
         facts |= _backend_library(operation.attr("backend"), machine)
     elif operation.kind is Kind.COLLECTIVE:
-        if operation.target in _HANDED_ON:
+        if operation.target in BETWEEN_STAGES:
             facts["mode"] = "eager"
         facts["engine"] = machine.engine
         facts |= {name: machine.fact(name) for name in _BETWEEN_GPUS}

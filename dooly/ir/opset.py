@@ -19,7 +19,7 @@ from dooly.ir.call import Call, Rule
 from dooly.ir.expr import Expr, normal, symbol
 from dooly.ir.types import Attribute
 
-__all__ = ["OPSET", "TABLE_ROWS", "Kind", "Spec", "kind_of", "spec_of"]
+__all__ = ["BETWEEN_STAGES", "OPSET", "TABLE_ROWS", "Kind", "Spec", "kind_of", "spec_of"]
 
 
 class Kind(Enum):
@@ -147,6 +147,9 @@ def _recurrent(flops: Rule, bytes_: Rule, *batch: str) -> Spec:
     return Spec(Kind.RECURRENT, flops, bytes=bytes_, batch=("R", *batch))
 
 
+BETWEEN_STAGES = ("send", "recv")
+"""What pipeline stages hand on, outside of any CUDA graph: a whole model has none of them."""
+
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
     **dict.fromkeys(_VIEWS, Spec(Kind.VIEW, _none, bytes=_none)),
@@ -173,7 +176,7 @@ OPSET: Mapping[str, Spec] = {
     "moe": Spec(Kind.MOE, _moe_flops, bytes=_moe_bytes, batch=("A",), passed={"scaling": 2.5, "swiglu_limit": 7.0}),
     "moe_route": Spec(Kind.MEMORY, _route_flops, passed={"scaling": 2.5}),
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter"), Spec(Kind.COLLECTIVE, _none)),
-    **dict.fromkeys(("send", "recv"), Spec(Kind.COLLECTIVE, _none, bytes=lambda call: call.results[0].bytes)),
+    **dict.fromkeys(BETWEEN_STAGES, Spec(Kind.COLLECTIVE, _none, bytes=lambda call: call.results[0].bytes)),
     "embedding": _memory(0, {0: 1}),
     "vocab_parallel_embedding": _memory(
         0,

@@ -18,13 +18,13 @@ from dooly.fit.store import from_json, to_json
 from dooly.ir.expr import evaluate
 from dooly.ir.graph import Graph
 from dooly.ir.operation import Operation
-from dooly.ir.opset import Kind
+from dooly.ir.opset import BETWEEN_STAGES, Kind
 from dooly.ir.parser import parse_program
 from dooly.ir.program import Program
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import HostModel
 from dooly.predict.step_model import StepModel
-from dooly.predict.work import BETWEEN_STAGES, collect_work
+from dooly.predict.work import collect_work
 
 __all__ = ["FORMAT", "SavedModel", "weight_bytes"]
 

@@ -12,17 +12,14 @@ from dooly.fit.formula import Formula
 from dooly.fit.observation import Mixture, Routing, experts_reached
 from dooly.fit.subject import Subject, subject_of
 from dooly.ir.operation import Operation
-from dooly.ir.opset import Kind
+from dooly.ir.opset import BETWEEN_STAGES, Kind
 
-__all__ = ["BETWEEN_STAGES", "GRID", "Work", "collect_work", "on_grid"]
+__all__ = ["GRID", "Work", "collect_work", "on_grid"]
 
 Column = NDArray[np.float64]
 
 GRID = float(2**20)
 """Times are whole multiples of 1/GRID us: sums of them are exact, in whatever order they are taken."""
-
-BETWEEN_STAGES = ("send", "recv")
-"""Targets of what pipeline stages hand on: a whole model has none of them."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ stable, so a short list of patterns suffices; what none of them knows is reporte
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from dooly.batch import Batch
+from dooly.batch import Batch, StepCost
 from dooly.ir import Kind, Operation
-from dooly.predict import Work
+from dooly.predict import StepModel, Work
 from dooly.simulate.steps import EngineStep
 
-__all__ = ["ROLES", "Role", "RoleTime", "account", "kernel_role", "operation_role", "predicted_us"]
+__all__ = ["ROLES", "Role", "RoleTime", "account", "kernel_role", "operation_role", "predicted_us", "recorded_cost"]
 
 Role = Literal["gemm", "attention", "moe", "region", "collective", "sampling", "input", "unattributed"]
 
@@ -92,6 +92,14 @@ def predicted_us(work: Work, batch: Batch, padded: int) -> float:
     if not work.operation.kind.stateful:
         values["T"] = padded
     return work.total_us_one(values)[0]
+
+
+def recorded_cost(model: StepModel, batch: Batch, padded: int) -> StepCost:
+    """Cost of a step that was padded to so many tokens; as `StepModel.step_time`, whatever that would pad it to."""
+    device = sum(predicted_us(work, batch, padded) for work in model.work)
+    cost = model.step_time(batch)
+    span = max(cost.launch_us, cost.lead_us + device)
+    return replace(cost, device_us=device, total_us=cost.host_before_us + span + cost.host_after_us)
 
 
 def account(step: EngineStep, works: Iterable[Work]) -> tuple[RoleTime, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dooly.batch import Batch, StepBatch
-from dooly.engine import EngineSettings, engine_config, model_folder, one_line
+from dooly.engine import EngineSettings, engine_config, greedy, model_folder, one_line
 from dooly.errors import SimulationError
 from dooly.simulate.scheduling import TokenEvent
 from dooly.simulate.trace import PREFIX_BLOCK, TraceRequest
@@ -53,11 +53,10 @@ class EngineScheduler:
             kv_cache = _kv_cache_config(config)
         except Exception as error:  # model code may fail in any way on a configuration it was not written for
             raise SimulationError(f"{model_folder(model)}: no KV cache for it: {one_line(error)}") from error
-        from vllm.sampling_params import SamplingParams
         from vllm.v1.outputs import ModelRunnerOutput
         from vllm.v1.request import Request
 
-        self._request_class, self._parameters_class, self._output_class = Request, SamplingParams, ModelRunnerOutput
+        self._request_class, self._output_class = Request, ModelRunnerOutput
         self._config, self._kv_cache = config, kv_cache
         self.reset()
 
@@ -88,7 +87,6 @@ class EngineScheduler:
             hash_function = get_hash_fn_by_name(config.cache_config.prefix_caching_hash_algo)
             init_none_hash(hash_function)
             self._hasher = get_request_block_hasher(hash_block_size, hash_function)
-        self._parameters: dict[int, Any] = {}
         self._requests: dict[str, Any] = {}
         self._sampled: dict[str, list[int]] = {}
         self._own = count(-1, -1)
@@ -102,14 +100,10 @@ class EngineScheduler:
 
     def add(self, request_id: str, prompt: list[int], max_tokens: int, arrival_s: float) -> None:
         """Queue a request: its token ids, and how many tokens it will produce (no model sees them; any numbers do)."""
-        if max_tokens not in self._parameters:
-            self._parameters[max_tokens] = self._parameters_class(
-                max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False
-            )
         request = self._request_class(
             request_id=request_id,
             prompt_token_ids=prompt,
-            sampling_params=self._parameters[max_tokens],
+            sampling_params=greedy(max_tokens),
             pooling_params=None,
             arrival_time=arrival_s,
             block_hasher=self._hasher,
