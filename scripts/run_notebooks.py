@@ -18,7 +18,8 @@ def run_notebook(path: Path) -> NotebookNode:
     """
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, startup_timeout=180, resources=resources).execute()
+    # One text for each stream of a cell: in how many messages a kernel sends it depends on when it is flushed.
+    NotebookClient(notebook, timeout=120, startup_timeout=180, resources=resources, coalesce_streams=True).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran is noise in a diff
     return notebook
