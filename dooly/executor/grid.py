@@ -1,15 +1,20 @@
-"""Grids on logarithmic axes: sizes that every operation is measured at, and batches for attention."""
+"""Grids on logarithmic axes: sizes that every operation is measured at, rows of products, and batches for attention."""
 
+import math
+import random
 from collections.abc import Iterable, Sequence
 
 from dooly.database import Point
 
-__all__ = ["attention_batches", "ends_first", "geometric"]
+__all__ = ["attention_batches", "ends_first", "geometric", "product_rows"]
 
 _STEP = 4
 _SHORT = 16
 _CHUNK = 16
 """New tokens of a chunk so short that its history is what takes time."""
+_JAGGED = 256
+"""Rows beyond which the time of a product goes up and down as its kernels change."""
+_IN_OCTAVE = 3
 
 
 def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
@@ -26,6 +31,24 @@ def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
     while values[-1] * step < limit:
         values.append(values[-1] * step)
     return [*values, limit] if limit > values[-1] else [value for value in values if value <= limit]
+
+
+def product_rows(limit: int, salt: str) -> list[int]:
+    """Rows of a matrix product: as `geometric` up to 256, then three in each octave, and ``limit`` itself.
+
+    Beyond 256 the time per row goes up and down by several per cent from one size to the next, as kernels and their
+    tiles change, and multiples of 256 are the fastest.  So sizes lie off the powers of two, in the middle half of each
+    third of an octave, where `salt` puts them: products that run the same kernels show them at different sizes.  They
+    are no multiples of anything, as prompts are not.  A wider range keeps the inner points.
+
+    >>> product_rows(1024, "one"), product_rows(1024, "another")
+    ([1, 4, 16, 64, 256, 284, 356, 432, 590, 756, 922, 1024], [1, 4, 16, 64, 256, 288, 350, 437, 559, 763, 913, 1024])
+    """
+    thirds = range(math.ceil(_IN_OCTAVE * math.log2(limit / _JAGGED)))
+    places = [third + random.Random(f"{salt}/{third}").uniform(0.25, 0.75) for third in thirds]
+    inner = [rows for rows in geometric(limit) if rows <= _JAGGED]
+    beyond = [round(_JAGGED * 2 ** (place / _IN_OCTAVE)) for place in places]
+    return sorted({*inner, *(rows for rows in beyond if rows < limit), limit})
 
 
 def ends_first(values: Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from dooly.database import Measurement, Point
 from dooly.errors import ProfileError
 from dooly.executor import vidur_grid
-from dooly.executor.grid import attention_batches, ends_first, geometric
+from dooly.executor.grid import attention_batches, ends_first, geometric, product_rows
 from dooly.executor.moe import activated_bounds, fullest_bounds
 from dooly.ir import Kind, Operation
 from dooly.ir.expr import Expr
@@ -22,7 +22,7 @@ ErrorModel: TypeAlias = Callable[[Operation, Sequence[Measurement]], Mapping[Poi
 SWEEPS = ("adaptive", "skew", "vidur")
 
 _CANDIDATES = 96
-_EXTRA = {Kind.GEMM: 10, Kind.ATTENTION: 12, Kind.MOE: 6}
+_EXTRA = {Kind.GEMM: 6, Kind.ATTENTION: 12, Kind.MOE: 6}
 _EXTRA_DEFAULT = 5
 _TOLERANCE = 0.03
 
@@ -105,7 +105,8 @@ def _expected_activated(operation: Operation, tokens: int) -> int:
 
 def _axes_grid(operation: Operation, ranges: Ranges) -> Iterable[Point]:
     axes = operation.axes
-    rows = ends_first(geometric(rows_limit(operation, ranges)))
+    limit = rows_limit(operation, ranges)
+    rows = ends_first(product_rows(limit, operation.signature) if operation.kind is Kind.GEMM else geometric(limit))
     if axes == ("L", "T"):
         pairs = ((t, logits) for t in rows for logits in (min(t, ranges.max_requests), 1))
         return [Point.of(L=logits, T=t) for t, logits in pairs]

@@ -1,10 +1,14 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dooly.database import Measurement, Point, Samples, Status
 from dooly.errors import ProfileError
 from dooly.executor import Ranges
+from dooly.executor.grid import product_rows
 from dooly.executor.moe import activated_bounds, routing
 from dooly.executor.sweep import coarse_points, next_point, rows_limit
 from dooly.ir import Use
@@ -23,6 +27,31 @@ def test_a_wider_range_keeps_the_inner_points(step):
     assert {point.axes["T"] for point in narrow} == {1, 4, 16, 64, 256}
     assert set(narrow) < set(wide)
     assert [point.axes["T"] for point in narrow[:3]] == [1, 256, 16]
+
+
+@given(st.integers(17, 32768), st.integers(17, 32768), st.text(max_size=8))
+def test_rows_of_products_reach_the_limit_and_stay_when_it_grows(one: int, other: int, salt: str):
+    low, high = sorted((one, other))
+    narrow, wide = product_rows(low, salt), product_rows(high, salt)
+    assert narrow == sorted(set(narrow))
+    assert (narrow[0], narrow[-1], wide[-1]) == (1, low, high)
+    assert set(narrow[:-1]) <= set(wide)
+
+
+@given(st.text(max_size=8), st.sampled_from([512, 1024, 4096]))
+def test_rows_of_products_are_three_in_each_octave_off_the_powers_of_two(salt: str, octave: int):
+    inside = [rows for rows in product_rows(8192, salt) if octave <= rows < 2 * octave]
+    assert len(inside) == 3
+    assert 1.05 * octave < inside[0]
+    assert inside[-1] < 1.9 * octave
+    steps = [b / a for a, b in pairwise(inside)]
+    assert all(1.1 < step < 1.45 for step in steps)
+
+
+def test_products_are_measured_at_different_sizes_above_256(step):
+    found = [coarse_points(step("f32")[name], Ranges(8192)) for name in ("linear2 128", "linear2 512")]
+    shared = set(found[0]) & set(found[1])
+    assert {point.axes["T"] for point in shared} < {1, 4, 16, 64, 256, 8192}
 
 
 def test_rows_of_logits_go_no_further_than_requests(step):
@@ -141,7 +170,7 @@ def test_a_bent_curve_is_refined_at_its_bend_until_the_allowance_ends(step):
             break
         assert point not in points
         points.append(point)
-    assert 1 <= len(points) - len(coarse_points(operation, ranges)) <= 10
+    assert 1 <= len(points) - len(coarse_points(operation, ranges)) <= 6
 
 
 def test_the_callers_error_steers_and_stops(step):
@@ -151,7 +180,8 @@ def test_the_callers_error_steers_and_stops(step):
     wrong_at_the_top = {m.point: (0.5 if m.point.axes["T"] == 4096 else 0.0) for m in measured}
     point = next_point(operation, measured, ranges, lambda _o, _m: wrong_at_the_top)
     assert point is not None
-    assert 1024 * 4**0.3 < point.axes["T"] < 1024 * 4**0.7
+    low, high = sorted(m.point.axes["T"] for m in measured)[-2:]
+    assert low * (high / low) ** 0.3 < point.axes["T"] < low * (high / low) ** 0.7
     assert next_point(operation, measured, ranges, lambda _o, _m: dict.fromkeys(wrong_at_the_top, 0.01)) is None
 
 
