@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,7 +64,19 @@ def owners(calls: Iterable[tuple[str, str]], modules: Mapping[str, Any], names: 
         if layer not in modules:
             raise CaptureError(f"no module owns the {kind} operation of layer {layer!r}")
         found[layer] = Owner(layer, kind, attributes(**_described(kind, modules[layer], names)))
+    attending = [layer for layer, owner in found.items() if _plans_ahead(owner)]
+    if len({dict(found[layer].attrs)["window"] for layer in attending}) > 1:
+        found |= {layer: _planned_per_layer(found[layer]) for layer in attending}
     return tuple(found.values())
+
+
+def _plans_ahead(owner: Owner) -> bool:
+    """Whether one plan of the kernel's tiles may serve all layers of a step: FlashAttention's, for windows alike."""
+    return owner.kind == "attention" and dict(owner.attrs)["backend"] == "FLASH_ATTN"
+
+
+def _planned_per_layer(owner: Owner) -> Owner:
+    return replace(owner, attrs=attributes(**dict(owner.attrs), planned_per_layer=True))
 
 
 def _described(kind: str, module: Any, names: Mapping[int, str]) -> dict[str, object]:

@@ -21,7 +21,6 @@ class AttentionRunner(PagedRunner):
     """
 
     def __init__(self, operation: Operation, session: Session) -> None:
-        import torch
         from vllm.model_executor.layers.attention import Attention
 
         dtype = operation.operands[0].dtype
@@ -64,12 +63,13 @@ class AttentionRunner(PagedRunner):
                 backend = layer.get_attn_backend()
                 if isinstance(wanted, str) and wanted != backend.get_name():
                     raise Unsupported(f"the engine selects {backend.get_name()} here, the operation names {wanted}")
+                self.layers, self.names = [layer], [name]
                 self.spec = layer.get_kv_cache_spec(self.config)
-                device = torch.device(session.device)
-                self.builder = backend.get_builder_cls()(self.spec, [name], self.config, device)
+                self.builder = self.new_builder(backend)
+                if operation.attr("planned_per_layer") is True:
+                    self.builder.aot_schedule = False  # as the engine does at layers with windows of several sizes
         except (NotImplementedError, ValueError) as error:  # as backends say what they do not run
             raise Unsupported(f"the engine refuses {wanted or 'attention'} here: {one_line(error)}") from error
-        self.layers, self.names = [layer], [name]
 
     def inputs(self, tokens: int) -> tuple[Any, ...]:
         """Queries, keys and values of the new tokens."""

@@ -20,7 +20,7 @@ __all__ = ["environment_for", "host_environment", "stored_machine"]
 
 
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
-_FACTS = tuple(sorted((*_BETWEEN_GPUS, "cublas", "cuda", "driver", "flashinfer", "processor", "triton")))
+_FACTS = tuple(sorted((*_BETWEEN_GPUS, "caches", "cublas", "cuda", "driver", "flashinfer", "processor", "triton")))
 """`Machine.facts` of a GPU."""
 
 
@@ -74,6 +74,8 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
         compiler = "inductor" if machine.mode == "graph" else "none"
         facts |= {"engine": machine.engine, "torch": machine.torch, "triton": machine.fact("triton")}
         facts |= {"compiler": compiler}
+    if operation.kind not in (Kind.GEMM, Kind.COLLECTIVE) and machine.fact("caches"):
+        facts["caches"] = machine.fact("caches")
     return Environment.of(**facts)
 
 

@@ -1,4 +1,10 @@
-"""Timing on a GPU: kernels replayed from a CUDA graph, as the engine replays a step, or launched one by one."""
+"""Timing on a GPU: kernels replayed from a CUDA graph, as the engine replays a step, or launched one by one.
+
+Between two small operations of a step the engine reads hundreds of megabytes of weights: the second finds neither its
+code nor its indices and block tables in a cache, only what was written just before it.  A small kernel that is repeated
+by itself finds all of it there, and is too fast.  So where a trial says what is fresh, other work is put between the
+calls in the graph, and the time of a graph of that work alone is subtracted.
+"""
 
 import functools
 import gc
@@ -6,7 +12,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dooly.database import Samples
@@ -18,22 +24,28 @@ __all__ = ["measure_on_gpu"]
 
 _LONGEST_SAMPLE_US = 20_000.0
 _MOST_LOOPS = 256
+_WIDTH = 4096
 _BATCH = 5
 """Samples that are queued before the host waits, so that the GPU never waits for the host."""
 
 
-def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool, peers: Peers = ALONE) -> Samples:
+def measure_on_gpu(
+    trial: Trial, precision: Precision, *, graph: bool, cache_bytes: int, peers: Peers = ALONE
+) -> Samples:
     """Time `trial` between CUDA events.
 
     A sample is several calls back to back, and as many turns of the trial's weights as fit: each call finds its
     weights where the engine's next layer would, in memory.
 
     Args:
-        graph: replay the calls from one CUDA graph; else launch them one by one, gaps between launches included.
+        graph: replay the calls from one CUDA graph; else launch them one by one, gaps between launches included and
+            nothing put between them.
+        cache_bytes: of the L2 cache.
         peers: other processes that time the same work on their GPUs.
 
     Returns:
-        raw times per call in us, warm-ups apart; clocks, temperature and power just after the last sample.
+        raw times per call in us; warm-ups apart, with what is between the calls; clocks, temperature and power just
+        after the last sample.
 
     Raises:
         RuntimeError: a kernel fails, or cannot be captured.
@@ -46,20 +58,23 @@ def measure_on_gpu(trial: Trial, precision: Precision, *, graph: bool, peers: Pe
     stream.wait_stream(torch.cuda.current_stream())
     try:
         with torch.cuda.stream(stream):
-            warmups = [_between_events(trial.call, 1, peers)[0] for _ in range(max(precision.warmups, 1))]
-            loops, call_us, run = 0, min(warmups), trial.call
+            warmups = [_between_events([trial.call], peers)[0] for _ in range(max(precision.warmups, 1))]
+            rest = _rest_of_step(trial.fresh, cache_bytes) if graph and trial.fresh is not None else None
+            call = trial.call if rest is None else functools.partial(_in_turn, rest, trial.call)
+            loops, call_us, run = 0, min(warmups), call
             while (wanted := loops_for(trial.turns, call_us, precision.sample_us)) > 1.5 * loops:
                 loops = wanted
-                run = _captured(trial.call, loops, peers) if graph else functools.partial(_repeat, trial.call, loops)
-                warmups += [value / loops for value in _between_events(run, 2, peers)]
+                run = _captured(call, loops, peers) if graph else functools.partial(_repeat, call, loops)
+                warmups += [value / loops for value in _between_events([run] * 2, peers)]
                 call_us = warmups[-1]  # a call in a graph is far shorter than one that is launched
+            runs = [run] if rest is None else [run, _captured(rest, loops, peers)]
             values: list[float] = []
             started = time.perf_counter()
             elapsed_s = 0.0
             while not _enough(values, precision, elapsed_s):
                 if peers is not ALONE:
                     trial.call()  # all leave it at the same time: none waits for another in the first sample
-                values += [value / loops for value in _between_events(run, _BATCH, peers)]
+                values += [value / loops for value in without_rest(_between_events(runs * _BATCH, peers), len(runs))]
                 (elapsed_s,) = peers.slowest([time.perf_counter() - started])
             reading = _gauge().read()
             stream.synchronize()
@@ -82,6 +97,47 @@ def loops_for(turns: int, call_us: float, sample_us: float) -> int:
     return max(1, min(wanted, math.floor(_LONGEST_SAMPLE_US / call_us), _MOST_LOOPS))
 
 
+def without_rest(times_us: Sequence[float], kinds: int) -> list[float]:
+    """Of runs in turn, each of the first kind less the one of the second kind that follows it, if there are two.
+
+    >>> without_rest([30.0, 28.0, 31.0, 28.5], 2), without_rest([30.0, 31.0], 1)
+    ([2.0, 2.5], [30.0, 31.0])
+    """
+    if kinds == 1:
+        return list(times_us)
+    return [whole - rest for whole, rest in zip(times_us[::2], times_us[1::2], strict=True)]
+
+
+def _in_turn(first: Callable[[], object], then: Callable[[], object]) -> None:
+    first()
+    then()
+
+
+def _rest_of_step(fresh: tuple[Any, ...], cache_bytes: int) -> Callable[[], None]:
+    """What stands for the rest of a step: a product with more weights than the cache holds, then a write of `fresh`.
+
+    What is larger than the cache is not written: the end of it would have pushed out the beginning.
+    """
+    weight, vector = _streamed(2 * cache_bytes)
+    kept = fresh if sum(tensor.nbytes for tensor in fresh) <= cache_bytes else ()
+
+    def rest() -> None:
+        weight.mv(vector)
+        for tensor in kept:
+            tensor.mul_(1.0)
+
+    return rest
+
+
+@functools.cache
+def _streamed(n_bytes: int) -> tuple[Any, Any]:
+    """A weight matrix of so many bytes, and a vector to multiply it with."""
+    import torch
+
+    weight = torch.randn((n_bytes // (2 * _WIDTH), _WIDTH), dtype=torch.bfloat16, device="cuda")
+    return weight, torch.randn(_WIDTH, dtype=torch.bfloat16, device="cuda")
+
+
 def _repeat(call: Callable[[], object], loops: int) -> None:
     for _ in range(loops):
         call()
@@ -100,13 +156,13 @@ def _captured(call: Callable[[], object], loops: int, peers: Peers) -> Callable[
     return graph.replay
 
 
-def _between_events(run: Callable[[], object], times: int, peers: Peers) -> list[float]:
+def _between_events(runs: Sequence[Callable[[], object]], peers: Peers) -> list[float]:
     """Microseconds of each run, queued one after the other."""
     import torch
 
-    events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]
+    events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(len(runs) + 1)]
     events[0].record()
-    for event in events[1:]:
+    for run, event in zip(runs, events[1:], strict=True):
         run()
         event.record()
     events[-1].synchronize()

@@ -34,8 +34,6 @@ class LatentRunner(PagedRunner):
     """
 
     def __init__(self, operation: Operation, session: Session) -> None:
-        import torch
-
         dtype = operation.operands[0].dtype
         super().__init__(session, dtype, dtype)
         self._sizes = {name: integer(operation, name) for name in ("heads", "latent", "nope", "rope", "value")}
@@ -68,8 +66,7 @@ class LatentRunner(PagedRunner):
                 if found != wanted:
                     raise Unsupported(f"the engine selects {' and '.join(found)} here, the operation names {wanted}")
                 self.spec = first.get_kv_cache_spec(self.config)
-                device = torch.device(session.device)
-                self.builder = first.attn_backend.get_builder_cls()(self.spec, self.names, self.config, device)
+                self.builder = self.new_builder(first.attn_backend)
         except (NotImplementedError, ValueError) as error:  # as backends say what they do not run
             raise Unsupported(f"the engine refuses {wanted[0]} here: {one_line(error)}") from error
 

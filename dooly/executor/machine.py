@@ -42,7 +42,7 @@ class Machine:
         block_size: tokens in one KV-cache block.
         mode: how kernels are launched while they are timed.
         facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor, how
-            GPUs are connected and what is set for their communication.
+            GPUs are connected and what is set for their communication, whether small operations find `caches` cold.
         devices: GPUs that may work together, or groups of `threads` processors: so many ranks can be measured.
     """
 
@@ -91,7 +91,10 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None, custom_a
         from dooly.executor.gpu import gpu_facts
 
         found = gpu_facts(_device())
-        found["facts"] = tuple(sorted((*found["facts"], ("all_reduce", "custom" if custom_all_reduce else "nccl"))))
+        facts = {"all_reduce": "custom" if custom_all_reduce else "nccl"}
+        if mode != "eager":
+            facts["caches"] = "cold"
+        found["facts"] = tuple(sorted((*found["facts"], *facts.items())))
         return Machine(
             host=socket.gethostname(),
             threads=_threads(),

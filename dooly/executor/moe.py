@@ -128,7 +128,7 @@ class MoeRunner:
             layer, logits = next(rotation)
             return layer(hidden, logits)
 
-        return Trial(call, inputs=(hidden, turns[0][1]), turns=len(turns))
+        return Trial(call, inputs=(hidden, turns[0][1]), turns=len(turns), fresh=(hidden,))
 
     def logits(self, routed: npt.NDArray[np.int64]) -> Any:
         """Router logits [T, E] whose top k are the wanted experts, with distinct weights."""

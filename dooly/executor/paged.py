@@ -1,5 +1,6 @@
 """Attention over a paged KV cache: batches of any kind, each request with blocks of its own, caches in turn."""
 
+import copy
 import itertools
 import math
 import time
@@ -58,6 +59,16 @@ class PagedRunner(ABC):
         weights = sum(parameter.nbytes for layer in self.layers for parameter in layer.parameters())
         return weights + sum(cache.nbytes for cache in self.caches)
 
+    def new_builder(self, backend: Any) -> Any:
+        """The metadata builder of an attention backend, as where a model has these layers alone: it looks at all."""
+        import torch
+
+        config = copy.copy(self.config)
+        config.compilation_config = copy.copy(config.compilation_config)
+        context = config.compilation_config.static_forward_context
+        config.compilation_config.static_forward_context = {name: context[name] for name in self.names}
+        return backend.get_builder_cls()(self.spec, self.names, config, torch.device(self.session.device))
+
     def trial(self, point: Point) -> Trial:
         """One call over the batch of `point`."""
         batch = point.batch
@@ -80,7 +91,7 @@ class PagedRunner(ABC):
             return attend(layer, inputs)
 
         turns = max(copies, len(self.layers))
-        return Trial(call, inputs=inputs, aside=(("metadata_us", build_us),), turns=turns)
+        return Trial(call, inputs=inputs, aside=(("metadata_us", build_us),), turns=turns, fresh=inputs)
 
     def _cache(self, blocks: int) -> Any:
         """The cache of one more layer, full of random values."""

@@ -70,7 +70,10 @@ class RegionRunner:
 
         call = functools.partial(parts[0], *inputs) if parts[0].block is self._body else in_turn
         self._check(call(), sizes)
-        return Trial(call, inputs=inputs)
+        fresh = [
+            given[arg.name] for arg in self._body.args if not _is_fixed(arg) and given[arg.name].is_floating_point()
+        ]
+        return Trial(call, inputs=inputs, fresh=tuple(fresh))
 
     def _inputs(self, block: Block, sizes: Mapping[str, int]) -> tuple[Any, ...]:
         return tuple(self._weights[arg.name] if _is_fixed(arg) else self._tensor(arg, sizes) for arg in block.args)

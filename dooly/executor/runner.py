@@ -23,6 +23,8 @@ class Trial:
         inputs: the tensors that it reads besides its weights.
         aside: what was noted while setting up, e.g. how long attention metadata took (host work, not of the kernel).
         turns: calls until the same weights or caches come round again.
+        fresh: inputs that another operation of the step has just written.  On a GPU they are in the cache at each call
+            and nothing else is.  None: calls follow one another, and the weights in turn push all else out.
         captured: whether the engine has it in its CUDA graphs, where it uses any.
         elsewhere: times it where it runs, if that is not this process.
     """
@@ -31,6 +33,7 @@ class Trial:
     inputs: tuple[Any, ...] = ()
     aside: tuple[tuple[str, float], ...] = ()
     turns: int = 1
+    fresh: tuple[Any, ...] | None = None
     captured: bool = True
     elsewhere: Callable[[Precision], Samples] | None = None
 

@@ -134,7 +134,8 @@ class Session:
         if self.device == "cuda":
             from dooly.executor.gpu_timing import measure_on_gpu
 
-            return measure_on_gpu(trial, precision, graph=self.machine.mode == "graph" and trial.captured, peers=peers)
+            graph = self.machine.mode == "graph" and trial.captured
+            return measure_on_gpu(trial, precision, graph=graph, cache_bytes=self.machine.cache_bytes, peers=peers)
         return measure(trial.call, precision, trial.aside, peers)
 
     def recover(self) -> None:

@@ -126,6 +126,37 @@ def test_attention_records_the_time_of_metadata_aside(session, step):
     assert dict(samples.aside)["metadata_us"] > 0.0
 
 
+def test_what_plans_attention_sees_the_layers_of_its_own_operation_alone(session, step):
+    """Where a model has windows of several sizes the engine plans otherwise; those of other operations do not count."""
+    for window in ("none", "24"):
+        runner = make_runner(step("bf16", window)["attention3 128"], session)
+        assert list(runner.builder.vllm_config.compilation_config.static_forward_context) == runner.names
+    assert len(session.layers) >= 2
+
+
+def test_only_activations_are_fresh_from_the_operation_before(session, step):
+    operations = step("bf16")
+    batch = Point.of_requests([(1, 10)] * 3)
+    fresh = {
+        name: make_runner(each, session).trial(Point.of(T=6, L=4)).fresh
+        for name, each in operations.items()
+        if each.kind is not Kind.ATTENTION
+    }
+    assert fresh["linear2 256"] is None  # weights in turn leave nothing else in a cache
+    assert fresh["embedding+rms_norm"] == ()
+    assert [tuple(each.shape) for each in fresh["add+mul+index_select"]] == [(6, 128)] * 2
+    trial = make_runner(operations["attention3 128"], session).trial(batch)
+    assert trial.fresh == trial.inputs
+
+
+def test_an_environment_says_whether_caches_were_cold(step, somewhere):
+    warm = replace(somewhere, platform="h200", mode="graph")
+    cold = replace(warm, facts=(("caches", "cold"),))
+    differ = {name for name, each in step("bf16").items() if environment_for(each, warm) != environment_for(each, cold)}
+    assert {"attention3 128", "silu_and_mul"} <= differ
+    assert not any(name.startswith("linear") for name in differ)
+
+
 def test_attention_of_another_backend_is_refused(session, step):
     operation = step("bf16")["attention3 128"]
     facts = dict(operation.attrs) | {"backend": "FLASH_ATTN"}
