@@ -1,23 +1,27 @@
 """Measure the points of Parquet files on this machine, each in a database of its own as any other point.
 
-    python scripts/measure_points.py POINTS.parquet... --db OTHER.sqlite
+    python scripts/measure_points.py POINTS.parquet... --db OTHER.sqlite --budget SECONDS
 
 For points that are measured again on another day or machine, and for held-out ones, which must not enter a database
-that formulas are fitted from.  `dooly db export` writes the result; `dooly db diff` compares.
+that formulas are fitted from.  `dooly db export` writes the result; `dooly db diff` compares.  Several processes may
+share the work, and the same command goes on where one was ended.
 """
 
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dooly.database import Database, Point, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import DoolyError
-from dooly.executor import Precision, environment_for, machine
-from dooly.executor.runners import make_runner
-from dooly.executor.session import Unsupported, open_session
-from dooly.ir import parse_program
+from dooly.executor import Machine, Plan, Ranges, Row, environment_for, machine, run_plan
+from dooly.executor.runners import why_not
+from dooly.ir import Operation, parse_program
+
+_ONLY_THESE = Ranges(sweep="vidur")
+"""A fixed grid: no point is chosen beyond those that are given."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,46 +29,45 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("points", nargs="+", type=Path)
     parser.add_argument("--db", required=True)
+    parser.add_argument("--budget", type=float, default=600.0, help="wall seconds (default: %(default)g)")
     options = parser.parse_args(argv)
-    wanted: dict[str, dict[Point, None]] = defaultdict(dict)
     try:
-        for path in options.points:
-            for record in read_parquet(path):
-                if record.measurement.status is Status.OK:
-                    wanted[record.operation.text].setdefault(record.measurement.point)
-        taken, given_up = _measure(wanted, Database(options.db))
+        database, here = Database(options.db), machine()
+        rows = tuple(_row(operation, points, database, here) for operation, points in _wanted(options.points).items())
+        outcome = run_plan(Plan(rows, _ONLY_THESE, here, host_missing=False), database, budget_s=options.budget)
     except DoolyError as error:
         sys.stderr.write(f"measure_points: {error}\n")
         return 2
-    sys.stdout.write(f"{taken} points measured, {given_up} given up\n")
+    given_up, left = outcome.failed + outcome.skipped, len(outcome.left)
+    sys.stdout.write(f"{outcome.taken} points measured, {given_up} given up, {left} operations left\n")
     return 0
 
 
-def _measure(wanted: dict[str, dict[Point, None]], database: Database) -> tuple[int, int]:
-    here = machine()
-    taken = given_up = 0
-    with open_session(here) as session:
-        for text, points in wanted.items():
-            (operation,) = parse_program(text).operations
-            environment = environment_for(operation, here)
-            database.add_operation(operation.signature, operation.target, text)
-            older = tuple(session.layers)
-            runner = None
-            for point in points:
-                claim = database.claim(operation.signature, environment, point)
-                if claim is None:
-                    continue
-                try:
-                    runner = runner or make_runner(operation, session)
-                    samples = session.measure(runner.trial(point), Precision.usual(here.torch_device))
-                except (Unsupported, MemoryError) as error:
-                    database.record_skipped(claim, str(error))
-                    given_up += 1
-                else:
-                    taken += database.record_ok(claim, samples)
-            for name in set(session.layers) - set(older):
-                del session.layers[name]  # its weights would stay
-    return taken, given_up
+def _wanted(paths: Iterable[Path]) -> Mapping[Operation, tuple[Point, ...]]:
+    """Points that succeeded, once each, by operation."""
+    wanted: dict[str, dict[Point, None]] = defaultdict(dict)
+    for path in paths:
+        for record in read_parquet(path):
+            if record.measurement.status is Status.OK:
+                wanted[record.operation.text].setdefault(record.measurement.point)
+    return {parse_program(text).operations[0]: tuple(points) for text, points in wanted.items()}
+
+
+def _row(operation: Operation, points: Iterable[Point], database: Database, here: Machine) -> Row:
+    environment = environment_for(operation, here)
+    known = {each.point for each in database.points(operation.signature, environment, status=None)}
+    return Row(
+        operation=operation,
+        environment=environment,
+        missing=tuple(point for point in points if point not in known),
+        refine=False,
+        covered=len(known),
+        failed=0,
+        share=0.0,
+        estimate_s=0.0,
+        saved_s=0.0,
+        skip=why_not(operation, here),
+    )
 
 
 if __name__ == "__main__":
