@@ -14,7 +14,7 @@ import numpy as np
 
 from dooly.database import Measurement, Record, Status
 from dooly.executor.sweep import Ranges, coarse_points
-from dooly.ir import Kind, Operation
+from dooly.ir import Kind, Operation, attributes
 
 __all__ = ["FIXED_GRID", "Ledger", "ModelRow", "PointTime", "by_operation", "make_ledger", "with_backends"]
 
@@ -106,8 +106,10 @@ def with_backends(operations: Iterable[Operation], backends: Sequence[str]) -> t
             found.append(operation)
             continue
         for backend in backends:
-            attrs = tuple((name, backend if name == "backend" else value) for name, value in operation.attrs)
-            found.append(replace(operation, attrs=attrs))
+            attrs = dict(operation.attrs) | {"backend": backend}
+            if backend != "FLASH_ATTN":
+                attrs.pop("planned_per_layer", None)  # that is the way of FlashAttention alone
+            found.append(replace(operation, attrs=attributes(**attrs)))
     return tuple(found)
 
 

@@ -1,11 +1,13 @@
 """The ledger: measured seconds where there are some, counted ones elsewhere, shared operations once."""
 
+from dataclasses import replace
+
 import pytest
 
 from dooly.database import Measurement, Point, Samples, Status
 from dooly.executor.ledger import FIXED_GRID, by_operation, make_ledger, with_backends
 from dooly.executor.sweep import coarse_points
-from dooly.ir import Kind, Operation, Program, TensorType, Use, parse_expr
+from dooly.ir import Kind, Operation, Program, TensorType, Use, attributes, parse_expr
 
 
 def tensor(*dims: object) -> TensorType:
@@ -104,6 +106,13 @@ def test_attention_stands_once_for_each_backend():
     assert found[:2] == (SHARED, ATTENTION)
     assert found[2].attr("backend") == "TRITON_ATTN"
     assert len({each.signature for each in found}) == 3
+
+
+def test_only_flash_attention_plans_layers_apart():
+    apart = replace(ATTENTION, attrs=attributes(**dict(ATTENTION.attrs), planned_per_layer=True))
+    first, second = with_backends((apart,), ("FLASH_ATTN", "TRITON_ATTN"))
+    assert first.attr("planned_per_layer") is True
+    assert second == with_backends((ATTENTION,), ("TRITON_ATTN",))[0]
 
 
 def test_the_fixed_grid_is_the_published_one():
