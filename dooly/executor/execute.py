@@ -123,6 +123,7 @@ class _Run:
         self.stack = ExitStack()
         self.session: Session | None = None
         self.runners: dict[str, Runner] = {}
+        self.layers: dict[str, frozenset[str]] = {}
         self.broken: set[str] = set()
         self.left: set[str] = set()
         self.dealt_with = 0
@@ -156,14 +157,23 @@ class _Run:
             if row.skip is not None:
                 self._skip(row, row.missing, row.skip)
         able = [row for row in rows if row.skip is None]
-        for row in able:
-            self._points(row, row.missing[:_FIRST_PASS])
-        for row in able:
-            self._points(row, row.missing[_FIRST_PASS:])
+        self._pass(able, slice(_FIRST_PASS))
+        self._pass(able, slice(_FIRST_PASS, None))
         self._refine([row for row in able if row.operation.name not in self.left | self.broken])
 
-    def _points(self, row: Row, points: Iterable[Point]) -> None:
-        for point in points:
+    def _pass(self, rows: Iterable[Row], part: slice) -> None:
+        """A part of each grid; last where another process is at it, since to set an operation up twice takes long."""
+        later: list[Row] = []
+        for row in rows:
+            if self.database.points(row.operation.signature, row.environment, status=Status.CLAIMED):
+                later.append(row)
+            else:
+                self._points(row, part)
+        for row in later:
+            self._points(row, part)
+
+    def _points(self, row: Row, part: slice) -> None:
+        for point in row.missing[part]:
             self._take(row, point)
 
     def _refine(self, rows: list[Row]) -> None:
@@ -260,17 +270,34 @@ class _Run:
         runner = self.runners.get(operation.signature)
         if runner is None:
             session = self._session()
-            older = tuple(session.layers)
-            runner = make_runner(operation, session)
-            # Summed anew each time: the KV cache of an attention runner grows with its points.
-            kept_bytes = sum(kept.weight_bytes for kept in self.runners.values())
-            if kept_bytes + runner.weight_bytes > self.plan.machine.memory_bytes / _MEMORY_SHARE:
-                self.runners.clear()
-                for name in older:  # the engine's registry would keep their weights alive
-                    del session.layers[name]
-                gc.collect()
+            older = frozenset(session.layers)
+            try:
+                runner = make_runner(operation, session)
+            except Exception:
+                self._forget(frozenset(session.layers) - older)
+                raise
+            self._drop_largest(self.plan.machine.memory_bytes / _MEMORY_SHARE - runner.weight_bytes)
             self.runners[operation.signature] = runner
+            self.layers[operation.signature] = frozenset(session.layers) - older
         return runner
+
+    def _drop_largest(self, limit_bytes: float) -> None:
+        """Until the rest fits: regions are small, and compiled anew they cost most."""
+        # Asked anew each time: the KV cache of an attention runner grows with its points.
+        sizes = {signature: runner.weight_bytes for signature, runner in self.runners.items()}
+        dropped = False
+        while sizes and sum(sizes.values()) > limit_bytes:
+            largest = max(sizes, key=lambda signature: sizes[signature])
+            del sizes[largest], self.runners[largest]
+            self._forget(self.layers.pop(largest))
+            dropped = True
+        if dropped:
+            gc.collect()
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Layers that no runner has any more: the engine's registry would keep their weights alive."""
+        for name in names:
+            del self._session().layers[name]
 
     def _session(self) -> Session:
         if self.session is None:

@@ -42,7 +42,7 @@ def database(tmp_path: Path, somewhere):
 @pytest.fixture
 def pretend(monkeypatch):
     """Runners that return at once; `fail` maps a point to what it raises."""
-    state = SimpleNamespace(fail={}, built=[], called=[], layers={}, recover=lambda: None)
+    state = SimpleNamespace(fail={}, built=[], called=[], layers={}, weight_bytes={}, recover=lambda: None)
 
     @contextmanager
     def no_session(machine):
@@ -52,9 +52,8 @@ def pretend(monkeypatch):
         yield SimpleNamespace(machine=machine, layers=state.layers, measure=timed, recover=state.recover)
 
     class Pretender:
-        weight_bytes = 1 << 20
-
         def __init__(self, operation, session):
+            self.weight_bytes = state.weight_bytes.get(operation.name, 1 << 20)
             session.layers[operation.name] = self
             state.built.append(operation.name)
             if operation.name in state.fail:
@@ -261,6 +260,23 @@ def test_dropped_runners_leave_the_engines_registry_too(database, pretend, somew
     assert len(pretend.built) > 2
 
 
+def test_what_could_not_be_built_leaves_the_engines_registry(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    pretend.fail[operation.name] = Unsupported("nothing like it")
+    go(make_plan([operation], database, somewhere, RANGES), database)
+    assert pretend.built == [operation.name]
+    assert pretend.layers == {}
+
+
+def test_the_largest_runner_is_dropped_and_small_ones_are_kept(database, pretend, somewhere, step):
+    large, other, small = (step("f32")[label] for label in ("linear2 256", "linear2 128", "silu_and_mul"))
+    pretend.weight_bytes = {large.name: 3 << 20, other.name: 3 << 20, small.name: 1 << 18}
+    plan = make_plan([large, other, small], database, replace(somewhere, memory_bytes=16 << 20), RANGES)
+    go(plan, database)
+    assert pretend.built.count(large.name) + pretend.built.count(other.name) > 2
+    assert pretend.built.count(small.name) == 1
+
+
 def test_setting_up_large_weights_takes_its_time(somewhere, moe):
     costs = CostModel(somewhere)
     small, large = moe("bf16"), moe("bf16", hidden=4096, intermediate=14336)
@@ -327,6 +343,21 @@ def test_points_claimed_by_another_process_are_left_to_it(database, pretend, som
     outcome = go(plan, database, progress=interfere)
     assert outcome.elsewhere == 1, text
     assert plan.rows[0].missing[0] not in pretend.called
+
+
+def test_operations_that_another_process_is_at_come_last(database, pretend, somewhere, step):
+    first, second = step("f32")["linear2 256"], step("f32")["linear2 128"]
+    plan = make_plan([first, second], database, somewhere, RANGES)
+    busy = plan.rows[0]
+
+    def interfere(event):
+        if event.what == "start":
+            other = Database(database.place)
+            assert other.claim(busy.operation.signature, busy.environment, busy.missing[0]) is not None
+            other.close()
+
+    go(plan, database, progress=interfere)
+    assert pretend.built == [plan.rows[1].operation.name, busy.operation.name]
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_there(database, pretend, somewhere, step, monkeypatch):
