@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from dooly.errors import PredictError
 
-__all__ = ["HOST_PARTS", "LAUNCH_PARTS", "TILE", "Batch", "BatchColumns", "StepBatch", "StepClass", "StepCost"]
+__all__ = [
+    "HOST_PARTS",
+    "LAUNCH_PARTS",
+    "MODES",
+    "TILE",
+    "Batch",
+    "BatchColumns",
+    "GraphMode",
+    "StepBatch",
+    "StepClass",
+    "StepCost",
+]
 
 StepClass = Literal["decode", "prefill", "mixed"]
 Column = NDArray[np.float64]
@@ -20,7 +31,11 @@ Column = NDArray[np.float64]
 TILE = 128
 """Queries that an attention kernel works on together."""
 
-LAUNCH_PARTS = ("host_launch_full", "host_launch_piecewise", "host_launch_none")
+GraphMode = Literal["FULL", "PIECEWISE", "NONE"]
+MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
+"""The whole step as one CUDA graph; the pieces between attention operations as graphs; kernels launched one by one."""
+
+LAUNCH_PARTS = tuple(f"host_launch_{mode.lower()}" for mode in MODES)
 HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host_lead")
 """Signatures of the pseudo operations that hold the host's share of a step.
 

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dooly.batch import HOST_PARTS, LAUNCH_PARTS
+from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES
 from dooly.database import Claim, Database, Environment, Point, Samples
 from dooly.errors import ProfileError
 from dooly.executor.environment import host_environment
@@ -185,7 +185,7 @@ def _store_launch(book: _Claims, steps: Sequence[SeenStep], operations: Sequence
 
     Shapes come as they do, so points are claimed here; prompts that are served before decoding give few samples.
     """
-    for mode, signature in zip(("FULL", "PIECEWISE", "NONE"), LAUNCH_PARTS, strict=True):
+    for mode, signature in zip(MODES, LAUNCH_PARTS, strict=True):
         alike: dict[int, list[SeenStep]] = {}
         for step in steps:
             if step.mode == mode:

@@ -4,18 +4,15 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dooly.batch import GraphMode
 from dooly.errors import PredictError
 
-__all__ = ["MODES", "GraphMode", "GraphPlan"]
-
-GraphMode = Literal["FULL", "PIECEWISE", "NONE"]
-MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
-"""The whole step as one graph; the pieces between attention operations as graphs; kernels launched one by one."""
+__all__ = ["GraphPlan"]
 
 _MOST_TOKENS = 512
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import LAUNCH_PARTS
+from dooly.batch import LAUNCH_PARTS, MODES
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
-from dooly.predict.graphs import MODES
 
 __all__ = ["HostModel"]
 

@@ -7,12 +7,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import Batch, BatchColumns, StepBatch, StepCost
+from dooly.batch import MODES, Batch, BatchColumns, StepBatch, StepCost
 from dooly.fit.formula import Formula
 from dooly.fit.observation import Routing, experts_reached
 from dooly.ir.operation import Operation
 from dooly.predict.breakdown import Breakdown, Row
-from dooly.predict.graphs import MODES, GraphPlan
+from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import HostModel
 from dooly.predict.table import SizeTable
 from dooly.predict.work import GRID, Work, collect_work, on_grid

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dooly.batch import MODES
 from dooly.errors import PredictError
 from dooly.predict import GraphPlan
-from dooly.predict.graphs import MODES
 
 LIMITS = ((8, 2048), (100, 8192), (256, 8192), (600, 1000), (64, 96))
 ENGINE = """
