@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dooly.cli.output import say
+from dooly.cli.serving import LIMITS
 from dooly.cli.store import look_into, open_database
 from dooly.database import Database, Environment, StoredOperation
 from dooly.errors import FitError, PredictError
@@ -15,9 +16,6 @@ from dooly.ir import Graph, Kind, Operation, Program, parse_program, read_progra
 from dooly.predict import HOST_PARTS, GraphPlan, SavedModel
 
 __all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_from", "saved_model"]
-
-_LIMITS = 256, 8192
-"""Requests and tokens of a step of an engine on a GPU, where nobody says otherwise."""
 
 
 def lower(
@@ -134,7 +132,7 @@ def saved_from(database: Database, program: Program, here: Machine, *, fit_missi
     if fit_missing:
         formulas |= _fit_missing(database, program.operations, here, formulas)
     host_known = not fit_missing or any(part in formulas for part in HOST_PARTS)
-    graphs = GraphPlan.of(*_LIMITS) if here.torch_device == "cuda" and here.mode == "graph" else None
+    graphs = GraphPlan.of(*LIMITS["cuda"][:2]) if here.torch_device == "cuda" and here.mode == "graph" else None
     saved = SavedModel.of(
         program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known, graphs=graphs
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform
-from dooly.cli.serving import BatchedTokens, Sequences
+from dooly.cli.serving import LIMITS, BatchedTokens, Sequences
 from dooly.errors import PredictError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def predict(
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
-    max_num_seqs: Sequences = 256,
-    max_num_batched_tokens: BatchedTokens = 8192,
+    max_num_seqs: Sequences = LIMITS["cuda"][0],
+    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"][1],
     as_json: AsJson = False,
 ) -> None:
     """Predict the time of one engine step.

@@ -9,6 +9,7 @@ import typer
 
 from dooly.cli.options import Backend, Model
 from dooly.cli.serving import (
+    LIMITS,
     Asynchronous,
     BatchedTokens,
     Blocks,
@@ -46,9 +47,9 @@ def record(
     repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
     asynchronous: Asynchronous = False,
     own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
-    max_num_seqs: Sequences = 256,
-    max_num_batched_tokens: BatchedTokens = 8192,
-    max_model_len: ModelLength = 16384,
+    max_num_seqs: Sequences = LIMITS["cuda"][0],
+    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"][1],
+    max_model_len: ModelLength = LIMITS["cuda"][2],
     block_size: BlockSize = 16,
     num_blocks: Blocks = None,
     prefix_caching: PrefixCaching = False,

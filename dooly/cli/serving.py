@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dooly.simulate import Trace
 
 __all__ = [
+    "LIMITS",
     "Arrivals",
     "Asynchronous",
     "BatchedTokens",
@@ -26,6 +27,9 @@ __all__ = [
     "engine_settings",
     "load_trace",
 ]
+
+LIMITS = {"cpu": (16, 512, 2048), "cuda": (256, 8192, 16384)}
+"""Requests and tokens of a step, and tokens of a request, where nobody says otherwise."""
 
 TraceSource = Annotated[
     str,

@@ -7,6 +7,7 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform
 from dooly.cli.serving import (
+    LIMITS,
     Arrivals,
     Asynchronous,
     BatchedTokens,
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from dooly.simulate import Summary
 
 __all__ = ["simulate"]
-
-
-_LIMITS = {"cpu": (16, 512, 2048), "cuda": (256, 8192, 16384)}
-"""Requests and tokens of a step, and tokens of a request, where nobody says otherwise."""
 
 
 def simulate(
@@ -91,7 +88,7 @@ def simulate(
     device = "cpu" if platform is None and not gpu_present() else "cuda"
     given = (max_num_seqs, max_num_batched_tokens, max_model_len)
     sequences, batched, length = (
-        usual if own is None else own for own, usual in zip(given, _LIMITS[device], strict=True)
+        usual if own is None else own for own, usual in zip(given, LIMITS[device], strict=True)
     )
     served = load_trace(trace, requests, rate, length, arrivals, seed)
     block_size = block_size or BLOCK_SIZE[device]

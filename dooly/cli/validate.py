@@ -9,6 +9,7 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db
 from dooly.cli.serving import (
+    LIMITS,
     BatchedTokens,
     Blocks,
     BlockSize,
@@ -37,9 +38,9 @@ def validate(
     requests: Requests = 40,
     rate: Rate = None,
     repeats: Annotated[int, typer.Option(help="real runs; from two on their scatter is reported as noise")] = 1,
-    max_num_seqs: Sequences = 16,
-    max_num_batched_tokens: BatchedTokens = 512,
-    max_model_len: ModelLength = 2048,
+    max_num_seqs: Sequences = LIMITS["cpu"][0],
+    max_num_batched_tokens: BatchedTokens = LIMITS["cpu"][1],
+    max_model_len: ModelLength = LIMITS["cpu"][2],
     block_size: BlockSize = 32,
     num_blocks: Blocks = None,
     db: Db = DATABASE,
