@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dooly.capture.config import list_models, resolve_model
-from dooly.capture.options import Options
+from dooly.capture.options import Options, check_read
 from dooly.capture.parallel import Parallel
 from dooly.capture.platforms import PLATFORMS, activate, check_backend
 from dooly.ir import Graph
@@ -21,6 +21,7 @@ __all__ = [
     "capture_checked",
     "capture_stages",
     "check",
+    "check_read",
     "export_checked",
     "list_models",
     "load_engine",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dooly.capture.parallel import Parallel, experts_of
 from dooly.capture.platforms import PLATFORMS, check_backend
 from dooly.errors import CaptureError
+from dooly.ir import Graph
 
-__all__ = ["Options"]
+__all__ = ["Options", "check_read"]
 
 _QUANTIZATIONS = ("fp8",)
 _KV_CACHE_DTYPES = ("fp8",)
@@ -60,3 +61,24 @@ class Options:
             )
         if self.quantization is not None and experts_of(config):
             raise CaptureError(f"{place}: experts with {self.quantization} weights are not captured yet")
+
+
+def check_read(graphs: Sequence[Graph], given: Mapping[str, object]) -> None:
+    """Check options of capture, by name, that are given though nothing is captured: graphs that are read must agree.
+
+    Raises:
+        CaptureError: the graphs say otherwise or nothing, or there is only a table of operations.
+    """
+    for option, value in given.items():
+        if not graphs or any(_said(graph).get(option) != value for graph in graphs):
+            raise CaptureError(
+                f"--{option.replace('_', '-')} is for models that are captured; IR is read as it is: leave it out"
+            )
+
+
+def _said(graph: Graph) -> dict[str, object]:
+    """What a graph says of the options that it was captured with, by name."""
+    sizes, settings = graph.config_values, dict(graph.settings)
+    parallel = {name: sizes.get(name.upper(), 1) for name in ("tp", "dp", "pp")}
+    stage = f"{settings.get('stages', 0)}/{parallel['pp']}"
+    return {**settings, **parallel, "stage": stage, "eager": settings.get("mode") == "eager"}

@@ -8,7 +8,7 @@ from dooly.cli.output import say
 from dooly.cli.serving import LIMITS
 from dooly.cli.store import look_into, open_database
 from dooly.database import Database, Environment, StoredOperation
-from dooly.errors import FitError, PredictError
+from dooly.errors import CaptureError, FitError, PredictError
 from dooly.executor import Machine, environment_for, host_environment, machine, stored_machine
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
@@ -26,34 +26,52 @@ def lower(
     *,
     eager: bool = False,
     stage: tuple[int, int] = (0, 1),
+    here: str = "cpu",
 ) -> Program:
     """All passes over the models as the engine runs them: graphs and one table of operations.
 
     Args:
         models: bundled names, config.json files or their folders, which are captured; or .ir files with graphs or a
             table of operations, which are read.
-        tp, backend, platform, eager: of models that are captured; the platform is the CPU if not given.
+        tp, backend, platform, eager: of models that are captured.
         stage: which pipeline stage, counted from 0, of how many, of models that are captured.
+        here: platform of models that are captured, where none is asked for.
 
     Raises:
-        CaptureError, ParseError, PassError: a model is not usable.
-        PredictError: a stage of an .ir file.
+        CaptureError, ParseError, PassError: a model is not usable, or an .ir file was captured otherwise.
     """
-    from dooly.capture import Options, Parallel, capture_stages
+    from dooly.capture import Options, Parallel, capture_stages, check_read
     from dooly.passes import PIPELINE, run
 
     rank, stages = stage
     parts: list[Program] = []
     for model in dict.fromkeys(models):
         if model.endswith(".ir"):
-            if stages > 1:
-                raise PredictError(f"--stage {rank}/{stages} is for models that are captured; {model} is read as it is")
-            parts.append(read_program(Path(model)))
+            parts.append(_read(model, platform, eager))
         else:
             say(f"capturing {model}")
-            options = Options(Parallel(tp, pp=stages), platform or "cpu", backend, eager=eager)
+            options = Options(Parallel(tp, pp=stages), platform or here, backend, eager=eager)
             parts.append(Program(tuple(graph for graph in capture_stages(model, options) if _holds(graph, rank))))
-    return run(Program.joined(parts), PIPELINE)
+    program = Program.joined(parts)
+    if all(model.endswith(".ir") for model in models):
+        usual = {"tp": 1, "backend": None, "stage": "0/1"}
+        asked = {"tp": tp, "backend": backend, "stage": f"{rank}/{stages}"}
+        check_read(program.graphs, {name: value for name, value in asked.items() if value != usual[name]})
+    return run(program, PIPELINE)
+
+
+def _read(model: str, platform: str | None, eager: bool) -> Program:
+    """What an .ir file holds, unless it says that it was captured for another platform, or not for an eager engine.
+
+    Both also say where and how operations are timed, so a table of operations, which does not say, may have either.
+    """
+    program = read_program(Path(model))
+    asked = {"platform": platform, "mode": "eager" if eager else None}
+    for name, value in asked.items():
+        for graph in program.graphs:
+            if value is not None and (said := dict(graph.settings).get(name, value)) != value:
+                raise CaptureError(f"{model}: captured with {name} {said}, not {value}; capture the model again")
+    return program
 
 
 def _holds(graph: Graph, stage: int) -> bool:
@@ -112,7 +130,7 @@ def saved_model(
     """
     with open_database(location) if platform is None else look_into(location) as database:
         here = place_of(database, platform, block_size)
-        program = lower([model], tp, backend, platform, stage=stage)
+        program = lower([model], tp, backend, platform, stage=stage, here=here.platform)
         return saved_from(database, program, here, fit_missing=platform is not None)
 
 

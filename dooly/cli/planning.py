@@ -82,8 +82,8 @@ def planned(
         here = machine(mode="eager" if engine.eager else None, custom_all_reduce=engine.custom_all_reduce)
     else:
         here = place_of(database, platform)
-    operations = lower(models, engine.tp, engine.backend, here.platform, eager=engine.eager).operations
-    return make_plan(operations, database, here, limits, retry_failed=retry_failed)
+    program = lower(models, engine.tp, engine.backend, platform, eager=engine.eager, here=here.platform)
+    return make_plan(program.operations, database, here, limits, retry_failed=retry_failed)
 
 
 def plan_rows(plan: "Plan") -> list[dict[str, Any]]:

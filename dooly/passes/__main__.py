@@ -125,12 +125,6 @@ _OF_CAPTURE = (
 
 def _load(args: argparse.Namespace) -> Program:
     """All models in one program; the same graph twice is one."""
-    if all(model == "-" or model.endswith(".ir") for model in args.model):
-        usual = _arguments()
-        given = [name for name in _OF_CAPTURE if getattr(args, name) != usual.get_default(name)]
-        if given:
-            option = given[0].replace("_", "-")
-            raise DoolyError(f"--{option} is for models that are captured; IR is read as it is: leave it out")
     parts: list[Program] = []
     for model in args.model:
         if model == "-":
@@ -139,7 +133,14 @@ def _load(args: argparse.Namespace) -> Program:
             parts.append(read_program(Path(model)))
         else:
             parts.append(Program(_capture(model, args)))
-    return Program.joined(parts)
+    program = Program.joined(parts)
+    if all(model == "-" or model.endswith(".ir") for model in args.model):
+        from dooly.capture import check_read
+
+        usual = _arguments()
+        given = {name: getattr(args, name) for name in _OF_CAPTURE}
+        check_read(program.graphs, {name: value for name, value in given.items() if value != usual.get_default(name)})
+    return program
 
 
 def _stdin() -> Program:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from dooly import __version__
 from dooly.cli import main
 from dooly.database import Database
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     "coverage",
     "plan",
@@ -149,6 +151,43 @@ def test_an_ir_file_that_is_none(tmp_path, capsys):
     binary.write_bytes(b"\xff\xfe")
     assert "not UTF-8 text" in told(capsys, "plan", str(binary), "--db", place)
     assert "No such file" in told(capsys, "plan", str(tmp_path / "none.ir"), "--db", place)
+
+
+@pytest.fixture
+def layer(tmp_path) -> str:
+    """Half of a layer, captured for an H100 on one of two ranks."""
+    said = 'settings backend = "FLASH_ATTN", mode = "compiled", platform = "h100"'
+    path = tmp_path / "layer.ir"
+    path.write_text((ROOT / "docs" / "mlp.ir").read_text().replace("captured 7", f"{said}\n  captured 7"))
+    return str(path)
+
+
+BESIDE_IR = {
+    "coverage": ("--tp 4", "--backend TRITON_ATTN", "--platform h200"),
+    "plan": ("--tp 4", "--backend TRITON_ATTN", "--eager"),
+    "profile": ("--tp 4", "--backend TRITON_ATTN", "--eager"),
+    "predict --batch 1:2": ("--backend TRITON_ATTN", "--platform h200"),
+    "export steps -o x": ("--tp 4", "--backend TRITON_ATTN", "--platform h200", "--stage 0/2"),
+}
+
+
+@pytest.mark.parametrize(("command", "option"), [(each, option) for each in BESIDE_IR for option in BESIDE_IR[each]])
+def test_an_option_that_contradicts_ir(command: str, option: str, layer: str, tmp_path, capsys):
+    place = tmp_path / "new.sqlite"
+    if option != "--platform h200":  # of which measurements ship, for want of a database
+        Database(place).close()
+    line = told(capsys, *command.split(), layer, *option.split(), "--db", str(place))
+    name = option.split()[0]
+    also_measured = {"--platform": "platform h100, not h200", "--eager": "mode compiled, not eager"}
+    if name in also_measured:
+        assert line == f"{layer}: captured with {also_measured[name]}; capture the model again"
+    else:
+        assert line == f"{name} is for models that are captured; IR is read as it is: leave it out"
+
+
+def test_options_that_ir_agrees_with(layer: str, tmp_path):
+    agreed = ("--tp", "2", "--backend", "FLASH_ATTN", "--platform", "h100", "--db", str(tmp_path / "none.sqlite"))
+    assert main(["coverage", layer, *agreed]) == 0
 
 
 def test_a_reader_that_goes_away_is_no_error():

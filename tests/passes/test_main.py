@@ -36,6 +36,13 @@ def test_all_passes_print_graph_and_table(graph, capsys):
     assert program.operations[0].status == "uncovered"
 
 
+def test_a_size_that_the_graph_was_captured_with(capsys):
+    assert main(["docs/mlp.ir", "-p", "annotate-shapes"]) == 0
+    alone = capsys.readouterr().out
+    assert main(["docs/mlp.ir", "-p", "annotate-shapes", "--tp", "2"]) == 0
+    assert capsys.readouterr().out == alone
+
+
 def test_selected_passes_and_output_file(graph, tmp_path, capsys):
     out = tmp_path / "out.ir"
     assert main([str(graph), "-p", "annotate-shapes,propagate-taint", "-o", str(out), "--time-passes"]) == 0
@@ -107,6 +114,7 @@ def test_list_names_passes_and_models(capsys):
         (["{graph}", "--tp", "x"], "invalid int value"),
         (["missing.ir"], "missing.ir: No such file or directory"),
         (["{graph}", "--tp", "2"], "--tp is for models that are captured"),
+        (["docs/mlp.ir", "--tp", "4"], "--tp is for models that are captured"),
         (["{graph}", "--kv-cache-dtype", "fp8"], "--kv-cache-dtype is for models that are captured"),
         (["{graph}", "-o", "/nonexistent/x.ir"], "/nonexistent/x.ir: cannot write: No such file"),
         (["{graph}", "{graph}", "{other}"], "two graphs have one name"),
