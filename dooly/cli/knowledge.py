@@ -13,9 +13,18 @@ from dooly.executor import Machine, environment_for, host_environment, machine, 
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
 from dooly.ir import Graph, Kind, Operation, Program, parse_program, read_program
-from dooly.predict import HOST_PARTS, GraphPlan, SavedModel
+from dooly.predict import HOST_PARTS, GraphPlan, SavedModel, weight_bytes
 
-__all__ = ["fit_stored", "formulas_here", "lower", "model_path", "place_of", "saved_from", "saved_model"]
+__all__ = [
+    "fit_stored",
+    "formulas_here",
+    "lower",
+    "model_path",
+    "place_of",
+    "saved_from",
+    "saved_model",
+    "untimed_model",
+]
 
 
 def lower(
@@ -157,6 +166,21 @@ def saved_from(database: Database, program: Program, here: Machine, *, fit_missi
     if saved.device_only:
         say(f"note: host time of {here.device} is not measured: step times are device time only")
     return saved
+
+
+def untimed_model(model: str, backend: str | None = None) -> SavedModel:
+    """A model on this machine without step times: what its weights and its KV cache take of the memory.
+
+    Raises:
+        DoolyError: the model, or the GPU of this machine, is not usable.
+    """
+    here = machine()
+    program = lower([model], backend=backend, here=here.platform)
+    (graph,) = program.graphs
+    memory, weights, settings = here.memory_bytes, weight_bytes(graph), dict(graph.settings)
+    return SavedModel(
+        graph.name, here.device, memory, weights, graph.config_values, settings, program.operations, formulas={}
+    )
 
 
 def fit_stored(database: Database, stored: StoredOperation, environment: Environment) -> Formula:

@@ -12,15 +12,16 @@ from dooly.cli.serving import (
     LIMITS,
     Asynchronous,
     BatchedTokens,
-    Blocks,
     BlockSize,
     ModelLength,
     PrefixCaching,
     Seed,
     Sequences,
     engine_settings,
+    fill_memory,
     load_trace,
 )
+from dooly.engine import gpu_present
 
 if TYPE_CHECKING:
     from dooly.live import Engine
@@ -51,7 +52,9 @@ def record(
     max_num_batched_tokens: BatchedTokens = LIMITS["cuda"][1],
     max_model_len: ModelLength = LIMITS["cuda"][2],
     block_size: BlockSize = 16,
-    num_blocks: Blocks = None,
+    num_blocks: Annotated[
+        int | None, typer.Option(help="KV cache blocks; what fits beside the weights on a GPU if not given")
+    ] = None,
     prefix_caching: PrefixCaching = False,
     seed: Seed = 2023,
     backend: Backend = None,
@@ -69,7 +72,7 @@ def record(
 
     import numpy as np
 
-    from dooly.cli.knowledge import model_path
+    from dooly.cli.knowledge import model_path, untimed_model
     from dooly.cli.output import say
     from dooly.engine import model_folder
     from dooly.errors import SimulationError
@@ -92,6 +95,8 @@ def record(
     served = [_trace(source, max_model_len, seed) for source in traces]
     for trace in served:
         check_lengths(trace, settings)
+    if num_blocks is None and gpu_present():
+        settings = fill_memory(settings, untimed_model(model, backend))
     path, rng = model_path(model), np.random.default_rng(seed)
     name = model_folder(path).name
     with (

@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from dooly.engine import EngineSettings
+    from dooly.predict import SavedModel
     from dooly.simulate import Trace
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Sequences",
     "TraceSource",
     "engine_settings",
+    "fill_memory",
     "load_trace",
 ]
 
@@ -118,3 +120,23 @@ def engine_settings(
         prefix_caching=prefix_caching,
         async_scheduling=asynchronous,
     )
+
+
+def fill_memory(settings: "EngineSettings", model: "SavedModel", **shares: float) -> "EngineSettings":
+    """Settings with the KV cache blocks that fit into the device's memory beside the weights; says how many.
+
+    Args:
+        shares: of the memory, as `kv_blocks` takes them.
+
+    Raises:
+        SimulationError: not even one request fits, or the model's caches cannot be sized.
+    """
+    from dataclasses import replace
+
+    from dooly.cli.output import say
+    from dooly.simulate import kv_blocks
+
+    blocks = kv_blocks(model, settings.block_size, **shares)
+    say(f"{blocks:,d} KV cache blocks of {settings.block_size} tokens fit into the memory")
+    # More than all requests can use only matter to a prefix cache.
+    return replace(settings, num_blocks=blocks if settings.prefix_caching else min(blocks, settings.blocks))

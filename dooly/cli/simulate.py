@@ -22,6 +22,7 @@ from dooly.cli.serving import (
     Sequences,
     TraceSource,
     engine_settings,
+    fill_memory,
     load_trace,
 )
 
@@ -80,7 +81,7 @@ def simulate(
     from dooly.engine import gpu_present
     from dooly.errors import SimulationError
     from dooly.executor.machine import BLOCK_SIZE
-    from dooly.simulate import check_compact, kv_blocks, save_run, simulate_fast, summarize, write_requests
+    from dooly.simulate import check_compact, save_run, simulate_fast, summarize, write_requests
     from dooly.simulate import simulate as serve
 
     if platform is not None and not fast:
@@ -92,16 +93,12 @@ def simulate(
     )
     served = load_trace(trace, requests, rate, length, arrivals, seed)
     block_size = block_size or BLOCK_SIZE[device]
-    limits = (sequences, batched, length, block_size)
-    settings = engine_settings(*limits, num_blocks, prefix_caching, asynchronous)
+    settings = engine_settings(sequences, batched, length, block_size, num_blocks, prefix_caching, asynchronous)
     path = model_path(model)
     saved = saved_model(model, db, backend, block_size, platform=platform).under(sequences, batched)
     if num_blocks is None and memory_utilization is not None:
-        blocks = kv_blocks(saved, block_size, utilization=memory_utilization, other_bytes=memory_other * 2**30)
-        say(f"{blocks:,d} KV cache blocks of {block_size} tokens fit into the memory")
-        # More than all requests can use only matter to a prefix cache.
-        blocks = blocks if prefix_caching else min(blocks, settings.blocks)
-        settings = engine_settings(*limits, blocks, prefix_caching, asynchronous)
+        shares = {"utilization": memory_utilization, "other_bytes": memory_other * 2**30}
+        settings = fill_memory(settings, saved, **shares)
     if fast:
         check_compact(saved.operations, settings)
     table = output is not None and output.suffix == ".parquet"

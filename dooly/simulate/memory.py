@@ -75,11 +75,13 @@ def kv_blocks(
     if not 0 < utilization <= 1:
         raise SimulationError(f"memory utilization of {utilization:g}; expected above 0, at most 1")
     if not model.weight_bytes:
-        raise SimulationError(f"{model.name}: the bytes of its weights are not known; give the number of KV blocks")
+        raise SimulationError(
+            f"{model.name}: the bytes of its weights are not known; give the number of KV blocks (--num-blocks)"
+        )
     try:
         row = kv_row_bytes(model.operations)
     except SimulationError as error:
-        raise SimulationError(f"{model.name}: {error}; give the number of KV blocks") from error
+        raise SimulationError(f"{model.name}: {error}; give the number of KV blocks (--num-blocks)") from error
     total = model.memory_bytes if memory_bytes is None else memory_bytes
     left = total * utilization - model.weight_bytes - other_bytes
     blocks = int(left // (block_size * row))

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 from dooly.cli import main
 from dooly.cli.shipped import DATA
+from dooly.executor import machine
 from dooly.simulate.recording import load_recording
 
 LLAMA = DATA / "recorded" / "h100-llama-3.1-8b.json.gz"
@@ -70,6 +72,23 @@ def test_a_recording_of_this_machine(tmp_path, capsys):
         ("azure-conv:3@50", False, True),
         ("arxiv:2@50", False, True),
     ]
+
+
+@pytest.mark.engine
+def test_kv_blocks_that_fit_into_a_gpu(tmp_path, capsys, monkeypatch):
+    """They are derived; here of a GPU with little memory, which a processor stands in for."""
+    kept, here = tmp_path / "tiny.json.gz", machine()
+    monkeypatch.setattr("dooly.cli.record.gpu_present", lambda: True)
+    limits = ["--max-num-seqs", "64", "--max-num-batched-tokens", "64", "--max-model-len", "2048", "--block-size", "32"]
+    command = ["record", "tiny-llama", "azure-conv:2@50", "--repeats", "1", "-o", str(kept), *limits]
+    monkeypatch.setattr("dooly.cli.knowledge.machine", lambda: replace(here, memory_bytes=2**30))
+    assert main(command) == 2
+    assert "leaves no KV cache" in capsys.readouterr().err
+    monkeypatch.setattr("dooly.cli.knowledge.machine", lambda: replace(here, memory_bytes=2**30 * 8 // 5))
+    assert main(command) == 0
+    settings = load_recording(kept).runs[0].settings
+    assert f"{settings.num_blocks} KV cache blocks of 32 tokens fit into the memory" in capsys.readouterr().err
+    assert 65 <= settings.blocks < replace(settings, num_blocks=None).blocks
 
 
 @pytest.mark.engine
