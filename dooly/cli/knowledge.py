@@ -159,7 +159,8 @@ def saved_from(database: Database, program: Program, here: Machine, *, fit_missi
     if fit_missing:
         formulas |= _fit_missing(database, program.operations, here, formulas)
     host_known = not fit_missing or any(part in formulas for part in HOST_PARTS)
-    graphs = GraphPlan.of(*LIMITS["cuda"][:2]) if here.torch_device == "cuda" and here.mode == "graph" else None
+    captured, usual = here.torch_device == "cuda" and here.mode == "graph", LIMITS["cuda"]
+    graphs = GraphPlan.of(usual.sequences, usual.batched_tokens) if captured else None
     saved = SavedModel.of(
         program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known, graphs=graphs
     )

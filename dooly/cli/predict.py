@@ -27,8 +27,8 @@ def predict(
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
-    max_num_seqs: Sequences = LIMITS["cuda"][0],
-    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"][1],
+    max_num_seqs: Sequences = LIMITS["cuda"].sequences,
+    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"].batched_tokens,
     as_json: AsJson = False,
 ) -> None:
     """Predict the time of one engine step.

@@ -48,9 +48,9 @@ def record(
     repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
     asynchronous: Asynchronous = False,
     own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
-    max_num_seqs: Sequences = LIMITS["cuda"][0],
-    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"][1],
-    max_model_len: ModelLength = LIMITS["cuda"][2],
+    max_num_seqs: Sequences = LIMITS["cuda"].sequences,
+    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"].batched_tokens,
+    max_model_len: ModelLength = LIMITS["cuda"].model_length,
     block_size: BlockSize = 16,
     num_blocks: Annotated[
         int | None, typer.Option(help="KV cache blocks; what fits beside the weights on a GPU if not given")

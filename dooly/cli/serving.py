@@ -1,7 +1,7 @@
 """Options of the commands that serve a trace: which requests, and how the engine batches them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -30,8 +30,17 @@ __all__ = [
     "load_trace",
 ]
 
-LIMITS = {"cpu": (16, 512, 2048), "cuda": (256, 8192, 16384)}
-"""Requests and tokens of a step, and tokens of a request, where nobody says otherwise."""
+
+class Limits(NamedTuple):
+    """Most requests and tokens of a step, and tokens of a request."""
+
+    sequences: int
+    batched_tokens: int
+    model_length: int
+
+
+LIMITS = {"cpu": Limits(16, 512, 2048), "cuda": Limits(256, 8192, 16384)}
+"""By device, where nobody says otherwise."""
 
 TraceSource = Annotated[
     str,

@@ -1,6 +1,6 @@
 """One formula for operations that differ in their shapes only: what to expect of a shape that was never measured."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -219,15 +219,17 @@ def _fit(members: Sequence[_Member]) -> Family | None:
     )
 
 
+def _quantity(contribution: Contribution, member: _Member) -> Column:
+    """At each of the member's points; what does not depend on the batch is the same at all."""
+    return np.broadcast_to(column_evaluator(contribution.quantity)(member.data.columns), len(member.data))
+
+
 def _pooled(structures: Sequence[Structure], members: Sequence[_Member]) -> tuple[Structure, dict[str, Column]]:
     """One structure over columns that hold each member's own quantities, named by their parameters."""
     columns: dict[str, Column] = {}
-    evaluate: Callable[[Contribution, _Member], Column] = lambda c, member: np.broadcast_to(  # noqa: E731
-        column_evaluator(c.quantity)(member.data.columns), len(member.data)
-    )
     for position, term in enumerate(structures[0]):
         for place, first in enumerate(term):
-            parts = [evaluate(each[position][place], member) for each, member in zip(structures, members, strict=True)]
+            parts = [_quantity(each[position][place], member) for each, member in zip(structures, members, strict=True)]
             columns[first.parameter] = np.concatenate(parts).astype(np.float64)
     shared = tuple(
         tuple(Contribution(c.parameter, cast(sympy.Expr, symbol(c.parameter))) for c in term) for term in structures[0]

@@ -97,9 +97,8 @@ def predicted_us(work: Work, batch: Batch, padded: int) -> float:
 def recorded_cost(model: StepModel, batch: Batch, padded: int) -> StepCost:
     """Cost of a step that was padded to so many tokens; as `StepModel.step_time`, whatever that would pad it to."""
     device = sum(predicted_us(work, batch, padded) for work in model.work)
-    cost = model.step_time(batch)
-    span = max(cost.launch_us, cost.lead_us + device)
-    return replace(cost, device_us=device, total_us=cost.host_before_us + span + cost.host_after_us)
+    cost = replace(model.step_time(batch), device_us=device)
+    return replace(cost, total_us=cost.host_before_us + cost.span_us(idle=True) + cost.host_after_us)
 
 
 def account(step: EngineStep, works: Iterable[Work]) -> tuple[RoleTime, ...]:
