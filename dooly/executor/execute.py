@@ -102,6 +102,14 @@ def run_plan(
     return _Run(plan, database, budget_s, precision, error, retry_failed, progress).go()
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A runner, and the names of the layers that building it has put into the engine's registry."""
+
+    runner: Runner
+    layers: frozenset[str]
+
+
 class _Run:
     """State of one run."""
 
@@ -122,8 +130,7 @@ class _Run:
         self.started = time.monotonic()
         self.stack = ExitStack()
         self.session: Session | None = None
-        self.runners: dict[str, Runner] = {}
-        self.layers: dict[str, frozenset[str]] = {}
+        self.kept: dict[str, _Kept] = {}
         self.broken: set[str] = set()
         self.left: set[str] = set()
         self.dealt_with = 0
@@ -193,7 +200,7 @@ class _Run:
         if operation.name in self.broken:
             return False
         expected_s = self.costs.point_s(operation, point, self.precision)
-        if operation.signature not in self.runners:
+        if operation.signature not in self.kept:
             expected_s += self.costs.build_s(operation)
         if self.elapsed() + expected_s > self.budget_s:
             self.left.add(operation.name)
@@ -267,31 +274,27 @@ class _Run:
 
     def _runner(self, operation: Operation) -> Runner:
         """The runner of an operation, kept while all kept ones use less than a quarter of the memory."""
-        runner = self.runners.get(operation.signature)
-        if runner is None:
-            session = self._session()
-            older = frozenset(session.layers)
+        kept = self.kept.get(operation.signature)
+        if kept is None:
+            registry = self._session().layers
+            older = frozenset(registry)
             try:
-                runner = make_runner(operation, session)
+                runner = make_runner(operation, self._session())
             except Exception:
-                self._forget(frozenset(session.layers) - older)
+                self._forget(frozenset(registry) - older)
                 raise
             self._drop_largest(self.plan.machine.memory_bytes / _MEMORY_SHARE - runner.weight_bytes)
-            self.runners[operation.signature] = runner
-            self.layers[operation.signature] = frozenset(session.layers) - older
-        return runner
+            kept = self.kept[operation.signature] = _Kept(runner, frozenset(registry) - older)
+        return kept.runner
 
     def _drop_largest(self, limit_bytes: float) -> None:
         """Until the rest fits: regions are small, and compiled anew they cost most."""
         # Asked anew each time: the KV cache of an attention runner grows with its points.
-        sizes = {signature: runner.weight_bytes for signature, runner in self.runners.items()}
-        dropped = False
+        sizes = {signature: kept.runner.weight_bytes for signature, kept in self.kept.items()}
         while sizes and sum(sizes.values()) > limit_bytes:
             largest = max(sizes, key=lambda signature: sizes[signature])
-            del sizes[largest], self.runners[largest]
-            self._forget(self.layers.pop(largest))
-            dropped = True
-        if dropped:
+            del sizes[largest]
+            self._forget(self.kept.pop(largest).layers)
             gc.collect()
 
     def _forget(self, names: Iterable[str]) -> None:

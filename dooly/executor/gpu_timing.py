@@ -18,15 +18,18 @@ from typing import Any
 from dooly.database import Samples
 from dooly.executor.gpu import Gauge
 from dooly.executor.runner import Trial
+from dooly.executor.tensors import random_tensor
 from dooly.executor.timing import ALONE, Peers, Precision, confidence
 
 __all__ = ["measure_on_gpu"]
 
 _LONGEST_SAMPLE_US = 20_000.0
 _MOST_LOOPS = 256
-_WIDTH = 4096
 _BATCH = 5
 """Samples that are queued before the host waits, so that the GPU never waits for the host."""
+
+_WIDTH = 4096
+"""Columns of the weights that are read between calls."""
 
 
 def measure_on_gpu(
@@ -132,10 +135,9 @@ def _rest_of_step(fresh: tuple[Any, ...], cache_bytes: int) -> Callable[[], None
 @functools.cache
 def _streamed(n_bytes: int) -> tuple[Any, Any]:
     """A weight matrix of so many bytes, and a vector to multiply it with."""
-    import torch
-
-    weight = torch.randn((n_bytes // (2 * _WIDTH), _WIDTH), dtype=torch.bfloat16, device="cuda")
-    return weight, torch.randn(_WIDTH, dtype=torch.bfloat16, device="cuda")
+    shapes = (n_bytes // (2 * _WIDTH), _WIDTH), (_WIDTH,)
+    weight, vector = (random_tensor(shape, "bf16", device="cuda") for shape in shapes)
+    return weight, vector
 
 
 def _repeat(call: Callable[[], object], loops: int) -> None:

@@ -1,6 +1,15 @@
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
-from dooly.executor import Machine
+from dooly.batch import HOST_PARTS
+from dooly.database import Database, Point, Samples
+from dooly.executor import Machine, execute, host_environment
+from dooly.executor.host_load import load_for
+from dooly.executor.runner import Trial
+from dooly.executor.timing import measure
 from dooly.ir import Operation, TensorType, attributes, parse_expr, parse_program
 from dooly.passes import run, select
 
@@ -112,3 +121,51 @@ def somewhere() -> Machine:
         python="3.11.7",
         block_size=32,
     )
+
+
+@pytest.fixture
+def database(tmp_path: Path, somewhere):
+    """A database that knows host time already."""
+    opened = Database(tmp_path / "latency.db")
+    for signature in HOST_PARTS[:3]:
+        opened.add_operation(signature, signature, signature)
+        points = [Point.of(N=n) for n in (20, 40, 60)] if signature == "host_dispatch" else load_for(somewhere).points
+        for point in points:
+            claim = opened.claim(signature, host_environment(somewhere), point)
+            assert claim is not None
+            opened.record_ok(claim, Samples((5.0,)))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Runners that return at once; `fail` maps a point to what it raises."""
+    state = SimpleNamespace(fail={}, built=[], called=[], layers={}, weight_bytes={}, recover=lambda: None)
+
+    @contextmanager
+    def no_session(machine):
+        def timed(trial, precision):
+            return measure(trial.call, precision, trial.aside)
+
+        yield SimpleNamespace(machine=machine, layers=state.layers, measure=timed, recover=state.recover)
+
+    class Pretender:
+        def __init__(self, operation, session):
+            self.weight_bytes = state.weight_bytes.get(operation.name, 1 << 20)
+            session.layers[operation.name] = self
+            state.built.append(operation.name)
+            if operation.name in state.fail:
+                raise state.fail[operation.name]
+
+        def trial(self, point):
+            def call():
+                state.called.append(point)
+                if point in state.fail:
+                    raise state.fail[point]
+
+            return Trial(call)
+
+    monkeypatch.setattr(execute, "open_session", no_session)
+    monkeypatch.setattr(execute, "make_runner", Pretender)
+    return state
