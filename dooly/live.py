@@ -25,6 +25,7 @@ class Engine:
         device: ``cpu`` or ``cuda``.
         start_s: seconds that starting took, imports of vLLM not included.
         vocab_size: token ids go from 0 to this, exclusive.
+        max_model_len: most tokens of one request, prompt and output.
     """
 
     def __init__(self, core: Any, config: Any, start_s: float) -> None:
@@ -32,6 +33,7 @@ class Engine:
         self.runner: Any = core.model_executor.driver_worker.worker.model_runner
         self.device: str = self.runner.device.type
         self.vocab_size: int = config.model_config.get_vocab_size()
+        self.max_model_len: int = config.model_config.max_model_len
 
     @property
     def backend(self) -> str:
@@ -64,7 +66,12 @@ class Engine:
         """Hand a request to the scheduler: token ids in, exactly `max_tokens` greedy tokens out.
 
         The end-of-sequence token is ignored.  The engine stops at max_model_len whatever `max_tokens` says.
+
+        Raises:
+            SimulationError: the prompt leaves no room for a token; the scheduler would never finish it.
         """
+        if len(prompt) >= self.max_model_len:
+            raise SimulationError(f"a prompt of {len(prompt)} tokens; the engine takes less than {self.max_model_len}")
         from vllm.v1.request import Request
 
         self.core.add_request(

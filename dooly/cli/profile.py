@@ -57,8 +57,10 @@ def profile(
         outcome = _run(plan, database, budget, retry_failed)
     if as_json:
         print_json({"plan": plan_rows(plan), "saved_s": plan.saved_s, "outcome": asdict(outcome)})
-        return
-    print(_told(outcome, plan))
+    else:
+        print(_told(outcome, plan))
+    if outcome.host_error:
+        raise ProfileError(f"host time was not measured: {outcome.host_error}")
 
 
 def _run(plan: "Plan", database: "Database", budget: float, retry_failed: bool) -> "Outcome":

@@ -24,7 +24,7 @@ class AttentionRunner(PagedRunner):
         from vllm.model_executor.layers.attention import Attention
 
         dtype = operation.operands[0].dtype
-        super().__init__(session, dtype, dtype)
+        super().__init__(session, dtype)
         self._heads, self._kv_heads, self._head_size = (
             integer(operation, name) for name in ("heads", "kv_heads", "head_size")
         )

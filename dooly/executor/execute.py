@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from dooly.database import Claim, Database, Measurement, Point, Status
-from dooly.errors import DoolyError, ProfileError
+from dooly.errors import CaptureError, DoolyError, ProfileError, SimulationError
 from dooly.executor.cost import CostModel
 from dooly.executor.host import HOST_COST_S, measure_host
 from dooly.executor.plan import Plan, Row
@@ -54,6 +54,7 @@ class Outcome:
         taken, failed, skipped: points by result.
         elsewhere: points that another process took meanwhile.
         host_points: points of host time taken.
+        host_error: why host time could not be measured; empty if it could, or was not asked for.
         left: operations that still lack points, because the budget ended; `host time` if it was too short for that.
         elapsed_s: wall seconds, start of the engine included.
     """
@@ -63,6 +64,7 @@ class Outcome:
     skipped: int = 0
     elsewhere: int = 0
     host_points: int = 0
+    host_error: str = ""
     left: list[str] = field(default_factory=list[str])
     elapsed_s: float = 0.0
 
@@ -148,15 +150,22 @@ class _Run:
             if self.plan.host_missing and self.budget_s < HOST_COST_S[self.plan.machine.torch_device]:
                 self.left.add("host time")
             elif self.plan.host_missing:
-                self.outcome.host_points = measure_host(
-                    self.database, self.plan.machine, lambda text: self._say("host", "", text)
-                )
+                self._measure_host()
             with self.stack:
                 self._measure_all()
         finally:
             self.outcome.elapsed_s = self.elapsed()
         self.outcome.left = sorted(self.left)
         return self.outcome
+
+    def _measure_host(self) -> None:
+        """Host time; where its engines do not run, operations are measured all the same."""
+        try:
+            self.outcome.host_points = measure_host(
+                self.database, self.plan.machine, lambda text: self._say("host", "", text)
+            )
+        except (CaptureError, ProfileError, SimulationError) as error:
+            self.outcome.host_error = str(error)
 
     def _measure_all(self) -> None:
         rows = self.plan.rows

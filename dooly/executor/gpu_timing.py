@@ -129,6 +129,7 @@ def _rest_of_step(fresh: tuple[Any, ...], cache_bytes: int) -> Callable[[], None
         for tensor in kept:
             tensor.mul_(1.0)
 
+    rest()  # what the library sets up at its first product cannot be captured
     return rest
 
 

@@ -22,14 +22,13 @@ from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES
 from dooly.database import Claim, Database, Environment, Point, Samples
 from dooly.errors import ProfileError
 from dooly.executor.environment import host_environment
-from dooly.executor.host_engine import record
+from dooly.executor.host_engine import TimedStep, record, record_apart
 from dooly.executor.host_load import CONTEXT, DECODE, STEPS, load_for
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.timing import Precision
 from dooly.ir import Kind, Operation, Program
-from dooly.probe import SeenStep
 
 __all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
 
@@ -87,7 +86,8 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 alone_us = _alone(machine, [op for program in programs.values() for op in program])
             for depth, folder in folders.items():
                 note(f"host time: engine with {depth} layers")
-                steps = record(folder, load.settings(machine), load.warm_up(), load.workloads())
+                serve = record_apart if on_gpu else record
+                steps = serve(folder, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads()))
                 for point in load.points:
                     _store_around(book, point, steps)
                 if on_gpu:
@@ -160,11 +160,11 @@ def _decode_point(operation: Operation) -> Point:
 # -- storing ---------------------------------------------------------------------------------------------------------
 
 
-def _shape(step: SeenStep) -> Point:
-    return Point.of(R=step.batch.count, T=step.batch.tokens)
+def _shape(step: TimedStep) -> Point:
+    return Point.of(R=step.requests, T=step.tokens)
 
 
-def _store_around(book: _Claims, point: Point, steps: Sequence[SeenStep]) -> None:
+def _store_around(book: _Claims, point: Point, steps: Sequence[TimedStep]) -> None:
     """Host time before and after the model, of the steps of this shape.
 
     What is left of a step after the model is a difference of clocks; below zero it is stored as the least that counts.
@@ -180,16 +180,16 @@ def _queued(operations: Sequence[Operation], mode: str = "NONE") -> int:
     return sum(op.count for op in operations if mode != "PIECEWISE" or op.kind.stateful)
 
 
-def _store_launch(book: _Claims, steps: Sequence[SeenStep], operations: Sequence[Operation]) -> None:
+def _store_launch(book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation]) -> None:
     """Time to queue a step, by the way in which its kernels were launched and the number of its requests.
 
     Shapes come as they do, so points are claimed here; prompts that are served before decoding give few samples.
     """
     for mode, signature in zip(MODES, LAUNCH_PARTS, strict=True):
-        alike: dict[int, list[SeenStep]] = {}
+        alike: dict[int, list[TimedStep]] = {}
         for step in steps:
             if step.mode == mode:
-                alike.setdefault(step.batch.count, []).append(step)
+                alike.setdefault(step.requests, []).append(step)
         for requests, seen in alike.items():
             point = Point.of(N=_queued(operations, mode), R=requests)
             if len(seen) >= _FEWEST:
@@ -204,7 +204,7 @@ def _store(book: _Claims, signature: str, point: Point, values_us: Iterable[floa
 
 
 def _store_dispatch(
-    book: _Claims, steps: Sequence[SeenStep], operations: Sequence[Operation], alone_us: Mapping[str, float]
+    book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone_us: Mapping[str, float]
 ) -> None:
     """What full decode steps take less what their operations take by themselves.
 

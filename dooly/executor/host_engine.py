@@ -1,21 +1,54 @@
 """The real engine serving small workloads, step by step."""
 
-from collections.abc import Iterable
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
+from dooly.child import end_with_parent
 from dooly.engine import EngineSettings
+from dooly.errors import SimulationError
 from dooly.live import Engine, start_engine
 from dooly.probe import Probe, SeenStep
 
-__all__ = ["Workload", "record"]
+__all__ = ["TimedStep", "Workload", "record", "record_apart"]
 
 Workload = tuple[tuple[int, int], ...]
 """(prompt tokens, output tokens) of requests that are submitted together."""
 
 
+@dataclass(frozen=True, slots=True)
+class TimedStep:
+    """What a `SeenStep` took, in numbers: no events of a GPU.
+
+    Fields:
+        requests, tokens: of its batch.
+        mode: how its kernels were launched.
+        before_us, launch_us, lead_us, device_us, total_us: as of `SeenStep`.
+    """
+
+    requests: int
+    tokens: int
+    mode: str
+    before_us: float
+    launch_us: float
+    lead_us: float
+    device_us: float
+    total_us: float
+
+    @classmethod
+    def of(cls, step: SeenStep) -> "TimedStep":
+        """Asks the GPU's events, so the step must have ended."""
+        batch = step.batch
+        times = step.before_us, step.launch_us, step.lead_us, step.device_us, step.total_us
+        return cls(batch.count, batch.tokens, step.mode, *times)
+
+
 def record(
-    folder: Path, settings: EngineSettings, warm_up: Iterable[Workload], workloads: Iterable[Workload]
-) -> list[SeenStep]:
+    folder: Path, settings: EngineSettings, warm_up: Sequence[Workload], workloads: Sequence[Workload]
+) -> list[TimedStep]:
     """Serve the workloads with the real engine, one after the other; all steps but those of the warm-up.
 
     Raises:
@@ -25,10 +58,26 @@ def record(
         _serve(engine, warm_up, "warm-up")
         with Probe(engine) as probe:
             _serve(engine, workloads, "timed")
-        return probe.steps
+        return [TimedStep.of(step) for step in probe.steps]
 
 
-def _serve(engine: Engine, batches: Iterable[Workload], label: str) -> None:
+def record_apart(
+    folder: Path, settings: EngineSettings, warm_up: Sequence[Workload], workloads: Sequence[Workload]
+) -> list[TimedStep]:
+    """`record` in a process of its own: compiled code and graphs of an engine keep their part of a GPU until it ends.
+
+    Raises:
+        SimulationError: the engine does not start, or its process dies.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=end_with_parent) as pool:
+        try:
+            return pool.submit(record, folder, settings, warm_up, workloads).result()
+        except BrokenProcessPool as error:
+            raise SimulationError(f"{folder}: the engine's process has died; is there enough memory?") from error
+
+
+def _serve(engine: Engine, batches: Sequence[Workload], label: str) -> None:
     for number, batch in enumerate(batches):
         for index, (prompt, output) in enumerate(batch):
             ids = [(7 * number + 3 * index + place) % engine.vocab_size for place in range(prompt)]

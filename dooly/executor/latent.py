@@ -35,7 +35,7 @@ class LatentRunner(PagedRunner):
 
     def __init__(self, operation: Operation, session: Session) -> None:
         dtype = operation.operands[0].dtype
-        super().__init__(session, dtype, dtype)
+        super().__init__(session, dtype)
         self._sizes = {name: integer(operation, name) for name in ("heads", "latent", "nope", "rope", "value")}
         heads, latent, nope, rope, value = self._sizes.values()
         wanted = operation.attr("backend"), operation.attr("prefill_backend")

@@ -14,7 +14,7 @@ from dooly.database import Point
 from dooly.executor.kv_cache import allocate
 from dooly.executor.runner import Trial, Unsupported
 from dooly.executor.session import Session
-from dooly.executor.tensors import copies_for, need_memory
+from dooly.executor.tensors import copies_for, fill_random, need_memory
 from dooly.ir import Operation
 from dooly.ir.expr import Expr
 
@@ -24,11 +24,11 @@ __all__ = ["PagedRunner", "integer"]
 class PagedRunner(ABC):
     """A layer of the engine over any batch: prefill, chunked prefill, decode, mixed, skewed.
 
-    Every request has physical blocks of its own, in shuffled order, and calls rotate through several KV caches
-    under one metadata, as one layer after another does, so that what is cached is not found in the processor's cache.
+    Every request has physical blocks of its own, in shuffled order.  Calls rotate through several KV caches under one
+    metadata, as one layer after another does, so that what is cached is not found in the processor's cache; where
+    caches are cold at each call anyway, one is enough.  They live as long as the trial.
 
     Attributes:
-        caches: KV caches of the latest trial, in the order in which its calls use them.
         layers: the engine's layers, in the order in which calls use them; all are built alike.
         names: by which the engine knows them.
         config: the VllmConfig that they were built under.
@@ -41,9 +41,8 @@ class PagedRunner(ABC):
     spec: Any
     builder: Any
 
-    def __init__(self, session: Session, dtype: str, cache_dtype: str) -> None:
-        self.session, self.dtype, self._cache_dtype = session, dtype, cache_dtype
-        self.caches: list[Any] = []
+    def __init__(self, session: Session, dtype: str) -> None:
+        self.session, self.dtype = session, dtype
 
     @abstractmethod
     def inputs(self, tokens: int) -> tuple[Any, ...]:
@@ -55,9 +54,8 @@ class PagedRunner(ABC):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the KV caches and weights that are kept."""
-        weights = sum(parameter.nbytes for layer in self.layers for parameter in layer.parameters())
-        return weights + sum(cache.nbytes for cache in self.caches)
+        """Bytes of the weights."""
+        return sum(parameter.nbytes for layer in self.layers for parameter in layer.parameters())
 
     def new_builder(self, backend: Any) -> Any:
         """The metadata builder of an attention backend, as where a model has these layers alone: it looks at all."""
@@ -74,30 +72,32 @@ class PagedRunner(ABC):
         batch = point.batch
         blocks = 1 + sum(self._blocks_of(new + cached) for new, cached in batch)
         cache_bytes = blocks * self.spec.page_size_bytes
-        copies = copies_for(cache_bytes, self.session.machine)
-        need_memory(2 * copies * cache_bytes, self.session.machine)
-        self.caches.clear()
-        self.caches += [self._cache(blocks) for _ in range(copies)]
+        copies = 1 if self.session.machine.fact("caches") == "cold" else copies_for(cache_bytes, self.session.machine)
+        need_memory(copies * cache_bytes, self.session.machine)
+        caches = itertools.cycle([self.new_cache(blocks) for _ in range(copies)])
         metadata, slots, build_us = self._metadata(batch)
         inputs = self.inputs(sum(new for new, _ in batch))
-        caches, layers = itertools.cycle(self.caches), itertools.cycle(self.layers)
+        layers = itertools.cycle(self.layers)
         state = dict.fromkeys(self.names, metadata), dict.fromkeys(self.names, slots)
         forward, attend = self.session.forward, self.call
 
         def call() -> Any:
             forward.attn_metadata, forward.slot_mapping = state
             layer = next(layers)
-            layer.kv_cache = next(caches)
-            return attend(layer, inputs)
+            _lend(layer, next(caches))
+            made = attend(layer, inputs)
+            _lend(layer, None)
+            return made
 
         turns = max(copies, len(self.layers))
         return Trial(call, inputs=inputs, aside=(("metadata_us", build_us),), turns=turns, fresh=inputs)
 
-    def _cache(self, blocks: int) -> Any:
-        """The cache of one more layer, full of random values."""
-        layer, session = self.layers[0], self.session
-        cache = allocate(layer, self.names[0], self.spec, self.config, blocks, session.device)
-        cache.copy_(session.random(tuple(cache.shape), self._cache_dtype))
+    def new_cache(self, blocks: int) -> Any:
+        """A KV cache of so many blocks, full of random values."""
+        layer = self.layers[0]
+        cache = allocate(layer, self.names[0], self.spec, self.config, blocks, self.session.device)
+        fill_random(cache)
+        _lend(layer, None)
         return cache
 
     def _blocks_of(self, tokens: int) -> int:
@@ -142,6 +142,11 @@ class PagedRunner(ABC):
         begun = time.perf_counter_ns()
         metadata = self.builder.build(0, common)
         return metadata, slot_mapping, (time.perf_counter_ns() - begun) / 1e3
+
+
+def _lend(layer: Any, cache: Any) -> None:
+    """Let the layer use a cache, or none: one that is kept between points must not keep a cache alive."""
+    object.__setattr__(layer, "kv_cache", cache)  # what a module does to set an attribute takes a microsecond
 
 
 def integer(operation: Operation, name: str) -> int:

@@ -3,13 +3,12 @@
 import functools
 import os
 import sys
-import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from dooly.child import end_with_parent
 from dooly.database import Point
 from dooly.executor.runner import Trial, is_out_of_memory
 from dooly.executor.session import Place, Session, Unsupported, open_session
@@ -26,7 +25,7 @@ _MAPPED_BYTES = 16 << 20
 
 def main(descriptor: int) -> None:
     """Be a rank until the other side is gone."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     connection = Connection(descriptor)
     machine, rank, count, folder = connection.recv()
     if machine.torch_device == "cpu":
@@ -48,13 +47,6 @@ def main(descriptor: int) -> None:
                 kind = MemoryError if is_out_of_memory(error) else RuntimeError
                 answer = kind(f"rank {rank}: {type(error).__name__}: {error}")
             connection.send(answer)
-
-
-def _end_with(parent: int) -> None:
-    """Ranks may wait for each other forever, so none outlives the process that asks."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _own_processors(rank: int, threads: int) -> None:

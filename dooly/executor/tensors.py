@@ -11,7 +11,7 @@ from dooly.ir.expr import evaluate
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DTYPES", "copies_for", "dtype_of", "need_memory", "random_tensor", "shape_of"]
+__all__ = ["DTYPES", "copies_for", "dtype_of", "fill_random", "need_memory", "random_tensor", "shape_of"]
 
 DTYPES: dict[str, str] = {
     "bf16": "bfloat16",
@@ -68,9 +68,21 @@ def random_tensor(shape: tuple[int, ...], dtype: str, seed: int = 0, device: str
     """Values of about unit size, at memory speed: one random tile repeated."""
     import torch
 
-    generator = torch.Generator(device).manual_seed(seed)
-    count = math.prod(shape)
-    tile = torch.randn(min(count, _TILE), generator=generator, device=device).to(dtype_of(dtype))
+    tensor = torch.empty(shape, dtype=dtype_of(dtype), device=device)
+    fill_random(tensor, seed)
+    return tensor
+
+
+def fill_random(tensor: "torch.Tensor", seed: int = 0) -> None:
+    """Values as in `random_tensor`, over all of the memory that the tensor is a view of, without any more of it."""
+    import torch
+
+    count = tensor.untyped_storage().nbytes() // tensor.itemsize
     if count == 0:
-        return torch.empty(shape, dtype=dtype_of(dtype), device=device)
-    return tile.repeat(math.ceil(count / tile.numel()))[:count].view(shape)
+        return
+    flat = tensor.as_strided((count,), (1,), 0)
+    generator = torch.Generator(tensor.device).manual_seed(seed)
+    tile = torch.randn(min(count, _TILE), generator=generator, device=tensor.device).to(tensor.dtype)
+    whole = count - count % len(tile)
+    flat[:whole].view(-1, len(tile)).copy_(tile)
+    flat[whole:].copy_(tile[: count - whole])

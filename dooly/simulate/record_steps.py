@@ -28,7 +28,8 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
     Args:
         engine: on a GPU, idle.
         rng: draws the prompts.
-        most_requests, most_tokens: limits of the engine; shapes beyond them are left out.
+        most_requests, most_tokens: limits of the engine; shapes beyond them are left out, and prompts that fill the
+            longest context.
 
     Raises:
         SimulationError: there is no GPU.
@@ -37,10 +38,11 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
         raise SimulationError("single steps are recorded with the kernels of a GPU; there is none here")
     overlapped = engine.overlaps
     engine.overlaps = False
+    longest = min(most_tokens, engine.max_model_len - 1)
     with Probe(engine) as probe:
         recorder = _Shapes(engine, probe, rng)
         for tokens in PREFILLS:
-            if tokens <= most_tokens:
+            if tokens <= longest:
                 recorder.prefill(tokens)
         for requests in DECODES:
             if requests <= most_requests:

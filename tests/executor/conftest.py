@@ -169,3 +169,15 @@ def pretend(monkeypatch):
     monkeypatch.setattr(execute, "open_session", no_session)
     monkeypatch.setattr(execute, "make_runner", Pretender)
     return state
+
+
+@pytest.fixture
+def caches_of(monkeypatch: pytest.MonkeyPatch):
+    """Of a runner of attention: a list to which the KV caches of its trials are added, in the order of their calls."""
+
+    def watch(runner):
+        caches, new_cache = [], runner.new_cache
+        monkeypatch.setattr(runner, "new_cache", lambda blocks: caches.append(new_cache(blocks)) or caches[-1])
+        return caches
+
+    return watch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dooly.database import Database, Point, Status
-from dooly.errors import DatabaseError, ProfileError
+from dooly.errors import DatabaseError, ProfileError, SimulationError
 from dooly.executor import Precision, environment_for, execute, host, make_plan
 from dooly.executor.session import Unsupported
 from dooly.executor.sweep import coarse_points
@@ -230,6 +230,21 @@ def test_a_budget_too_short_for_host_time_says_so(tmp_path: Path, pretend, somew
     outcome = go(plan, database, budget_s=5.0)
     assert outcome.left == ["host time"]
     assert outcome.taken > 0
+    database.close()
+
+
+def test_operations_are_measured_where_the_host_s_engine_does_not_start(
+    tmp_path: Path, pretend, somewhere, step, monkeypatch
+):
+    def refuse(*_):
+        raise SimulationError("the engine does not start: no memory")
+
+    monkeypatch.setattr(execute, "measure_host", refuse)
+    database = Database(tmp_path / "latency.db")
+    plan = make_plan([step("f32")["linear2 256"]], database, somewhere, RANGES)
+    outcome = go(plan, database, budget_s=60.0)
+    assert outcome.host_error == "the engine does not start: no memory"
+    assert outcome.taken >= plan.points_missing > 0
     database.close()
 
 

@@ -4,11 +4,17 @@ import pytest
 
 from dooly.batch import HOST_PARTS
 from dooly.database import Database
+from dooly.engine import EngineSettings
+from dooly.errors import SimulationError
 from dooly.executor import host_environment, machine
 from dooly.executor.host import measure_host, missing_host_points
+from dooly.executor.host_engine import record, record_apart
 from dooly.executor.host_load import load_for
 
 pytestmark = pytest.mark.engine
+
+SETTINGS = EngineSettings(max_num_seqs=2, max_num_batched_tokens=32, max_model_len=64, num_blocks=16)
+WORKLOADS = (((8, 2),), ((5, 3), (5, 3)))
 
 
 def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
@@ -31,3 +37,17 @@ def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
     assert not missing_host_points(database, here)
     assert measure_host(database, here) == 0
     database.close()
+
+
+def test_an_engine_in_a_process_of_its_own_takes_the_same_steps(tmp_path: Path):
+    folder = load_for(machine()).write_model(tmp_path / "model", 2)
+    here, apart = (run(folder, SETTINGS, WORKLOADS, WORKLOADS) for run in (record, record_apart))
+    shapes = [(step.requests, step.tokens, step.mode) for step in here]
+    assert shapes == [(step.requests, step.tokens, step.mode) for step in apart]
+    assert (2, 10, "NONE") in shapes
+    assert all(step.total_us > step.device_us > 0.0 for step in apart)
+
+
+def test_what_stops_an_engine_in_a_process_of_its_own_comes_back(tmp_path: Path):
+    with pytest.raises(SimulationError, match=r"no config\.json"):
+        record_apart(tmp_path, SETTINGS, WORKLOADS, WORKLOADS)

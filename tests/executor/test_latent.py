@@ -72,20 +72,22 @@ def reference(batch, old, new, dtype: str):
     [[(20, 0)], [(7, 0), (20, 0)], [(1, 33), (1, 36), (1, 60)], [(1, 12), (1, 36), (40, 0)]],
     ids=["prefill", "prompts", "decode", "mixed"],
 )
-def test_latent_attention_of_any_batch(session, dtype: str, batch):
+def test_latent_attention_of_any_batch(session, dtype: str, batch, caches_of):
     """The cache is filled first, by prompts of what counts as cached, in the same order and in as many blocks."""
     import torch
 
     runner = make_runner(latent(dtype), session)
+    caches = caches_of(runner)
     prompts = [(max(cached, new), 0) for new, cached in batch]
     filling = runner.trial(Point.of_requests(prompts))
     filling.call()
     starts = [0, *itertools.accumulate(prompt for prompt, _ in prompts)]
     kept = [slice(start, start + cached) for start, (_, cached) in zip(starts, batch, strict=False)]
     old = (None, *(torch.cat([filling.inputs[part][rows] for rows in kept]) for part in (1, 2)))
-    filled = runner.caches[0]
+    filled = caches[0]
+    caches.clear()
     trial = runner.trial(Point.of_requests(batch))
-    runner.caches[0].copy_(filled)
+    caches[0].copy_(filled)
     tolerance = {"f32": 1e-4, "bf16": 3e-2}[dtype]
     torch.testing.assert_close(
         trial.call().float(), reference(batch, old, trial.inputs, dtype), atol=tolerance, rtol=tolerance

@@ -92,21 +92,23 @@ def reference_attention(batch, old, new, heads: int, kv_heads: int, size: int, w
     ids=["prefill", "decode", "chunk-with-history", "mixed-and-skewed"],
 )
 @pytest.mark.parametrize("window", ["none", "24"])
-def test_attention_of_any_batch(session, step, batch, window: str):
+def test_attention_of_any_batch(session, step, batch, window: str, caches_of):
     """The cache is filled first, by prefilling what counts as cached; then the batch itself runs on top of it.
 
     The lengths are such that both fill as many blocks, and so the same ones, and that both are in the order of points.
     """
     runner = make_runner(step("f32", window)["attention3 128"], session)
+    caches = caches_of(runner)
     old = (None, random_tensor((0, 64), "f32"), random_tensor((0, 64), "f32"))
     filled = None
     if any(cached for _, cached in batch):
         filling = runner.trial(Point.of_requests([(cached, 0) for _, cached in batch]))
         filling.call()
-        old, filled = filling.inputs, runner.caches[0]
+        old, filled = filling.inputs, caches[0]
+        caches.clear()
     trial = runner.trial(Point.of_requests(batch))
     if filled is not None:
-        runner.caches[0].copy_(filled)
+        caches[0].copy_(filled)
     wanted = reference_attention(batch, old, trial.inputs, 4, 2, 32, None if window == "none" else int(window))
     close(trial.call(), wanted, "f32")
 

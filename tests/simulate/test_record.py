@@ -7,6 +7,7 @@ import pytest
 from dooly.batch import StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
+from dooly.live import start_engine
 from dooly.simulate import Run, Trace, compare, load_run, record_runs, save_run, shipped_trace, simulate
 
 SETTINGS = EngineSettings(max_num_seqs=8, max_num_batched_tokens=128, max_model_len=128)
@@ -67,6 +68,14 @@ def test_a_recording_compares_with_a_simulation(runs: list[Run], models: dict[st
     assert sum(e.count for e in result.steps if e.part == "total") == sum(len(run.steps) for run in runs)
     assert [e.metric for e in result.requests] == ["ttft", "tpot", "e2e"]
     assert all(e.noise_percent is not None for e in result.requests)
+
+
+@pytest.mark.engine
+def test_a_prompt_that_leaves_no_room_for_a_token_is_refused(models: dict[str, Path]) -> None:
+    with start_engine(models["llama"], SETTINGS) as engine:
+        with pytest.raises(SimulationError, match="a prompt of 128 tokens; the engine takes less than 128"):
+            engine.add("full", [1] * 128, 1)
+        assert not engine.busy()
 
 
 def test_what_cannot_be_recorded(tmp_path: Path, trace: Trace) -> None:
