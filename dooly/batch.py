@@ -313,6 +313,8 @@ class StepCost:
         extrapolated: some operation was asked outside the sizes that were measured.
         launch_us: the host is busy for so long queueing the step's kernels, while the device works through them.
         lead_us: part of it, after which the device gets its first kernel.
+        plan_us: last part of `host_before_us`, for which the host waits until the device has done the step before; 0
+            where nothing waits.
     """
 
     host_before_us: float
@@ -322,6 +324,7 @@ class StepCost:
     extrapolated: bool = False
     launch_us: float = 0.0
     lead_us: float = 0.0
+    plan_us: float = 0.0
 
     def span_us(self, *, idle: bool) -> float:
         """From calling the model to the end of its last kernel.

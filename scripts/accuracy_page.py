@@ -188,7 +188,7 @@ def zero_shot(found: LeftOut) -> Iterator[dict[str, Any]]:
 
 def observed(found: Sequence[Measurement]) -> list[Observation]:
     """Points as a fit takes them."""
-    return [Observation.of_samples(each.point.json, each.samples.values_us) for each in found]
+    return [Observation.of(each) for each in found]
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _good(found: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _observed(found: Sequence[Measurement]) -> list[Observation]:
-    return [Observation.of_samples(each.point.json, each.samples.values_us) for each in found]
+    return [Observation.of(each) for each in found]
 
 
 def _fitted(operation: Operation, found: Sequence[Measurement]) -> Formula | None:

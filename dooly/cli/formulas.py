@@ -131,7 +131,7 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
                     environment.key,
                     str(environment.get("platform")),
                     None if host else parse_program(each.text).operations[0],
-                    [Observation.of_samples(point.point.json, point.samples.values_us) for point in points],
+                    [Observation.of(point) for point in points],
                     formula,
                 )
             )

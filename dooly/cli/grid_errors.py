@@ -60,7 +60,7 @@ def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, he
 
 def _measured(points: Points, operation: Operation) -> list[Observation]:
     return [
-        Observation.of_samples(each.point.json, each.samples.values_us)
+        Observation.of(each)
         for each in points.get(operation.signature, ())
         if each.status is Status.OK and not each.point.skewed
     ]

@@ -201,7 +201,7 @@ def fit_stored(database: Database, stored: StoredOperation, environment: Environ
 
 def _observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
     points = [point for point in database.points(signature, environment) if not point.point.skewed]
-    return [Observation.of_samples(point.point.json, point.samples.values_us) for point in points]
+    return [Observation.of(point) for point in points]
 
 
 def _fit_missing(

@@ -55,6 +55,7 @@ class Family:
         kept: parameters that were of use, in order.
         parameters: their values.
         median, p90: absolute error, as fractions, at points of a member by the parameters of all the others.
+        plan_us: as of a `Formula`, of the members.
     """
 
     members: tuple[str, ...]
@@ -63,6 +64,7 @@ class Family:
     parameters: tuple[Parameter, ...]
     median: float
     p90: float
+    plan_us: float
 
     def formula(self, operation: Operation, observations: Iterable[Observation] = ()) -> Formula:
         """For an operation of the family, measured or not.
@@ -87,6 +89,7 @@ class Family:
             residual=None,
             domain=(),
             held=held,
+            plan_us=self.plan_us,
             lenders=len(self.members),
         )
         return _levelled(plain, collect(subject, own, fewest=1)) if own else plain
@@ -216,6 +219,7 @@ def _fit(members: Sequence[_Member]) -> Family | None:
         parameters=parameters_of(found, intervals(found, columns, latency, trust)),
         median=float(np.median(sizes)),
         p90=float(np.quantile(sizes, 0.9)),
+        plan_us=float(np.median([member.data.plan_us for member in members])),
     )
 
 

@@ -101,6 +101,7 @@ class Formula:
         residual: correction, or None where it did not lower the held-out error.
         domain: where it was measured.
         held: how well it does on points that it has not seen.
+        plan_us: host time of planning it, once for all layers of a step; 0 where nothing is planned.
         lenders: operations whose points it rests on, where it has too few of its own: then it is extrapolated anywhere,
             and `held` is of operations left out of the family, median and 90th percentile.
     """
@@ -114,6 +115,7 @@ class Formula:
     residual: Residual | None
     domain: tuple[Range, ...]
     held: Held
+    plan_us: float = 0.0
     lenders: int = 0
 
     def __post_init__(self) -> None:

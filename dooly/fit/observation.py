@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dooly.batch import Batch
 from dooly.errors import FitError, PredictError
 from dooly.fit.typical import typical_us
+
+if TYPE_CHECKING:
+    from dooly.database import Measurement
 
 __all__ = ["Mixture", "Observation", "Routing", "experts_reached"]
 
@@ -25,6 +28,7 @@ class Observation:
         batch: requests of a stateful operation, else None.
         latency_us: typical time of one call (the median of its samples), positive.
         spread: of its samples, as interquartile range over median; points that scatter count less.
+        plan_us: what the host took to plan it, once for all layers; 0 where nothing is planned.
 
     Raises:
         FitError: the latency is not a positive number, or a size is not.
@@ -34,6 +38,7 @@ class Observation:
     batch: Batch | None
     latency_us: float
     spread: float = 0.0
+    plan_us: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.latency_us) and self.latency_us > 0):
@@ -71,13 +76,15 @@ class Observation:
         return cls(sizes, None, latency_us, spread)
 
     @classmethod
-    def of_samples(cls, point: str, values_us: Sequence[float]) -> "Observation":
-        """From raw samples, by `typical_us`.
+    def of(cls, measurement: "Measurement") -> "Observation":
+        """From the raw samples of a measured point, by `typical_us`.
 
         Raises:
-            FitError: the text is not a point, or there are no positive times.
+            FitError: there are no positive times.
         """
-        return cls.read(point, *typical_us(values_us))
+        samples = measurement.samples
+        found = cls.read(measurement.point.json, *typical_us(samples.values_us))
+        return replace(found, plan_us=dict(samples.aside).get("metadata_us", 0.0))
 
     @property
     def point(self) -> str:

@@ -63,6 +63,11 @@ class Data:
     def __len__(self) -> int:
         return len(self.observations)
 
+    @property
+    def plan_us(self) -> float:
+        """Host time of planning a call."""
+        return float(np.median([observation.plan_us for observation in self.observations]))
+
     def take(self, rows: NDArray[np.bool_]) -> "Data":
         kept = tuple(o for o, keep in zip(self.observations, rows.tolist(), strict=True) if keep)
         columns = {n: c[rows] for n, c in self.columns.items()}
@@ -118,6 +123,7 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
         residual=residual,
         domain=_domain(data),
         held=held,
+        plan_us=data.plan_us,
     )
 
 

@@ -15,8 +15,8 @@ from dooly.ir.expr_parser import ExprSyntaxError, parse_expr
 
 __all__ = ["FORMAT", "from_json", "to_json"]
 
-FORMAT = 2
-"""Version of the form.  1: first.  2: curves over their axis."""
+FORMAT = 3
+"""Version of the form.  1: first.  2: curves over their axis.  3: time of planning."""
 
 
 def to_json(formula: Formula) -> dict[str, Any]:
@@ -52,6 +52,7 @@ def to_json(formula: Formula) -> dict[str, Any]:
             "disturbed": formula.held.disturbed,
             "points": formula.held.points,
         },
+        "plan_us": formula.plan_us,
         "lenders": formula.lenders,
     }
 
@@ -115,6 +116,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
             int(_number(held["disturbed"])),
             int(_number(held["points"])),
         ),
+        plan_us=_number(value["plan_us"]),
         lenders=int(_number(value["lenders"])),
     )
 

@@ -10,7 +10,14 @@ from dooly.batch import LAUNCH_PARTS, MODES
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
 
-__all__ = ["HostModel"]
+__all__ = ["PLANNED_LATE", "HostModel"]
+
+PLANNED_LATE = frozenset({"FLASHINFER"})
+"""Attention backends that read a batch's lengths back from the device before they plan it.
+
+vLLM's builder of FlashInfer metadata asks for ``seq_lens_cpu``: a copy that waits for all that is queued, so for the end
+of the step before.
+"""
 
 
 @dataclass(frozen=True)

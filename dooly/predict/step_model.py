@@ -13,7 +13,7 @@ from dooly.fit.observation import Routing, experts_reached
 from dooly.ir.operation import Operation
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.graphs import GraphPlan
-from dooly.predict.host import HostModel
+from dooly.predict.host import PLANNED_LATE, HostModel
 from dooly.predict.table import SizeTable
 from dooly.predict.work import GRID, Work, collect_work, on_grid
 
@@ -44,8 +44,9 @@ class StepModel:
     On a CPU the host issues an operation and waits for it, so the parts of a step add up:
     ``total = before + (sum of operations + dispatch) + after``.  On a GPU it queues the operations, which takes it some
     time of its own, and waits for the last: ``total = before + max(launch, lead + sum of operations) + after``, where
-    the lead is the time until the device has the first.  Without a host (None: its time was not measured) steps are the
-    sum of operations, and every host part is zero.
+    the lead is the time until the device has the first; attention that is planned late (`PLANNED_LATE`) is planned at
+    the end of what comes before.  Without a host (None: its time was not measured) steps are the sum of operations, and
+    every host part is zero.
 
     Where CUDA graphs are replayed, all but attention works on as many tokens as the step is padded to.
 
@@ -72,6 +73,8 @@ class StepModel:
         self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
         self._host_one = lru_cache(maxsize=65536)((lambda *_: (0.0, 0.0, False)) if host is None else host.one)
         self._launch_one = lru_cache(maxsize=65536)(self._launch)
+        late = [each for each in self.work if each.operation.attr("backend") in PLANNED_LATE]
+        self._plan_us = 0.0 if host is None else _grid(sum(each.formula.plan_us for each in late))
         self._dispatch_us, self._dispatch_outside = 0.0, False
         if host is not None and host.dispatch is not None:
             dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
@@ -118,10 +121,9 @@ class StepModel:
                 latency, beyond = each.total_us_one(values)
                 device += latency
                 outside = outside or beyond
-        before, after, beyond = self._host_one(tokens, requests)
-        before, after = _grid(before), _grid(after)
+        before, after, beyond = self._around(tokens, requests)
         total = before + max(launch, lead + device) + after
-        return StepCost(before, device, after, total, outside or beyond, launch, lead)
+        return StepCost(before, device, after, total, outside or beyond, launch, lead, self._plan_us)
 
     def padded(self, tokens: int, requests: int) -> int:
         """Tokens that all but attention works on."""
@@ -136,6 +138,11 @@ class StepModel:
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
         lead, beyond = self.host.lead_one(place, self._queued[place], requests)
         return padded, _grid(launch), _grid(lead), outside or beyond
+
+    def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
+        """Host time before and after the model, us; whether extrapolated."""
+        before, after, outside = self._host_one(tokens, requests)
+        return _grid(before) + self._plan_us, _grid(after), outside
 
     def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
         """Work that several sizes decide together."""
@@ -172,7 +179,7 @@ class StepModel:
             lead, late = self.host.lead_many(modes, self._queued, floats["R"])
             launch, lead, outside = on_grid(launch), on_grid(lead), outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
-        before, after = on_grid(before), on_grid(after)
+        before, after = on_grid(before) + self._plan_us, on_grid(after)
         total = before + np.maximum(launch, lead + device) + after
         return StepTimes(before, device, after, total, outside | beyond, launch, lead)
 
@@ -190,8 +197,7 @@ class StepModel:
             total, beyond = each.total_us_one(values)
             operation = each.operation
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
-        before, after, outside = self._host_one(batch.tokens, batch.count)
-        before, after = _grid(before), _grid(after)
+        before, after, outside = self._around(batch.tokens, batch.count)
         device = sum(part[4] for part in parts) + self._dispatch_us
         wait = max(launch - device, lead)
         if self.host is not None:
@@ -206,7 +212,8 @@ class StepModel:
                 ("host_after", "host_after", "host", 1, after, outside),
             ]
         extrapolated = any(part[5] for part in parts)
-        cost = StepCost(before, device, after, before + device + wait + after, extrapolated, launch, lead)
+        total = before + device + wait + after
+        cost = StepCost(before, device, after, total, extrapolated, launch, lead, self._plan_us)
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

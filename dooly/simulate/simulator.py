@@ -176,7 +176,9 @@ class _Simulator:
             self.in_flight.append((self.now_s, 0.0, step))
             return
         cost = self.cost(batch)
-        self.now_s += cost.host_before_us / 1e6
+        self.now_s += (cost.host_before_us - cost.plan_us) / 1e6
+        if cost.plan_us > 0.0:
+            self.now_s = max(self.now_s, self.device_free_s) + cost.plan_us / 1e6
         # The device starts with the first kernel that is queued, and cannot end before the last one is.
         ready_s = max(self.device_free_s, self.now_s + cost.lead_us / 1e6) + cost.device_us / 1e6
         self.now_s += cost.launch_us / 1e6

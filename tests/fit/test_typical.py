@@ -1,8 +1,10 @@
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
+from dooly.database import Measurement, Point, Samples, Status
 from dooly.errors import FitError
 from dooly.fit import Observation, typical_us
 
@@ -23,9 +25,12 @@ def test_disturbed_samples_do_not_count() -> None:
     assert spread > 0.06  # but they cost trust
 
 
-def test_observation_of_samples() -> None:
-    observation = Observation.of_samples('{"T":3}', [5.0, 5.0, 5.0, 900.0])
-    assert (observation.sizes, observation.latency_us, observation.spread) == ((("T", 3),), 5.0, 0.0)
+def test_observation_of_a_measurement() -> None:
+    samples = Samples((5.0, 5.0, 5.0, 900.0), aside=(("metadata_us", 70.0), ("power_w", 300.0)))
+    found = Observation.of(Measurement("op", "e", Point.of(T=3), Status.OK, None, samples))
+    assert (found.sizes, found.latency_us, found.spread, found.plan_us) == ((("T", 3),), 5.0, 0.0, 70.0)
+    unplanned = replace(samples, aside=())
+    assert Observation.of(Measurement("op", "e", Point.of(T=3), Status.OK, None, unplanned)).plan_us == 0.0
 
 
 @pytest.mark.parametrize("values", [[], [0.0, 1.0], [-1.0], [float("nan"), 1.0]])

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,31 @@ def test_a_device_without_work_waits_for_a_whole_graph_only(either: StepModel) -
     leads = [either.step_time(batch).lead_us for batch in (decode, mixed, large)]
     assert leads[1:] == [0.0, 0.0]
     assert (leads[0] > 0.0) == (either.graphs is not None)
+
+
+@pytest.mark.parametrize(("backend", "waits"), [("FLASHINFER", 2), ("FLASH_ATTN", 0)])
+def test_attention_that_is_planned_late_adds_to_the_host(
+    model: StepModel, formulas: dict[str, Formula], backend: str, waits: int
+) -> None:
+    """Once for layers that are alike: here those with a window and those without."""
+    operations = [_of_backend(each, backend) for each in (*OPERATIONS, PICKED)]
+    renamed = {
+        changed.signature: replace(formulas[each.signature], plan_us=500.0)
+        for each, changed in zip((*OPERATIONS, PICKED), operations, strict=True)
+        if each.signature in formulas
+    }
+    late = StepModel.build(operations, formulas | renamed, MODEL)
+    batch = Batch.of((1, 40), (64, 0))
+    before, after = model.step_time(batch), late.step_time(batch)
+    assert after.plan_us == waits * 500.0
+    assert after.host_before_us - before.host_before_us == after.total_us - before.total_us == after.plan_us
+    assert late.step_times([batch]).total_us[0] == late.breakdown(batch).cost.total_us == after.total_us
+
+
+def _of_backend(operation: Operation, backend: str) -> Operation:
+    if operation.target != "attention":
+        return operation
+    return replace(operation, attrs=attributes(**{**dict(operation.attrs), "backend": backend}))
 
 
 def test_flat_arrays_are_taken_as_they_are(model: StepModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from dooly.batch import Batch, StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
-from dooly.simulate import Trace, TraceRequest, shipped_trace, simulate, summarize
+from dooly.simulate import Trace, TraceRequest, shipped_trace, simulate, simulate_fast, summarize
 
 MODELS = Path(__file__).parents[2] / "dooly" / "models"
 SETTINGS = EngineSettings(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=256)
@@ -69,6 +69,23 @@ def test_an_idle_device_waits_for_its_first_kernel(
     run = simulate(models["llama"], trace_of((0, 10, 4)), lambda batch: cost, settings)
     assert run.requests[0].first_token_s == pytest.approx(1.1e-3)
     assert run.requests[0].finish_s == pytest.approx(1.1e-3 + 3 * later_ms / 1e3)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(("asynchronous", "later_ms"), [(False, 1.05), (True, 0.75)])
+def test_what_is_planned_late_waits_for_the_step_before(
+    models: dict[str, Path], asynchronous: bool, later_ms: float, fast: bool
+) -> None:
+    cost = StepCost(150, 700, 200, 1050, plan_us=50)
+    settings = replace(SETTINGS, async_scheduling=asynchronous)
+    trace = trace_of((0, 10, 40))
+    if fast:
+        run = simulate_fast("llama", trace, lambda batch: cost, settings)
+    else:
+        run = simulate(models["llama"], trace, lambda batch: cost, settings)
+    assert run.requests[0].first_token_s == pytest.approx(1.05e-3)
+    assert run.requests[0].finish_s == pytest.approx(1.05e-3 + 39 * later_ms / 1e3)
 
 
 @pytest.mark.engine
