@@ -15,8 +15,8 @@ __all__ = ["PLANNED_LATE", "HostModel"]
 PLANNED_LATE = frozenset({"FLASHINFER"})
 """Attention backends that read a batch's lengths back from the device before they plan it.
 
-vLLM's builder of FlashInfer metadata asks for ``seq_lens_cpu``: a copy that waits for all that is queued, so for the end
-of the step before.
+vLLM's builder of FlashInfer metadata asks for ``seq_lens_cpu``: a copy that waits for all that is queued, so for the
+end of the step before.
 """
 
 
