@@ -41,7 +41,7 @@ HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host
 
 Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
 each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
-whole graph ``host_lead``, until the device has the graph.
+whole graph ``host_lead``, until an idle device starts.
 """
 
 

@@ -60,16 +60,11 @@ class SeenStep:
         return 0.0 if self.events is None else 1e6 * (self.issued_s - self.called_s)
 
     @property
-    def lead_us(self) -> float:
-        """How long a GPU that is idle waits for its first kernel, which it gets with the whole graph or at once."""
-        return 1e6 * self.parts_s["forward"] if self.mode == "FULL" else 0.0
-
-    @property
     def device_us(self) -> float:
         """From calling the model, or from the end of the step before it, to the last of the sampler's kernels; on a CPU
         the time of the model's parts.
 
-        An idle GPU waits for its first kernel meanwhile (`lead_us`).  Must be asked after the step has ended.
+        An idle GPU waits for its first kernel meanwhile.  Must be asked after the step has ended.
         """
         if self.events is None:
             return 1e6 * sum(self.parts_s.values())

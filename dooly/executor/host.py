@@ -8,7 +8,7 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
 ``host_launch_full``, ``host_launch_piecewise``, ``host_launch_none``  {N, R}: on a GPU, queueing N operations and the
                    sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
                    graphs, all one by one
-``host_lead``      {N, R}: until the device has a graph of N operations, and starts
+``host_lead``      {R}: until an idle device starts with a whole graph that it is given
 
 What is left of the steps of a real engine when its device's own work is taken away does not depend on the model.
 """
@@ -47,7 +47,7 @@ def missing_host_points(database: Database, machine: Machine) -> bool:
         have = {measurement.point for measurement in database.points(signature, environment)}
         if not have >= set(load.points):
             return True
-    between = (*LAUNCH_PARTS, "host_lead") if machine.torch_device == "cuda" else ("host_dispatch",)
+    between = LAUNCH_PARTS if machine.torch_device == "cuda" else ("host_dispatch",)
     depths = ({each.point.axes["N"] for each in database.points(part, environment)} for part in between)
     return any(len(known) < len(load.depths) for known in depths)
 
@@ -86,12 +86,17 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 alone_us = _alone(machine, [op for program in programs.values() for op in program])
             for depth, folder in folders.items():
                 note(f"host time: engine with {depth} layers")
-                serve = record_apart if on_gpu else record
-                steps = serve(folder, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads()))
-                for point in load.points:
-                    _store_around(book, point, steps)
+                workloads = tuple(load.warm_up()), tuple(load.workloads())
                 if on_gpu:
-                    _store_launch(book, steps, programs[depth])
+                    steps = record_apart(folder, load.settings(machine), *workloads, tuple(load.overlapped()))
+                else:
+                    steps = record(folder, load.settings(machine), *workloads)
+                one_by_one = [step for step in steps if not step.overlapped]
+                for point in load.points:
+                    _store_around(book, point, one_by_one)
+                if on_gpu:
+                    _store_launch(book, one_by_one, programs[depth])
+                    _store_lead(book, steps)
                 else:
                     _store_dispatch(book, steps, programs[depth], alone_us)
     finally:
@@ -194,8 +199,21 @@ def _store_launch(book: _Claims, steps: Sequence[TimedStep], operations: Sequenc
             point = Point.of(N=_queued(operations, mode), R=requests)
             if len(seen) >= _FEWEST:
                 _store(book, signature, point, [step.launch_us for step in seen])
-                if mode == "FULL":
-                    _store(book, "host_lead", point, [step.lead_us for step in seen])
+
+
+def _store_lead(book: _Claims, steps: Sequence[TimedStep]) -> None:
+    """How much longer a step of a whole graph takes a device that is idle than one that is still at the step before.
+
+    Known only where the device is slower than the host, and so still busy.
+    """
+    whole = [step for step in steps if step.mode == "FULL"]
+    for requests in sorted({step.requests for step in whole}):
+        idle, busy = ([s for s in whole if s.requests == requests and s.overlapped is each] for each in (False, True))
+        if min(len(idle), len(busy)) < _FEWEST:
+            continue
+        device_us = statistics.median(step.device_us for step in busy)
+        if device_us > statistics.median(step.before_us + step.launch_us for step in idle):
+            _store(book, "host_lead", Point.of(R=requests), [max(1.0, step.device_us - device_us) for step in idle])
 
 
 def _store(book: _Claims, signature: str, point: Point, values_us: Iterable[float]) -> None:

@@ -26,43 +26,61 @@ class TimedStep:
     Fields:
         requests, tokens: of its batch.
         mode: how its kernels were launched.
-        before_us, launch_us, lead_us, device_us, total_us: as of `SeenStep`.
+        overlapped: whether it was composed while the step before it ran.
+        before_us, launch_us, device_us, total_us: as of `SeenStep`.
     """
 
     requests: int
     tokens: int
     mode: str
+    overlapped: bool
     before_us: float
     launch_us: float
-    lead_us: float
     device_us: float
     total_us: float
 
     @classmethod
-    def of(cls, step: SeenStep) -> "TimedStep":
+    def of(cls, step: SeenStep, overlapped: bool) -> "TimedStep":
         """Asks the GPU's events, so the step must have ended."""
-        batch = step.batch
-        times = step.before_us, step.launch_us, step.lead_us, step.device_us, step.total_us
-        return cls(batch.count, batch.tokens, step.mode, *times)
+        times = step.before_us, step.launch_us, step.device_us, step.total_us
+        return cls(step.batch.count, step.batch.tokens, step.mode, overlapped, *times)
 
 
 def record(
-    folder: Path, settings: EngineSettings, warm_up: Sequence[Workload], workloads: Sequence[Workload]
+    folder: Path,
+    settings: EngineSettings,
+    warm_up: Sequence[Workload],
+    workloads: Sequence[Workload],
+    overlapped: Sequence[Workload] = (),
 ) -> list[TimedStep]:
     """Serve the workloads with the real engine, one after the other; all steps but those of the warm-up.
+
+    Args:
+        workloads: each step is finished before the next is composed.
+        overlapped: the engine's scheduling is asynchronous.
 
     Raises:
         SimulationError: the engine does not start.
     """
+    steps: list[TimedStep] = []
     with start_engine(folder, settings) as engine:
+        engine.overlaps = False
         _serve(engine, warm_up, "warm-up")
-        with Probe(engine) as probe:
-            _serve(engine, workloads, "timed")
-        return [TimedStep.of(step) for step in probe.steps]
+        for overlaps, batches in ((False, workloads), (True, overlapped)):
+            if batches:
+                engine.overlaps = overlaps
+                with Probe(engine) as probe:
+                    _serve(engine, batches, "overlapped" if overlaps else "timed")
+                steps += [TimedStep.of(step, overlaps) for step in probe.steps]
+    return steps
 
 
 def record_apart(
-    folder: Path, settings: EngineSettings, warm_up: Sequence[Workload], workloads: Sequence[Workload]
+    folder: Path,
+    settings: EngineSettings,
+    warm_up: Sequence[Workload],
+    workloads: Sequence[Workload],
+    overlapped: Sequence[Workload] = (),
 ) -> list[TimedStep]:
     """`record` in a process of its own: compiled code and graphs of an engine keep their part of a GPU until it ends.
 
@@ -72,7 +90,7 @@ def record_apart(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=end_with_parent) as pool:
         try:
-            return pool.submit(record, folder, settings, warm_up, workloads).result()
+            return pool.submit(record, folder, settings, warm_up, workloads, overlapped).result()
         except BrokenProcessPool as error:
             raise SimulationError(f"{folder}: the engine's process has died; is there enough memory?") from error
 

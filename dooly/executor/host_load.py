@@ -1,5 +1,6 @@
 """What the host is measured with: a model of several depths, and the shapes of steps that it serves."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,10 +56,16 @@ class HostLoad:
         """All shapes in turn, several times over.
 
         A shape that is repeated at once finds its code in the processor's caches, and all its samples at one moment; a
-        real engine's steps change from one to the next.
+        real engine's steps change from one to the next.  Prompts come between decoding steps, as they do where requests
+        arrive one by one.
         """
         for _ in range(_TURNS):
             yield from self._turn(STEPS + 1)
+
+    def overlapped(self) -> Iterator[Workload]:
+        """Those that decode, to be served with asynchronous scheduling."""
+        for _ in range(_TURNS):
+            yield from self._decodes(STEPS + 1)
 
     def warm_up(self) -> Iterator[Workload]:
         """Each shape once, cut short: the first step of a shape is slower."""
@@ -66,8 +73,13 @@ class HostLoad:
         yield from self._turn(2)
 
     def _turn(self, outputs: int) -> Iterator[Workload]:
+        decodes = self._decodes(outputs)
+        prefills = (((prompt, 1),) * count for count, prompt in self.prefills)
+        for pair in itertools.zip_longest(decodes, prefills):
+            yield from filter(None, pair)
+
+    def _decodes(self, outputs: int) -> Iterator[Workload]:
         yield from (((CONTEXT, outputs),) * count for count in self.decodes)
-        yield from (((prompt, 1),) * count for count, prompt in self.prefills)
 
     def settings(self, machine: Machine) -> EngineSettings:
         """Of the engine that serves them."""
@@ -77,6 +89,7 @@ class HostLoad:
             max_num_batched_tokens=self.tokens,
             max_model_len=longest,
             block_size=machine.block_size,
+            async_scheduling=machine.torch_device == "cuda",
             num_blocks=2 + (longest + self.requests * 2 * (CONTEXT + STEPS)) // machine.block_size + self.requests,
         )
 

@@ -121,9 +121,10 @@ HOST_SUBJECTS = {
         _host("host_before", "R", "T"),
         _host("host_after", "R", "T"),
         _host("host_dispatch", "N"),
-        *(_host(part, "N", "R") for part in (*LAUNCH_PARTS, "host_lead")),
+        *(_host(part, "N", "R") for part in LAUNCH_PARTS),
+        _host("host_lead", "R"),
     )
 }
 """Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), between
-them (us added to a forward pass of N operations), and queueing them and the first of them (us, over N operations and R
-requests)."""
+them (us added to a forward pass of N operations), queueing them (us, over N operations and R requests), and until an
+idle device starts (us, over R)."""

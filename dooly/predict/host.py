@@ -1,6 +1,6 @@
 """Time of the host around, between and behind the operations of a step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ PLANNED_LATE = frozenset({"FLASHINFER"})
 """Attention backends that read a batch's lengths back from the device before they plan it.
 
 vLLM's builder of FlashInfer metadata asks for ``seq_lens_cpu``: a copy that waits for all that is queued, so for the
-end of the step before.
+end of the step before.  It has just heard of the device then, which starts with the next graph at once.
 """
 
 
@@ -31,7 +31,7 @@ class HostModel:
             waits for each; None on a GPU.
         launch: queueing a step's kernels, by place in `MODES`, over N and R: operations that are queued one by one
             (attention operations, around which the rest is graphs, in mode PIECEWISE) and requests; empty on a CPU.
-        lead: of mode FULL, until the device has the graph; None where that was not measured.
+        lead: of mode FULL over R, until an idle device starts; None where that was not measured.
     """
 
     before: Formula
@@ -69,11 +69,11 @@ class HostModel:
         """us of queueing a step in mode `MODES[mode]`, and whether extrapolated."""
         return self.launch[mode].predict_one({"N": float(operations), "R": float(requests)})
 
-    def lead_one(self, mode: int, operations: int, requests: int) -> tuple[float, bool]:
-        """us of it after which the device has its first kernel, and whether extrapolated."""
+    def lead_one(self, mode: int, requests: int) -> tuple[float, bool]:
+        """us of it after which an idle device starts, and whether extrapolated."""
         if self.lead is None or MODES[mode] != "FULL":
             return 0.0, False
-        return self.lead.predict_one({"N": float(operations), "R": float(requests)})
+        return self.lead.predict_one({"R": float(requests)})
 
     def many(
         self, tokens: NDArray[np.float64], requests: NDArray[np.float64]
@@ -88,26 +88,20 @@ class HostModel:
         self, modes: NDArray[np.int64], operations: tuple[int, ...], requests: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """`launch_one` for many steps; `operations` by mode."""
-        return _by_mode(self.launch, modes, operations, requests)
+        found, beyond = np.zeros(len(modes)), np.zeros(len(modes), dtype=bool)
+        for mode, formula in enumerate(self.launch):
+            at = modes == mode
+            if at.any():
+                count = np.full(int(at.sum()), float(operations[mode]))
+                found[at], beyond[at] = formula.predict({"N": count, "R": requests[at]})
+        return found, beyond
 
     def lead_many(
-        self, modes: NDArray[np.int64], operations: tuple[int, ...], requests: NDArray[np.float64]
+        self, modes: NDArray[np.int64], requests: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """`lead_one` for many steps; `operations` by mode."""
-        return _by_mode([self.lead], modes, operations, requests)
-
-
-def _by_mode(
-    formulas: Sequence[Formula | None],
-    modes: NDArray[np.int64],
-    operations: tuple[int, ...],
-    requests: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """A formula for each mode in order, the remaining ones zero."""
-    found, beyond = np.zeros(len(modes)), np.zeros(len(modes), dtype=bool)
-    for mode, formula in enumerate(formulas):
-        at = modes == mode
-        if formula is not None and at.any():
-            count = np.full(int(at.sum()), float(operations[mode]))
-            found[at], beyond[at] = formula.predict({"N": count, "R": requests[at]})
-    return found, beyond
+        """`lead_one` for many steps."""
+        found, beyond = np.zeros(len(modes)), np.zeros(len(modes), dtype=bool)
+        at = modes == MODES.index("FULL")
+        if self.lead is not None and at.any():
+            found[at], beyond[at] = self.lead.predict({"R": requests[at]})
+        return found, beyond

@@ -44,9 +44,9 @@ class StepModel:
     On a CPU the host issues an operation and waits for it, so the parts of a step add up:
     ``total = before + (sum of operations + dispatch) + after``.  On a GPU it queues the operations, which takes it some
     time of its own, and waits for the last: ``total = before + max(launch, lead + sum of operations) + after``, where
-    the lead is the time until the device has the first; attention that is planned late (`PLANNED_LATE`) is planned at
-    the end of what comes before.  Without a host (None: its time was not measured) steps are the sum of operations, and
-    every host part is zero.
+    the lead is the time until the device starts; attention that is planned late (`PLANNED_LATE`) is planned at the end
+    of what comes before, and has no lead.  Without a host (None: its time was not measured) steps are the sum of
+    operations, and every host part is zero.
 
     Where CUDA graphs are replayed, all but attention works on as many tokens as the step is padded to.
 
@@ -136,7 +136,7 @@ class StepModel:
             return padded, 0.0, 0.0, False
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
-        lead, beyond = self.host.lead_one(place, self._queued[place], requests)
+        lead, beyond = (0.0, False) if self._plan_us else self.host.lead_one(place, requests)
         return padded, _grid(launch), _grid(lead), outside or beyond
 
     def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
@@ -176,8 +176,10 @@ class StepModel:
         launch = lead = nothing
         if self.host.launch:
             launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
-            lead, late = self.host.lead_many(modes, self._queued, floats["R"])
-            launch, lead, outside = on_grid(launch), on_grid(lead), outside | beyond | late
+            launch, outside = on_grid(launch), outside | beyond
+            if not self._plan_us:
+                lead, beyond = self.host.lead_many(modes, floats["R"])
+                lead, outside = on_grid(lead), outside | beyond
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
         before, after = on_grid(before) + self._plan_us, on_grid(after)
         total = before + np.maximum(launch, lead + device) + after

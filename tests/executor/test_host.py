@@ -1,14 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dooly.batch import HOST_PARTS
-from dooly.database import Database
+from dooly.database import Database, Point
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
-from dooly.executor import host_environment, machine
+from dooly.executor import host, host_environment, machine
 from dooly.executor.host import measure_host, missing_host_points
-from dooly.executor.host_engine import record, record_apart
+from dooly.executor.host_engine import TimedStep, record, record_apart
 from dooly.executor.host_load import load_for
 
 pytestmark = pytest.mark.engine
@@ -39,13 +40,27 @@ def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
     database.close()
 
 
+def test_the_lead_is_how_much_later_an_idle_device_is_done(tmp_path: Path):
+    """Not where the host is the slower of the two: the device is idle with either scheduling."""
+    here, database = machine(), Database(tmp_path / "latency.db")
+    decode = TimedStep(4, 4, "FULL", False, before_us=2000.0, launch_us=1500.0, device_us=9500.0, total_us=13500.0)
+    steps = [replace(decode, device_us=9500.0 + 10.0 * place) for place in range(5)]
+    steps += [replace(decode, overlapped=True, device_us=9000.0)] * 5
+    slow = replace(decode, requests=64, tokens=64, before_us=8000.0)
+    steps += [slow] * 5 + [replace(slow, overlapped=True, device_us=9000.0)] * 5
+    host._store_lead(host._Claims(database, host_environment(here)), [*steps, replace(decode, mode="NONE")])
+    (found,) = database.points("host_lead", host_environment(here))
+    assert (found.point, found.samples.values_us) == (Point.of(R=4), (500.0, 510.0, 520.0, 530.0, 540.0))
+    database.close()
+
+
 def test_an_engine_in_a_process_of_its_own_takes_the_same_steps(tmp_path: Path):
     folder = load_for(machine()).write_model(tmp_path / "model", 2)
     here, apart = (run(folder, SETTINGS, WORKLOADS, WORKLOADS) for run in (record, record_apart))
     shapes = [(step.requests, step.tokens, step.mode) for step in here]
     assert shapes == [(step.requests, step.tokens, step.mode) for step in apart]
     assert (2, 10, "NONE") in shapes
-    assert all(step.total_us > step.device_us > 0.0 for step in apart)
+    assert all(step.total_us > step.device_us > 0.0 and not step.overlapped for step in apart)
 
 
 def test_what_stops_an_engine_in_a_process_of_its_own_comes_back(tmp_path: Path):

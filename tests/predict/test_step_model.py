@@ -85,12 +85,13 @@ def either(request: pytest.FixtureRequest, model: StepModel, formulas: dict[str,
     """On a CPU, or a GPU whose host is slower than it in some steps and faster in others."""
     if request.param == "cpu":
         return model
-    parts = dict(zip((*LAUNCH_PARTS, "host_lead"), (1.0, 40.0, 90.0, 0.5), strict=True))
+    parts = dict(zip(LAUNCH_PARTS, (1.0, 40.0, 90.0), strict=True))
     points = [(n, r) for n in (6, 30, 90) for r in (1, 8, 32)]
     launch = {
         part: fit_host(part, [Observation((("N", n), ("R", r)), None, 50.0 + each * n + r) for n, r in points])
         for part, each in parts.items()
     }
+    launch["host_lead"] = fit_host("host_lead", [Observation((("R", r),), None, 50.0 + r) for _, r in points])
     return StepModel.build((*OPERATIONS, PICKED), formulas | launch, MODEL, graphs=GraphPlan.of(16, 512))
 
 
