@@ -34,20 +34,24 @@ def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
 
 
 def product_rows(limit: int, salt: str) -> list[int]:
-    """Rows of a matrix product: as `geometric` up to 256, then three in each octave, and ``limit`` itself.
+    """Rows of a matrix product: as `geometric` up to 256, then five in each octave, and ``limit`` itself.
 
     Beyond 256 the time per row goes up and down by several per cent from one size to the next, as kernels and their
-    tiles change, and multiples of 256 are the fastest.  So sizes lie off the powers of two, in the middle half of each
-    third of an octave, where `salt` puts them: products that run the same kernels show them at different sizes.  They
-    are no multiples of anything, as prompts are not.  A wider range keeps the inner points.
+    tiles change, and multiples of 256 are the fastest.  So three sizes lie off the powers of two, in the middle half of
+    each third of an octave, where `salt` puts them: products that run the same kernels show them at different sizes.
+    They are no multiples of anything, as prompts are not.  The other two are a power of two, where an engine's budget
+    of tokens ends, and the next one, where another row of tiles begins.  A wider range keeps the inner points.
 
-    >>> product_rows(1024, "one"), product_rows(1024, "another")
-    ([1, 4, 16, 64, 256, 284, 356, 432, 590, 756, 922, 1024], [1, 4, 16, 64, 256, 288, 350, 437, 559, 763, 913, 1024])
+    >>> product_rows(1024, "one")
+    [1, 4, 16, 64, 256, 284, 356, 432, 512, 513, 590, 756, 922, 1024]
+    >>> product_rows(1024, "another")
+    [1, 4, 16, 64, 256, 288, 350, 437, 512, 513, 559, 763, 913, 1024]
     """
     thirds = range(math.ceil(_IN_OCTAVE * math.log2(limit / _JAGGED)))
     places = [third + random.Random(f"{salt}/{third}").uniform(0.25, 0.75) for third in thirds]
     inner = [rows for rows in geometric(limit) if rows <= _JAGGED]
     beyond = [round(_JAGGED * 2 ** (place / _IN_OCTAVE)) for place in places]
+    beyond += [edge for rows in geometric(limit, 2 * _JAGGED, 2) for edge in (rows, rows + 1)]
     return sorted({*inner, *(rows for rows in beyond if rows < limit), limit})
 
 
