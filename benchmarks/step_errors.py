@@ -7,13 +7,16 @@ an environment where the other program is installed; without it that program is 
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         parts = [HEAD.format(aiconfigurator=_version(args.aiconfigurator))]
-        for path in args.recordings:
-            parts += [f"## {path.name.partition('.json')[0]}\n", markdown(_table(path, args))]
+        spawn = multiprocessing.get_context("spawn")  # one process captures for one GPU
+        with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
+            tables = pool.map(_table, args.recordings, itertools.repeat(args))
+            for path, table in zip(args.recordings, tables, strict=True):
+                parts += [f"## {path.name.partition('.json')[0]}\n", markdown(table)]
         write_text(args.output, "\n".join(parts))
     except DoolyError as error:
         raise SystemExit(f"error: {error}") from error

@@ -12,14 +12,14 @@ from dooly.cli.shipped import DATA
 from dooly.executor import machine
 from dooly.simulate.recording import load_recording
 
-LLAMA = DATA / "recorded" / "h100-llama-3.1-8b.json.gz"
-TRACES = ("azure-conv:40@4", "arxiv:14@1.5", "azure-conv:110@16")
+RECORDED = sorted((DATA / "recorded").glob("*.json.gz"))
+TRACES = ("azure-conv:40@4", "arxiv:8@1.5", "azure-conv:110@16")
 
 
-@pytest.fixture(scope="module")
-def replayed(tmp_path_factory):
+@pytest.fixture(scope="module", params=RECORDED, ids=lambda path: path.name.partition(".json")[0])
+def replayed(request, tmp_path_factory):
     place = tmp_path_factory.mktemp("replay")
-    command = ["validate", "--recording", str(LLAMA), "--db", str(place / "none.sqlite"), "--json"]
+    command = ["validate", "--recording", str(request.param), "--db", str(place / "none.sqlite"), "--json"]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main(command) == 0
@@ -38,21 +38,22 @@ def test_what_the_gpu_bounds_is_near(replayed):
     """Decode steps of whole graphs wait for the GPU; those whose kernels the host queues are another matter."""
     for (_, scheduling), row in replayed.items():
         (decode,) = (s for s in row["steps"] if (s["kind"], s["mode"], s["part"]) == ("decode", "FULL", "device"))
-        assert decode["count"] > 900
-        assert decode["error_percent"] < (5 if scheduling == "async" else 10)
-    tpot = replayed["arxiv:14@1.5", "async"]["requests"][1]
-    assert tpot["mape_percent"] < 5
+        assert decode["count"] > 500
+        assert decode["error_percent"] < (3 if scheduling == "async" else 10)
+    tpot = replayed["arxiv:8@1.5", "async"]["requests"][1]
+    assert tpot["mape_percent"] < 10
 
 
-def test_the_recording_is_whole():
-    recording = load_recording(LLAMA)
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name.partition(".json")[0])
+def test_a_recording_is_whole(path):
+    recording = load_recording(path)
     assert dict(recording.facts)["device"] == "NVIDIA H100 80GB HBM3"
     listed = [run for run in recording.runs if run.steps]
     assert len(listed) == 6
     for run in listed:
         tokens = sum(request.prompt_tokens + request.output_tokens - 1 for request in run.requests)
         assert sum(step.batch.tokens for step in run.steps) == tokens
-        assert {step.mode for step in run.steps} == {"FULL", "PIECEWISE", "NONE"}
+        assert {step.mode for step in run.steps} | {"PIECEWISE"} == {"FULL", "PIECEWISE", "NONE"}
 
 
 @pytest.mark.engine
