@@ -57,9 +57,10 @@ Written by `python benchmarks/step_errors.py`: the same recorded engine steps, t
   they know neither embedding nor LM head, and no host by default. Its polynomial regression; its random forests, the
   default there, are trained too where `--forest` is given.
 
-Errors are absolute, in percent of the measurement; bias is signed. *GPU* is the time from the first kernel of a step to
-the last, *whole* the step as the scheduler sees it, with synchronous scheduling. Single steps count once for each
-shape (median of its repetitions), steps of served traces each.
+Errors are absolute, in percent of the measurement; bias is signed. *GPU* is the time from calling the model to its last
+kernel, the start of an idle GPU included (0.4 to 0.6 ms, which dooly's host time of the H100 does not have yet),
+*whole* the step as the scheduler sees it, with synchronous scheduling. Single steps count once for each shape (median
+of its repetitions), steps of served traces each.
 """
 
 _COLUMNS = (

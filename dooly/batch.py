@@ -312,7 +312,7 @@ class StepCost:
             ``host_before + max(launch, lead + device) + host_after``.
         extrapolated: some operation was asked outside the sizes that were measured.
         launch_us: the host is busy for so long queueing the step's kernels, while the device works through them.
-        lead_us: part of it, after which the device gets its first kernel.
+        lead_us: until a device that is idle when the model is called starts.
         plan_us: last part of `host_before_us`, for which the host waits until the device has done the step before; 0
             where nothing waits.
     """

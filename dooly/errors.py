@@ -35,10 +35,15 @@ class ParseError(DoolyError, ValueError):
 
     def __init__(self, message: str, line: int, column: int, text: str) -> None:
         self.line, self.column = line, column
+        self._given = message, line, column, text
         before, after = text[: column - 1], text[column - 1 : column + 100]
         if len(before) > 160:
             before = f"...{before[-100:]}"
         super().__init__(f"line {line}, column {column}: {message}\n  {before}{after}\n  {' ' * len(before)}^")
+
+    def __reduce__(self) -> tuple[type["ParseError"], tuple[str, int, int, str]]:
+        """Between processes, which make it anew from its arguments."""
+        return type(self), self._given
 
 
 class PassError(DoolyError, ValueError):

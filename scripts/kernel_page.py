@@ -26,10 +26,12 @@ of the KV cache to attention; what the engine's compiler made to regions; the ch
 the engine's own bookkeeping kernels to input, which is no operation of the IR. What no pattern knows is unattributed.
 
 Operations are measured one by one, in a CUDA graph that repeats them; steps were recorded with the engine's own
-scheduler. Likely causes of differences, none of them proven here: a small operation finds its inputs in the L2 cache
-when it is repeated by itself; clocks differ between a short measurement and a long step; mixed steps have sizes between
-those that were measured. Where the host is slower than the GPU (mixed and short prefill steps without
-full graphs) the GPU waits: GPU time with its gaps is then longer than the sum of all operations.
+scheduler. Likely causes of differences, none of them proven here: an operation's time includes the gap before its
+kernel, which the sum of kernels leaves out (some 1 us: much of a small region); where points do not say that caches
+were cold (H200), a small operation found its inputs in the L2 cache; clocks differ between a short measurement and a
+long step; products of 513 rows and more take up to a quarter longer than of 512, which was not measured. Where the host
+is slower than the GPU (mixed and short prefill steps without full graphs) the GPU waits: GPU time with its gaps is then
+longer than the sum of all operations.
 """
 
 

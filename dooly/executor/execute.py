@@ -298,7 +298,6 @@ class _Run:
 
     def _drop_largest(self, limit_bytes: float) -> None:
         """Until the rest fits: regions are small, and compiled anew they cost most."""
-        # Asked anew each time: the KV cache of an attention runner grows with its points.
         sizes = {signature: kept.runner.weight_bytes for signature, kept in self.kept.items()}
         while sizes and sum(sizes.values()) > limit_bytes:
             largest = max(sizes, key=lambda signature: sizes[signature])

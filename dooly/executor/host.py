@@ -47,7 +47,10 @@ def missing_host_points(database: Database, machine: Machine) -> bool:
         have = {measurement.point for measurement in database.points(signature, environment)}
         if not have >= set(load.points):
             return True
-    between = LAUNCH_PARTS if machine.torch_device == "cuda" else ("host_dispatch",)
+    on_gpu = machine.torch_device == "cuda"
+    if on_gpu and not database.points("host_lead", environment):
+        return True
+    between = LAUNCH_PARTS if on_gpu else ("host_dispatch",)
     depths = ({each.point.axes["N"] for each in database.points(part, environment)} for part in between)
     return any(len(known) < len(load.depths) for known in depths)
 
@@ -76,15 +79,22 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
             folders = {depth: load.write_model(Path(name) / f"layers-{depth}", depth) for depth in load.depths}
             note("host time: operations of the models")
             programs = {depth: _operations(folder, machine) for depth, folder in folders.items()}
-            for program in programs.values():
-                between = ("host_launch_none", Point.of(N=_queued(program), R=DECODE))
-                book.claim(*(between if on_gpu else ("host_dispatch", Point.of(N=_queued(program)))))
+            marks: dict[int, tuple[str, Point]] = {}
+            for depth, program in programs.items():
+                sizes = {"N": _queued(program), "R": DECODE} if on_gpu else {"N": _queued(program)}
+                marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
+                book.claim(*marks[depth])
+            if on_gpu:
+                book.claim("host_lead", Point.of(R=DECODE))
             if not book.held:
                 return 0
+            deepest = max(folders)
             alone_us: dict[str, float] = {}
             if not on_gpu:
                 alone_us = _alone(machine, [op for program in programs.values() for op in program])
             for depth, folder in folders.items():
+                if depth != deepest and not book.holds(*_AROUND) and marks[depth] not in book.held:
+                    continue  # an earlier run came so far
                 note(f"host time: engine with {depth} layers")
                 workloads = tuple(load.warm_up()), tuple(load.workloads())
                 if on_gpu:
@@ -96,7 +106,8 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                     _store_around(book, point, one_by_one)
                 if on_gpu:
                     _store_launch(book, one_by_one, programs[depth])
-                    _store_lead(book, steps)
+                    if depth == deepest:
+                        _store_lead(book, steps)
                 else:
                     _store_dispatch(book, steps, programs[depth], alone_us)
     finally:
@@ -120,6 +131,10 @@ class _Claims:
             claim = self._database.claim(signature, self._environment, point, retry_failed=True)
             if claim is not None:
                 self.held[signature, point] = claim
+
+    def holds(self, *signatures: str) -> bool:
+        """Whether any point of these is to be measured."""
+        return any(signature in signatures for signature, _ in self.held)
 
     def store(self, signature: str, point: Point, samples: Samples) -> None:
         """Commit what was measured; nothing if another process holds this point or the engine ran no such step."""
@@ -175,9 +190,8 @@ def _store_around(book: _Claims, point: Point, steps: Sequence[TimedStep]) -> No
     What is left of a step after the model is a difference of clocks; below zero it is stored as the least that counts.
     """
     alike = [step for step in steps if _shape(step) == point]
-    after = (step.total_us - step.before_us - max(step.launch_us, step.device_us) for step in alike)
     book.store("host_before", point, Samples(tuple(step.before_us for step in alike)))
-    book.store("host_after", point, Samples(tuple(max(1.0, value) for value in after)))
+    book.store("host_after", point, Samples(tuple(max(1.0, step.after_us) for step in alike)))
 
 
 def _queued(operations: Sequence[Operation], mode: str = "NONE") -> int:
@@ -212,7 +226,7 @@ def _store_lead(book: _Claims, steps: Sequence[TimedStep]) -> None:
         if min(len(idle), len(busy)) < _FEWEST:
             continue
         device_us = statistics.median(step.device_us for step in busy)
-        if device_us > statistics.median(step.before_us + step.launch_us for step in idle):
+        if device_us > statistics.median(step.before_us + step.launch_us + step.after_us for step in idle):
             _store(book, "host_lead", Point.of(R=requests), [max(1.0, step.device_us - device_us) for step in idle])
 
 

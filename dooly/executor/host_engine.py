@@ -39,6 +39,11 @@ class TimedStep:
     device_us: float
     total_us: float
 
+    @property
+    def after_us(self) -> float:
+        """From the end of its kernels, of a step that is not overlapped, to the moment its tokens are taken."""
+        return self.total_us - self.before_us - max(self.launch_us, self.device_us)
+
     @classmethod
     def of(cls, step: SeenStep, overlapped: bool) -> "TimedStep":
         """Asks the GPU's events, so the step must have ended."""
@@ -92,7 +97,7 @@ def record_apart(
         try:
             return pool.submit(record, folder, settings, warm_up, workloads, overlapped).result()
         except BrokenProcessPool as error:
-            raise SimulationError(f"{folder}: the engine's process has died; is there enough memory?") from error
+            raise SimulationError("the engine's process has died; is there enough memory?") from error
 
 
 def _serve(engine: Engine, batches: Sequence[Workload], label: str) -> None:

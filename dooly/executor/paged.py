@@ -85,9 +85,10 @@ class PagedRunner(ABC):
             forward.attn_metadata, forward.slot_mapping = state
             layer = next(layers)
             _lend(layer, next(caches))
-            made = attend(layer, inputs)
-            _lend(layer, None)
-            return made
+            try:
+                return attend(layer, inputs)
+            finally:
+                _lend(layer, None)
 
         turns = max(copies, len(self.layers))
         return Trial(call, inputs=inputs, aside=(("metadata_us", build_us),), turns=turns, fresh=inputs)

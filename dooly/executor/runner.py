@@ -39,7 +39,7 @@ class Trial:
 
 
 class Runner(Protocol):
-    """Holds the weights or caches of one operation."""
+    """Holds the weights of one operation."""
 
     @property
     def weight_bytes(self) -> int:

@@ -55,7 +55,7 @@ class Family:
         kept: parameters that were of use, in order.
         parameters: their values.
         median, p90: absolute error, as fractions, at points of a member by the parameters of all the others.
-        plan_us: as of a `Formula`, of the members.
+        plan_us: as of a `Formula`, the least of the members.
     """
 
     members: tuple[str, ...]
@@ -219,7 +219,7 @@ def _fit(members: Sequence[_Member]) -> Family | None:
         parameters=parameters_of(found, intervals(found, columns, latency, trust)),
         median=float(np.median(sizes)),
         p90=float(np.quantile(sizes, 0.9)),
-        plan_us=float(np.median([member.data.plan_us for member in members])),
+        plan_us=min(member.data.plan_us for member in members),
     )
 
 

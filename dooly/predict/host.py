@@ -15,8 +15,9 @@ __all__ = ["PLANNED_LATE", "HostModel"]
 PLANNED_LATE = frozenset({"FLASHINFER"})
 """Attention backends that read a batch's lengths back from the device before they plan it.
 
-vLLM's builder of FlashInfer metadata asks for ``seq_lens_cpu``: a copy that waits for all that is queued, so for the
-end of the step before.  It has just heard of the device then, which starts with the next graph at once.
+vLLM 0.26.0's builder of FlashInfer metadata asks for ``seq_lens_cpu``: a copy that waits for all that is queued, so for
+the end of the step before (0.32.0 takes an upper bound that the host knows; no GPU was measured under it).  It has just
+heard of the device then, which starts with the next graph at once.
 """
 
 

@@ -130,7 +130,7 @@ class StepModel:
         return self._launch_one(tokens, requests)[0]
 
     def _launch(self, tokens: int, requests: int) -> tuple[int, float, float, bool]:
-        """Padded tokens of a step; us of queueing it, until the device has its first kernel; whether extrapolated."""
+        """Padded tokens of a step; us of queueing it, and until an idle device starts; whether extrapolated."""
         mode, padded = ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
         if self.host is None or not self.host.launch:
             return padded, 0.0, 0.0, False

@@ -131,9 +131,7 @@ def compare_steps(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost
         overlaps = run.settings.async_scheduling
         for step, cost in zip(run.steps, costs, strict=True):
             kind, mode = step.batch.kind, step.mode
-            groups[kind, mode, "device"].append(
-                (step, step.device_us, cost.span_us(idle=not overlaps or cost.plan_us > 0.0))
-            )
+            groups[kind, mode, "device"].append((step, step.device_us, cost.span_us(idle=not overlaps)))
             if not overlaps:
                 groups[kind, mode, "total"].append((step, step.total_us, cost.total_us))
     order = sorted(groups, key=lambda key: (KINDS.index(key[0]), key[1], key[2] == "device"))

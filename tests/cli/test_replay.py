@@ -12,7 +12,7 @@ from dooly.cli.shipped import DATA
 from dooly.executor import machine
 from dooly.simulate.recording import load_recording
 
-RECORDED = sorted((DATA / "recorded").glob("*.json.gz"))
+RECORDED = [DATA / "recorded" / f"{name}.json.gz" for name in ("h100-llama-3.1-8b", "h100-llama-3.1-8b-flashinfer")]
 TRACES = ("azure-conv:40@4", "arxiv:8@1.5", "azure-conv:110@16")
 
 

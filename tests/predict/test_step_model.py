@@ -13,6 +13,7 @@ from dooly.fit import Formula, Observation, fit, fit_host
 from dooly.ir.operation import Operation, Use
 from dooly.ir.types import attributes
 from dooly.predict import HOST_PARTS, GraphPlan, StepModel
+from dooly.predict.work import collect_work
 from tests.fit import laws
 
 MODEL = "tiny"
@@ -136,20 +137,23 @@ def test_a_device_without_work_waits_for_a_whole_graph_only(either: StepModel) -
 
 @pytest.mark.parametrize(("backend", "waits"), [("FLASHINFER", 2), ("FLASH_ATTN", 0)])
 def test_attention_that_is_planned_late_adds_to_the_host(
-    model: StepModel, formulas: dict[str, Formula], backend: str, waits: int
+    either: StepModel, formulas: dict[str, Formula], backend: str, waits: int
 ) -> None:
-    """Once for layers that are alike: here those with a window and those without."""
+    """Once for layers that are alike: here those with a window and those without.  The device starts at once then."""
     operations = [_of_backend(each, backend) for each in (*OPERATIONS, PICKED)]
     renamed = {
         changed.signature: replace(formulas[each.signature], plan_us=500.0)
         for each, changed in zip((*OPERATIONS, PICKED), operations, strict=True)
         if each.signature in formulas
     }
-    late = StepModel.build(operations, formulas | renamed, MODEL)
-    batch = Batch.of((1, 40), (64, 0))
-    before, after = model.step_time(batch), late.step_time(batch)
+    late = StepModel(collect_work(operations, formulas | renamed, MODEL), either.host, either.graphs)
+    batch = Batch.of((1, 40), (1, 64))
+    before, after = either.step_time(batch), late.step_time(batch)
     assert after.plan_us == waits * 500.0
-    assert after.host_before_us - before.host_before_us == after.total_us - before.total_us == after.plan_us
+    assert after.lead_us == (0.0 if waits else before.lead_us)
+    assert after.host_before_us - before.host_before_us == after.plan_us
+    assert after.total_us - before.total_us == after.plan_us + after.span_us(idle=True) - before.span_us(idle=True)
+    assert late.step_times([batch]).lead_us[0] == late.breakdown(batch).cost.lead_us == after.lead_us
     assert late.step_times([batch]).total_us[0] == late.breakdown(batch).cost.total_us == after.total_us
 
 
