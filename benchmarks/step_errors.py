@@ -7,16 +7,13 @@ an environment where the other program is installed; without it that program is 
 """
 
 import argparse
-import itertools
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from dooly.adapters.grid import Limits
 from dooly.adapters.shape import shape_of
 from dooly.adapters.vidur.tables import write_tables
 from dooly.batch import Batch
+from dooly.child import in_own_process
 from dooly.cli.knowledge import saved_model
 from dooly.cli.options import DATABASE
 from dooly.cli.output import Column, Table, markdown, say
@@ -99,11 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         parts = [HEAD.format(aiconfigurator=_version(args.aiconfigurator))]
-        spawn = multiprocessing.get_context("spawn")  # one process captures for one GPU
-        with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-            tables = pool.map(_table, args.recordings, itertools.repeat(args))
-            for path, table in zip(args.recordings, tables, strict=True):
-                parts += [f"## {path.name.partition('.json')[0]}\n", markdown(table)]
+        for path in args.recordings:
+            table = in_own_process(_table, path, args)  # one process captures for one GPU
+            parts += [f"## {path.name.partition('.json')[0]}\n", markdown(table)]
         write_text(args.output, "\n".join(parts))
     except DoolyError as error:
         raise SystemExit(f"error: {error}") from error

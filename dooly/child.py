@@ -1,10 +1,34 @@
-"""For processes that another process of ours has started."""
+"""Work in processes of its own."""
 
+import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import ParamSpec, TypeVar
 
-__all__ = ["end_with_parent"]
+from dooly.errors import SimulationError
+
+__all__ = ["end_with_parent", "in_own_process"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function returns or raises in a new process: what an engine leaves behind goes with it.
+
+    Raises:
+        SimulationError: the process dies.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=end_with_parent) as pool:
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            raise SimulationError("the engine's process has died; is there enough memory?") from error
 
 
 def end_with_parent() -> None:

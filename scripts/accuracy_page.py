@@ -13,10 +13,10 @@ from dooly.database import Measurement, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import FitError
 from dooly.files import write_text
-from dooly.fit import ENOUGH, Observation, fit_families
+from dooly.fit import ENOUGH, fit_families
 from dooly.fit.judge import Unseen, judge, unseen_errors
 from dooly.ir import Kind, Operation, parse_program
-from scripts.zero_shot import BUDGETS_S, STEPS, LeftOut, left_out
+from scripts.zero_shot import BUDGETS_S, STEPS, LeftOut, left_out, observed
 
 __all__ = ["main"]
 
@@ -184,11 +184,6 @@ def zero_shot(found: LeftOut) -> Iterator[dict[str, Any]]:
         sizes = {name: 100 * errors[name] if errors else None for name in STEPS}
         facts = {"model": found.model, "alone": found.alone, "measured": found.measured}
         yield {**facts, "points": count, "seconds": seconds, **sizes}
-
-
-def observed(found: Sequence[Measurement]) -> list[Observation]:
-    """Points as a fit takes them."""
-    return [Observation.of(each) for each in found]
 
 
 if __name__ == "__main__":

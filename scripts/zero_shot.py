@@ -10,7 +10,7 @@ from dooly.fit import Families, Formula, Observation, fit, fit_families
 from dooly.ir import Operation, Program
 from dooly.predict import StepModel
 
-__all__ = ["BUDGETS_S", "STEPS", "LeftOut", "left_out"]
+__all__ = ["BUDGETS_S", "STEPS", "LeftOut", "left_out", "observed"]
 
 BUDGETS_S = (0.0, 3.0, 30.0)
 _FIRST = 3
@@ -59,7 +59,7 @@ def left_out(program: Program, points: Mapping[Operation, Sequence[Measurement]]
         users = {each.signature: {use.model for use in each.uses} for each in program.operations}
         alone = [each for each in own if users[each.signature] == {model}]
         hidden = {each.signature for each in alone}
-        others = {op: _observed(found) for signature, (op, found) in measured.items() if signature not in hidden}
+        others = {op: observed(found) for signature, (op, found) in measured.items() if signature not in hidden}
         families = fit_families(others, alone)
         shared = {signature: known[signature] for signature in known if signature not in hidden}
         wanted = StepModel.build(own, known, model, device_only=True)
@@ -81,13 +81,14 @@ def _good(found: Sequence[Measurement]) -> list[Measurement]:
     return sorted((each for each in found if each.status is Status.OK), key=lambda each: each.started_s)
 
 
-def _observed(found: Sequence[Measurement]) -> list[Observation]:
+def observed(found: Sequence[Measurement]) -> list[Observation]:
+    """Points as a fit takes them."""
     return [Observation.of(each) for each in found]
 
 
 def _fitted(operation: Operation, found: Sequence[Measurement]) -> Formula | None:
     try:
-        return fit(operation, _observed(found))
+        return fit(operation, observed(found))
     except FitError:
         return None
 
@@ -119,7 +120,7 @@ def _buy(
 
 def _formula(families: Families, operation: Operation, own: Sequence[Measurement]) -> Formula | None:
     try:
-        return families.fit(operation, _observed(own))
+        return families.fit(operation, observed(own))
     except FitError:
         return None
 

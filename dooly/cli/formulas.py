@@ -96,11 +96,10 @@ def _line(found: _Found) -> str:
 def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found]:
     """Every formula of the operations asked for; where only points are stored, fitted now but not kept."""
     from dooly.batch import HOST_PARTS
-    from dooly.cli.knowledge import fit_stored
+    from dooly.cli.knowledge import fit_stored, observed
     from dooly.cli.output import progress_bar, say
     from dooly.database import Status
     from dooly.errors import FitError
-    from dooly.fit import Observation
     from dooly.fit.store import from_json
     from dooly.ir import parse_program
 
@@ -125,13 +124,12 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
                 say(f"not fitted: {error}")
                 continue
             host = row.signature in HOST_PARTS
-            points = [point for point in database.points(row.signature, environment) if not point.point.skewed]
             found.append(
                 _Found(
                     environment.key,
                     str(environment.get("platform")),
                     None if host else parse_program(each.text).operations[0],
-                    [Observation.of(point) for point in points],
+                    observed(database, row.signature, environment),
                     formula,
                 )
             )

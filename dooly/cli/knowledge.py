@@ -20,6 +20,7 @@ __all__ = [
     "formulas_here",
     "lower",
     "model_path",
+    "observed",
     "place_of",
     "saved_from",
     "saved_model",
@@ -192,14 +193,15 @@ def fit_stored(database: Database, stored: StoredOperation, environment: Environ
     """
     from dooly.fit import fit, fit_host
 
-    observations = _observed(database, stored.signature, environment)
+    observations = observed(database, stored.signature, environment)
     if stored.signature in HOST_PARTS:
         return fit_host(stored.signature, observations)
     (operation,) = parse_program(stored.text).operations
     return fit(operation, observations)
 
 
-def _observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
+def observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
+    """Points of an operation as a fit takes them: of mixtures, those of even loads."""
     points = [point for point in database.points(signature, environment) if not point.point.skewed]
     return [Observation.of(point) for point in points]
 
@@ -215,7 +217,7 @@ def _fit_missing(
 
     found = _fit_host(database, machine, known)
     missing = [each for each in operations if each.signature not in known and each.kind is not Kind.COLLECTIVE]
-    points = {each: _observed(database, each.signature, environment_for(each, machine)) for each in missing}
+    points = {each: observed(database, each.signature, environment_for(each, machine)) for each in missing}
     families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
     for operation in missing:
         if not points[operation] and families.of(operation) is None:
@@ -255,7 +257,7 @@ def _families(database: Database, wanted: Sequence[Operation], machine: Machine)
     for stored in database.operations():
         if stored.target in targets:
             (operation,) = parse_program(stored.text).operations
-            points = _observed(database, stored.signature, environment_for(operation, machine))
+            points = observed(database, stored.signature, environment_for(operation, machine))
             if points:
                 measured[operation] = points
     return fit_families(measured, wanted)

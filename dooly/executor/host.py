@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES
+from dooly.child import in_own_process
 from dooly.database import Claim, Database, Environment, Point, Samples
 from dooly.errors import ProfileError
 from dooly.executor.environment import host_environment
-from dooly.executor.host_engine import TimedStep, record, record_apart
+from dooly.executor.host_engine import TimedStep, record
 from dooly.executor.host_load import CONTEXT, DECODE, STEPS, load_for
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
@@ -96,11 +97,11 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 if depth != deepest and not book.holds(*_AROUND) and marks[depth] not in book.held:
                     continue  # an earlier run came so far
                 note(f"host time: engine with {depth} layers")
-                workloads = tuple(load.warm_up()), tuple(load.workloads())
-                if on_gpu:
-                    steps = record_apart(folder, load.settings(machine), *workloads, tuple(load.overlapped()))
+                given = folder, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads())
+                if on_gpu:  # compiled code and graphs of an engine keep their part of the memory until its process ends
+                    steps = in_own_process(record, *given, tuple(load.overlapped()))
                 else:
-                    steps = record(folder, load.settings(machine), *workloads)
+                    steps = record(*given)
                 one_by_one = [step for step in steps if not step.overlapped]
                 for point in load.points:
                     _store_around(book, point, one_by_one)

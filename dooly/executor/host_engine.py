@@ -1,19 +1,14 @@
 """The real engine serving small workloads, step by step."""
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from dooly.child import end_with_parent
 from dooly.engine import EngineSettings
-from dooly.errors import SimulationError
 from dooly.live import Engine, start_engine
 from dooly.probe import Probe, SeenStep
 
-__all__ = ["TimedStep", "Workload", "record", "record_apart"]
+__all__ = ["TimedStep", "Workload", "record"]
 
 Workload = tuple[tuple[int, int], ...]
 """(prompt tokens, output tokens) of requests that are submitted together."""
@@ -78,26 +73,6 @@ def record(
                     _serve(engine, batches, "overlapped" if overlaps else "timed")
                 steps += [TimedStep.of(step, overlaps) for step in probe.steps]
     return steps
-
-
-def record_apart(
-    folder: Path,
-    settings: EngineSettings,
-    warm_up: Sequence[Workload],
-    workloads: Sequence[Workload],
-    overlapped: Sequence[Workload] = (),
-) -> list[TimedStep]:
-    """`record` in a process of its own: compiled code and graphs of an engine keep their part of a GPU until it ends.
-
-    Raises:
-        SimulationError: the engine does not start, or its process dies.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=end_with_parent) as pool:
-        try:
-            return pool.submit(record, folder, settings, warm_up, workloads, overlapped).result()
-        except BrokenProcessPool as error:
-            raise SimulationError("the engine's process has died; is there enough memory?") from error
 
 
 def _serve(engine: Engine, batches: Sequence[Workload], label: str) -> None:

@@ -1,7 +1,7 @@
 """Step time of one model: operations by their formulas, padded as the engine pads them, with the host around them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -56,6 +56,10 @@ class StepModel:
 
     def __init__(self, work: Sequence[Work], host: HostModel | None, graphs: GraphPlan | None = None) -> None:
         self.work = tuple(work)
+        late = [each for each in self.work if each.operation.attr("backend") in PLANNED_LATE]
+        self._plan_us = 0.0 if host is None else _grid(sum(each.formula.plan_us for each in late))
+        if host is not None and self._plan_us:
+            host = replace(host, lead=None)
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
         pieces = sum(each.count for each in self.work if each.operation.kind.stateful)
@@ -73,8 +77,6 @@ class StepModel:
         self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
         self._host_one = lru_cache(maxsize=65536)((lambda *_: (0.0, 0.0, False)) if host is None else host.one)
         self._launch_one = lru_cache(maxsize=65536)(self._launch)
-        late = [each for each in self.work if each.operation.attr("backend") in PLANNED_LATE]
-        self._plan_us = 0.0 if host is None else _grid(sum(each.formula.plan_us for each in late))
         self._dispatch_us, self._dispatch_outside = 0.0, False
         if host is not None and host.dispatch is not None:
             dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
@@ -136,7 +138,7 @@ class StepModel:
             return padded, 0.0, 0.0, False
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
-        lead, beyond = (0.0, False) if self._plan_us else self.host.lead_one(place, requests)
+        lead, beyond = self.host.lead_one(place, requests)
         return padded, _grid(launch), _grid(lead), outside or beyond
 
     def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
@@ -176,10 +178,8 @@ class StepModel:
         launch = lead = nothing
         if self.host.launch:
             launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
-            launch, outside = on_grid(launch), outside | beyond
-            if not self._plan_us:
-                lead, beyond = self.host.lead_many(modes, floats["R"])
-                lead, outside = on_grid(lead), outside | beyond
+            lead, late = self.host.lead_many(modes, floats["R"])
+            launch, lead, outside = on_grid(launch), on_grid(lead), outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
         before, after = on_grid(before) + self._plan_us, on_grid(after)
         total = before + np.maximum(launch, lead + device) + after

@@ -34,14 +34,15 @@ def test_each_trace_is_there_with_either_scheduling(replayed):
         assert {step["part"] for step in row["steps"]} == ({"device"} if scheduling == "async" else {"device", "total"})
 
 
-def test_what_the_gpu_bounds_is_near(replayed):
+def test_what_the_gpu_bounds_is_near(replayed, request):
     """Decode steps of whole graphs wait for the GPU; those whose kernels the host queues are another matter."""
-    for (_, scheduling), row in replayed.items():
+    planned_late = "flashinfer" in request.node.callspec.id
+    for (trace, scheduling), row in replayed.items():
         (decode,) = (s for s in row["steps"] if (s["kind"], s["mode"], s["part"]) == ("decode", "FULL", "device"))
-        assert decode["count"] > 500
+        assert decode["count"] > (550 if trace.startswith("arxiv") else 850)
         assert decode["error_percent"] < (3 if scheduling == "async" else 10)
     tpot = replayed["arxiv:8@1.5", "async"]["requests"][1]
-    assert tpot["mape_percent"] < 10
+    assert tpot["mape_percent"] < (10 if planned_late else 5)
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name.partition(".json")[0])
@@ -53,7 +54,8 @@ def test_a_recording_is_whole(path):
     for run in listed:
         tokens = sum(request.prompt_tokens + request.output_tokens - 1 for request in run.requests)
         assert sum(step.batch.tokens for step in run.steps) == tokens
-        assert {step.mode for step in run.steps} | {"PIECEWISE"} == {"FULL", "PIECEWISE", "NONE"}
+        in_pieces = set() if run.trace.startswith("arxiv") else {"PIECEWISE"}  # its prompts are too long for graphs
+        assert {step.mode for step in run.steps} == {"FULL", "NONE"} | in_pieces
 
 
 @pytest.mark.engine

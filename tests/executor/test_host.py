@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 
 from dooly.batch import HOST_PARTS
+from dooly.child import in_own_process
 from dooly.database import Database, Point
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
 from dooly.executor import host, host_environment, machine
 from dooly.executor.host import measure_host, missing_host_points
-from dooly.executor.host_engine import TimedStep, record, record_apart
+from dooly.executor.host_engine import TimedStep, record
 from dooly.executor.host_load import load_for
 
 pytestmark = pytest.mark.engine
@@ -56,7 +57,8 @@ def test_the_lead_is_how_much_later_an_idle_device_is_done(tmp_path: Path):
 
 def test_an_engine_in_a_process_of_its_own_takes_the_same_steps(tmp_path: Path):
     folder = load_for(machine()).write_model(tmp_path / "model", 2)
-    here, apart = (run(folder, SETTINGS, WORKLOADS, WORKLOADS) for run in (record, record_apart))
+    here = record(folder, SETTINGS, WORKLOADS, WORKLOADS)
+    apart = in_own_process(record, folder, SETTINGS, WORKLOADS, WORKLOADS)
     shapes = [(step.requests, step.tokens, step.mode) for step in here]
     assert shapes == [(step.requests, step.tokens, step.mode) for step in apart]
     assert (2, 10, "NONE") in shapes
@@ -65,4 +67,4 @@ def test_an_engine_in_a_process_of_its_own_takes_the_same_steps(tmp_path: Path):
 
 def test_what_stops_an_engine_in_a_process_of_its_own_comes_back(tmp_path: Path):
     with pytest.raises(SimulationError, match=r"no config\.json"):
-        record_apart(tmp_path, SETTINGS, WORKLOADS, WORKLOADS)
+        in_own_process(record, tmp_path, SETTINGS, WORKLOADS, WORKLOADS)

@@ -52,7 +52,7 @@ def test_products_are_measured_at_different_sizes_above_256(step):
     found = [coarse_points(step("f32")[name], Ranges(8192)) for name in ("linear2 128", "linear2 512")]
     shared = set(found[0]) & set(found[1])
     powers = {octave + next_ for octave in (512, 1024, 2048, 4096) for next_ in (0, 1)}
-    assert {point.axes["T"] for point in shared} <= {1, 4, 16, 64, 256, 8192} | powers
+    assert {point.axes["T"] for point in shared} < {1, 4, 16, 64, 256, 8192} | powers
 
 
 def test_rows_of_logits_go_no_further_than_requests(step):

@@ -1,5 +1,6 @@
 """Text of graphs and operations: exact round trip, errors with a place, no input that crashes the parser."""
 
+import pickle
 from contextlib import suppress
 
 import pytest
@@ -75,6 +76,8 @@ def test_errors_have_line_column_and_caret(old, new, message, line, column):
     *_, source, caret = str(caught.value).split("\n")
     assert len(caret) - 2 == column
     assert source.strip()
+    elsewhere = pickle.loads(pickle.dumps(caught.value))
+    assert (str(elsewhere), elsewhere.line, elsewhere.column) == (str(caught.value), line, column)
 
 
 def test_an_edited_operation_must_be_renamed():
