@@ -11,6 +11,7 @@ from typing import Any
 
 from dooly.engine import EngineSettings, engine_config, gpu_present, greedy, one_line
 from dooly.errors import SimulationError
+from dooly.random_weights import register_loader
 
 __all__ = ["Engine", "start_engine"]
 
@@ -118,8 +119,8 @@ def start_engine(
 ) -> Generator[Engine]:
     """Run the real engine on this machine's GPU, or its CPU where there is none, while the `with` block lasts.
 
-    Nothing is downloaded: the weights are random, drawn from the shapes in config.json.  vLLM disables
-    `torch.set_num_threads` for the rest of the process.
+    Nothing is downloaded: the weights are random, drawn from the shapes in config.json (`dooly.random_weights`).  vLLM
+    disables `torch.set_num_threads` for the rest of the process.
 
     Args:
         enforce_eager: neither compile the model nor capture CUDA graphs; by default so on a CPU only.
@@ -131,6 +132,7 @@ def start_engine(
     """
     eager = not gpu_present() if enforce_eager is None else enforce_eager
     config = engine_config(model, settings, enforce_eager=eager, backend=backend)
+    config.load_config.load_format = register_loader()
     if config.model_config.use_mla and not gpu_present():
         wrong = [name for name, value in _MLA_ON_A_CPU.items() if getattr(settings, name) != value]
         if wrong:

@@ -46,7 +46,7 @@ Each model in turn without the points of the operations that it alone has: how f
 prediction with all points, in per cent, with nothing of its own and with points for {BUDGETS_S[1]:g} and
 {BUDGETS_S[2]:g} GPU-seconds, in the order in which the planner takes them. Decode is at contexts of 1,024 tokens, the
 mixed step has 31 such requests beside a prompt of 481 tokens. Steps are sums of operations; those that were never
-measured on this GPU (collectives, latent attention) count in neither prediction.
+measured on this GPU (collectives of four; on the H100 of two, too) count in neither prediction.
 """
 
 _CLASSES = (

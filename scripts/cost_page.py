@@ -43,8 +43,8 @@ itself, and on those alone, formulas of a few points are not as good as formulas
 REPEATED = """
 ## Measured twice
 
-Ratios of latencies of the same points, later over earlier: another run on the same kind of GPU, whose clocks and
-temperature are its own.
+Ratios of latencies of the same points, drawn at random: another day and another machine over what ships, on the same
+kind of GPU, whose clocks and temperature are its own.
 """
 
 _AGREEMENT = (

@@ -11,8 +11,10 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from dooly.cli.shipped import measured_models
 from dooly.database import Database, Point, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import DoolyError
@@ -44,13 +46,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _wanted(paths: Iterable[Path]) -> Mapping[Operation, tuple[Point, ...]]:
-    """Points that succeeded, once each, by operation."""
+    """Points that succeeded, once each, by operation; with its uses, which say what the engine runs after the model."""
+    uses = {operation.signature: operation.uses for operation in measured_models().operations}
     wanted: dict[str, dict[Point, None]] = defaultdict(dict)
     for path in paths:
         for record in read_parquet(path):
             if record.measurement.status is Status.OK:
                 wanted[record.operation.text].setdefault(record.measurement.point)
-    return {parse_program(text).operations[0]: tuple(points) for text, points in wanted.items()}
+    operations = {parse_program(text).operations[0]: tuple(points) for text, points in wanted.items()}
+    return {replace(each, uses=uses.get(each.signature, ())): points for each, points in operations.items()}
 
 
 def _row(operation: Operation, points: Iterable[Point], database: Database, here: Machine) -> Row:

@@ -120,13 +120,19 @@ def _recorded(path: Path, db: str) -> list["Validation"]:
 
 
 def _replayed(saved: "SavedModel", runs: Sequence["Run"]) -> "Validation":
-    from dooly.simulate import Trace, TraceRequest, check_compact, compare, simulate_fast
+    from dooly.cli.knowledge import model_path
+    from dooly.errors import SimulationError
+    from dooly.simulate import Trace, TraceRequest, check_compact, compare, simulate, simulate_fast
 
     settings = runs[0].settings
-    check_compact(saved.operations, settings)
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
     served = tuple(TraceRequest(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in runs[0].requests)
-    simulated = simulate_fast(saved.name, Trace(runs[0].trace, served), steps.step_time, settings)
+    trace = Trace(runs[0].trace, served)
+    try:
+        check_compact(saved.operations, settings)
+        simulated = simulate_fast(saved.name, trace, steps.step_time, settings)
+    except SimulationError:  # not what the compact scheduler is for
+        simulated = simulate(model_path(saved.name), trace, steps.step_time, settings)
     return compare(runs, [[steps.step_time(step.batch) for step in run.steps] for run in runs], simulated)
 
 

@@ -47,8 +47,8 @@ def measure_on_gpu(
         peers: other processes that time the same work on their GPUs.
 
     Returns:
-        raw times per call in us; warm-ups apart, with what is between the calls; clocks, temperature and power just
-        after the last sample.
+        raw times per call in us; warm-ups apart, with what is between the calls; what the host takes to queue a call
+        outside of a graph; clocks, temperature and power just after the last sample.
 
     Raises:
         RuntimeError: a kernel fails, or cannot be captured.
@@ -62,6 +62,7 @@ def measure_on_gpu(
     try:
         with torch.cuda.stream(stream):
             warmups = [_between_events([trial.call], peers)[0] for _ in range(max(precision.warmups, 1))]
+            queued_us = statistics.median(_queueing_us(trial.call) for _ in range(_BATCH))
             rest = _rest_of_step(trial.fresh, cache_bytes) if graph and trial.fresh is not None else None
             call = trial.call if rest is None else functools.partial(_in_turn, rest, trial.call)
             loops, call_us, run = 0, min(warmups), call
@@ -84,7 +85,7 @@ def measure_on_gpu(
     finally:
         if collecting:
             gc.enable()
-    state = (("memory_mhz", reading.memory_mhz), ("power_w", round(reading.power_w, 1)))
+    state = (("launch_us", queued_us), ("memory_mhz", reading.memory_mhz), ("power_w", round(reading.power_w, 1)))
     return Samples(
         tuple(values), tuple(warmups), loops, (*trial.aside, *state), reading.clock_mhz, reading.temperature_c
     )
@@ -170,6 +171,16 @@ def _between_events(runs: Sequence[Callable[[], object]], peers: Peers) -> list[
         event.record()
     events[-1].synchronize()
     return peers.slowest([1e3 * before.elapsed_time(after) for before, after in itertools.pairwise(events)])
+
+
+def _queueing_us(call: Callable[[], object]) -> float:
+    """What the host takes to queue one call outside of a graph, while nothing else waits."""
+    import torch
+
+    torch.cuda.current_stream().synchronize()
+    started = time.perf_counter()
+    call()
+    return 1e6 * (time.perf_counter() - started)
 
 
 def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool:

@@ -15,6 +15,8 @@ _CHUNK = 16
 _JAGGED = 256
 """Rows beyond which the time of a product goes up and down as its kernels change."""
 _IN_OCTAVE = 3
+_UNEVEN = (1, 3, 6, 16)
+"""Thirty-seconds of the most requests that decode together with contexts of different lengths."""
 
 
 def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
@@ -91,6 +93,15 @@ def attention_batches(max_tokens: int, most: int, longest: int) -> Iterable[Poin
         yield Point.of_requests([(1, longest - 1)] + [(1, longest // 16)] * max(1, most // 16))
         several = min(most, 4)
         yield Point.of_requests([(max(1, chunk // several), 0)] * several)
+        for thirty_seconds in _UNEVEN:
+            yield Point.of_requests((1, context - 1) for context in _ladder(longest, most * thirty_seconds // 32))
+
+
+def _ladder(longest: int, count: int) -> list[int]:
+    """Contexts of at least two requests that decode together, each longer than the one before by the same factor."""
+    low, high = max(1, longest // 64), max(1, longest // 4)
+    count = max(2, count)
+    return [round(low * (high / low) ** (place / (count - 1))) for place in range(count)]
 
 
 def _decode_pairs(longest: int, most: int) -> list[tuple[int, int]]:

@@ -25,6 +25,8 @@ _CANDIDATES = 96
 _EXTRA = {Kind.GEMM: 6, Kind.ATTENTION: 12, Kind.MOE: 6}
 _EXTRA_DEFAULT = 5
 _TOLERANCE = 0.03
+_DECODE_ONLY, _DECODES = 0.5, 0.7
+"""Of random batches the share in which all requests decode, and of the others' requests the share that does."""
 
 
 @dataclass(frozen=True)
@@ -238,11 +240,12 @@ def _random_point(operation: Operation, ranges: Ranges, source: random.Random) -
 
     if operation.kind.stateful:
         count = log_uniform(ranges.max_requests)
+        decodes = 1.0 if source.random() < _DECODE_ONLY else _DECODES
         left = ranges.max_tokens
         requests: list[tuple[int, int]] = []
         for index in range(count):
             reserve = count - index - 1
-            new = 1 if source.random() < 0.7 else log_uniform(min(left - reserve, ranges.max_context))
+            new = 1 if source.random() < decodes else log_uniform(min(left - reserve, ranges.max_context))
             requests.append((new, source.randrange(ranges.max_context - new + 1)))
             left -= new
         return Point.of_requests(requests)

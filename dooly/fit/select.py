@@ -14,7 +14,7 @@ from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation
 from dooly.fit.residual import Residual, fit_curve, fit_field
 from dooly.fit.subject import HOST_SUBJECTS, Subject, subject_of
-from dooly.fit.terms import PARAMETERS, Structure, additions, structures
+from dooly.fit.terms import PARAMETERS, Regime, Structure, regimes, whole
 from dooly.ir.expr import FloorDiv, symbol
 from dooly.ir.operation import Operation
 
@@ -22,8 +22,9 @@ __all__ = ["Data", "collect", "fit", "fit_host", "fit_subject", "parameters_of"]
 
 Column = NDArray[np.float64]
 _FOLDS = 6
-# More parameters, or a residual, must lower the held-out log ratio by this share and this much.
-_MARGIN, _ENOUGH = 0.03, 0.0005
+_ENOUGH_FOR_REGIME = 6
+# More parameters must lower the held-out log ratio by this share and this much.
+_MARGIN, _ENOUGH = 0.01, 0.0005
 # To predict a point that is left out, a curve bridges twice the gap that it bridges to predict one in between.
 _BRIDGED = 2.0
 _IMPLAUSIBLE = 1.5  # longer than more work by this factor
@@ -90,14 +91,13 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
     """Fit one subject; see `fit`."""
     data = collect(subject, tuple(observations))
     folds = _folds(data)
-    best = _choose(data, folds)
+    best = _choose(data)
     residual, errors = _residual(data, best.found), best.errors
     if residual is not None:
         several = data.subject.single is None
         singly = folds if several else _singles(data)
         plain, corrected = (_held_out(data, singly, best.found, correct=each) for each in (False, True))
-        share, least = (1 - _MARGIN, _ENOUGH) if several else (_BRIDGED, 0.0)
-        if data.mean(corrected) < data.mean(plain) * share - least:
+        if data.mean(corrected) < data.mean(plain) * (1.0 if several else _BRIDGED):
             errors = corrected
         else:
             residual = None
@@ -190,13 +190,40 @@ def _singles(data: Data) -> list[NDArray[np.bool_]]:
     return [np.arange(len(data)) == i for i in range(1, len(data) - 1)]
 
 
-def _choose(data: Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
+def _choose(data: Data) -> _Candidate:
+    """What fits each regime best, put together.
+
+    Raises:
+        FitError: no structure follows from the points.
+    """
+    parts = regimes(data.subject, len(data))
+    rows = [_rows(data, regime) for regime in parts]
+    if len(parts) > 1 and min(int(inside.sum()) for inside in rows) < _ENOUGH_FOR_REGIME:
+        parts, rows = (whole(data.subject, len(data)),), [np.ones(len(data), dtype=bool)]
+    chosen = [_best_of(data.take(inside), regime) for inside, regime in zip(rows, parts, strict=True)]
+    errors = np.full(len(data), np.nan)
+    for inside, each in zip(rows, chosen, strict=True):
+        errors[inside] = each.errors
+    found = Estimate(
+        tuple(term for each in chosen for term in each.found.structure),
+        tuple(value for each in chosen for value in each.found.coefficients),
+        sum(each.found.cost for each in chosen),
+    )
+    return _Candidate(found, errors, data.mean(errors))
+
+
+def _rows(data: Data, regime: Regime) -> NDArray[np.bool_]:
+    return np.broadcast_to(column_evaluator(regime.within)(data.columns), len(data)) == 1.0
+
+
+def _best_of(data: Data, regime: Regime) -> _Candidate:
     """The candidate with the fewest parameters whose held-out error is within a margin of the best.
 
     Raises:
         FitError: no structure follows from the points.
     """
-    best = _best(_tried(structures(data.subject, len(data)), data, folds))
+    folds = _folds(data)
+    best = _best(_tried(regime.structures, data, folds))
     if best is None:
         raise FitError(
             f"{data.subject.name}: no formula follows from its {len(data)} points; "
@@ -204,7 +231,7 @@ def _choose(data: Data, folds: Sequence[NDArray[np.bool_]]) -> _Candidate:
         )
     while True:
         structure = best.found.structure
-        longer = [(*structure, term) for term in additions(data.subject) if term not in structure]
+        longer = [(*structure, term) for term in regime.additions if term not in structure]
         better = _best([best, *_tried(longer, data, folds)])
         if better is None or better is best:
             return best

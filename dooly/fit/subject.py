@@ -20,6 +20,10 @@ __all__ = ["HOST_SUBJECTS", "Subject", "subject_of"]
 
 Column = NDArray[np.float64]
 
+_APART = 2**20
+"""So far, in doublings, lie batches with and without prompts from each other: what is left over of one says nothing of
+the other."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -33,6 +37,7 @@ class Subject:
         coordinates: what residual and domain are measured in, each a ratio or a symbol that varies by itself.
         window: of windowed attention.
         mixture: of experts.
+        split: most requests whose contexts kernels that decode split into parts; None if they do so with any number.
     """
 
     signature: str
@@ -44,6 +49,7 @@ class Subject:
     coordinates: tuple[Expr, ...]
     window: int | None = None
     mixture: Mixture | None = None
+    split: int | None = None
 
     @cached_property
     def single(self) -> str | None:
@@ -85,7 +91,8 @@ def subject_of(operation: Operation) -> Subject:
             *(["Sp"] if "Sp" in operation.axes else []),
         )
         requests, rows, prefill, longest = (symbol(name) for name in ("R", "S", "Tp", "Sq"))
-        coordinates = (requests, rows / requests, 1 + prefill, 1 + longest)
+        uneven = normal(requests * (symbol("Sd") + symbol("Sx")) / rows)
+        coordinates = (requests, rows / requests, 1 + prefill, 1 + longest, uneven, 1 + _APART * symbol("M"))
     else:
         names = operation.axes
         coordinates = tuple(symbol(name) for name in names)
@@ -101,8 +108,27 @@ def subject_of(operation: Operation) -> Subject:
             f"{operation.name}: its cost depends on {', '.join(sorted(unknown))}, its points give {', '.join(names)}"
         )
     return Subject(
-        operation.signature, operation.name, operation.kind, flops, bytes_, names, coordinates, window, mixture
+        operation.signature,
+        operation.name,
+        operation.kind,
+        flops,
+        bytes_,
+        names,
+        coordinates,
+        window,
+        mixture,
+        _split(operation),
     )
+
+
+_SPLIT_PAIRS = {"TRITON_ATTN": 128, "FLASHINFER": 264}
+"""Up to so many pairs of a request and a KV head, contexts are split.  Facts of vllm 0.26 (TRITON_ATTN), and of
+flashinfer 0.6 on a GPU of 132 multiprocessors with two blocks on each."""
+
+
+def _split(operation: Operation) -> int | None:
+    pairs, heads = _SPLIT_PAIRS.get(str(operation.attr("backend"))), _integer(operation, "kv_heads")
+    return None if pairs is None or heads is None else pairs // heads
 
 
 def _integer(operation: Operation, name: str) -> int | None:

@@ -1,6 +1,6 @@
 """The symbolic part of a formula: a sum of terms, each the largest of its contributions (parameter and quantity)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import cast
@@ -17,11 +17,12 @@ __all__ = [
     "PARAMETERS",
     "Contribution",
     "ParameterKind",
+    "Regime",
     "Structure",
     "Term",
-    "additions",
     "family_structures",
-    "structures",
+    "regimes",
+    "whole",
 ]
 
 
@@ -43,8 +44,14 @@ PARAMETERS = {
     "peak": ParameterKind("TFLOP/s", 1e6),
     "bandwidth": ParameterKind("GB/s", 1e3),
     "chain": ParameterKind("us/row"),
-    "chain_mixed": ParameterKind("us/row"),
     "launch_mixed": ParameterKind("us"),
+    "bandwidth_mixed": ParameterKind("GB/s", 1e3),
+    "chain_mixed": ParameterKind("us/row"),
+    "per_request_mixed": ParameterKind("us/request"),
+    "launch_unsplit": ParameterKind("us"),
+    "bandwidth_unsplit": ParameterKind("GB/s", 1e3),
+    "chain_unsplit": ParameterKind("us/row"),
+    "per_request_unsplit": ParameterKind("us/request"),
     "per_depth": ParameterKind("us/column"),
     "per_head": ParameterKind("us/head"),
     "per_token": ParameterKind("us/token"),
@@ -53,10 +60,10 @@ PARAMETERS = {
     "per_logit": ParameterKind("us/row"),
     "per_operation": ParameterKind("us/operation"),
 }
-"""By name.  ``chain`` is what one row costs where the rows of the longest context are worked off one after another,
-``chain_mixed`` the same beside requests with several new tokens, whose kernels share a context out less or not at all;
-``launch_mixed`` is what these add to the launch.  Over operations of different shapes: ``per_depth`` is the time that a
-product takes longer for each column that it sums over, ``per_head`` that of one KV head of one request."""
+"""By name.  ``chain`` is what one row costs where the rows of the longest context are worked off one after another;
+``..._mixed`` is the same parameter where a request has several new tokens, ``..._unsplit`` where more requests decode than
+those whose contexts are split: other code serves such a step.  Over operations of different shapes: ``per_depth`` is the
+time that a product takes longer for each column that it sums over, ``per_head`` that of one KV head of one request."""
 
 _PER_SYMBOL = {"T": "per_token", "R": "per_request", "A": "per_expert", "L": "per_logit", "N": "per_operation"}
 
@@ -90,22 +97,62 @@ Term = tuple[Contribution, ...]
 Structure = tuple[Term, ...]
 """Sum of terms; parameter names are unique in it."""
 
-_LAUNCH: Term = (Contribution("launch", sympy.Integer(1)),)
+_ONE = cast(Expr, sympy.Integer(1))
+_MIXED = symbol("M")
+_LAUNCH: Term = (Contribution("launch", _ONE),)
 _TILES = (16, 64, 128)
 _ENOUGH_FOR_TILES = 16
 
 
-def structures(subject: Subject, points: int) -> Iterator[Structure]:
-    """The candidates for an operation; which one holds is decided by held-out error, and between equals by this order.
+@dataclass(frozen=True)
+class Regime:
+    """Batches that the same kernels serve.
+
+    Attributes:
+        within: 1 for its batches, 0 for all others; every quantity of its structures is 0 for these.
+        structures: candidates; which one holds is decided by held-out error, and between equals by their order.
+        additions: terms that may be added to the best, one after the other, where they lower its held-out error.
+    """
+
+    within: Expr
+    structures: tuple[Structure, ...]
+    additions: tuple[Term, ...] = ()
+
+
+def regimes(subject: Subject, points: int) -> tuple[Regime, ...]:
+    """What an operation's formula is put together from.
 
     Args:
         points: how many points there are; few cannot tell tiles from noise.
-
-    Small operations and collectives are bounded by what they move: their few FLOPs would only rename the bandwidth.
     """
+    if subject.kind is None and subject.symbols == ("R", "T"):
+        prompts = cast(Expr, sympy.Max(0, sympy.Min(1, symbol("T") - symbol("R"))))
+        return (_around(_ONE - prompts, ("R",)), _around(prompts, ("R", "T"), "_mixed"))
+    if subject.kind is not Kind.ATTENTION or "Sp" in subject.symbols:
+        return (whole(subject, points),)  # latent attention: its FLOPs tell decode and prefill apart already
+    decode = _ONE - _MIXED
+    mixed = Regime(_MIXED, tuple(_prefilling(subject)), (_within(_MIXED, _per("T"), "_mixed"),))
+    if subject.split is None:
+        return (_decoding(subject, decode), mixed)
+    many = cast(Expr, sympy.Min(1, FloorDiv(symbol("R"), sympy.Integer(subject.split + 1))))
+    return (_decoding(subject, decode * (1 - many)), _decoding(subject, decode * many, "_unsplit"), mixed)
+
+
+def whole(subject: Subject, points: int) -> Regime:
+    """One for all batches, also where too few were measured to tell regimes apart."""
     if subject.kind is Kind.ATTENTION:
-        yield from _attention(subject)
-        return
+        return Regime(_ONE, tuple(_attention(subject)), (_per("T"),))
+    return Regime(_ONE, tuple(_stateless(subject, points)))
+
+
+def _around(within: Expr, sizes: Sequence[str], name: str = "") -> Regime:
+    """Host work of steps that only decode, or with prompts among them, which are prepared by other code."""
+    structures = ((_LAUNCH, *map(_per, chosen)) for chosen in _subsets(list(sizes)))
+    return Regime(within, tuple(tuple(_within(within, term, name) for term in each) for each in structures))
+
+
+def _stateless(subject: Subject, points: int) -> Iterator[Structure]:
+    """Small operations and collectives are bounded by what they move: their FLOPs would only rename the bandwidth."""
     sizes = [name for name in subject.symbols if name in _PER_SYMBOL]
     flops = subject.flops if subject.kind in (Kind.GEMM, Kind.MOE, Kind.RECURRENT) else sympy.Integer(0)
     bases = list(_rooflines(flops, subject.bytes))
@@ -133,30 +180,55 @@ def structures(subject: Subject, points: int) -> Iterator[Structure]:
                     yield (_LAUNCH, *base, *extra)
 
 
+def _decoding(subject: Subject, within: Expr, name: str = "") -> Regime:
+    """Memory, and the longest context as far as its rows are worked off in turn.
+
+    Where contexts are not split, the longest one is a bound as memory is one, whether or not the points show it.
+    """
+    memory, longest = Contribution("bandwidth", subject.bytes), Contribution("chain", symbol("Sd"))
+    works: tuple[Structure, ...] = (((memory, longest),),)
+    if name != "_unsplit":
+        works = (((memory,),), *works, ((memory,), (longest,)))
+    structures = ((_LAUNCH, *work, *more) for more in ((), (_per("R"),)) for work in works)
+    return Regime(within, tuple(tuple(_within(within, term, name) for term in each) for each in structures))
+
+
+def _prefilling(subject: Subject) -> Iterator[Structure]:
+    """Compute, and the longest chain, of the larger of both or their sum, plus memory."""
+    memory = Contribution("bandwidth", subject.bytes)
+    for pairs in ("P", "Pp", "Pt"):
+        flops = Contribution("peak", _replaced(subject.flops, symbol("P"), symbol(pairs)))
+        works: list[Structure] = [((flops,),)]
+        for rows in ("Sx", "Sq"):
+            chain = Contribution("chain", symbol(rows))
+            works += [((flops, chain),), ((flops,), (chain,))]
+        for work in works:
+            yield tuple(_within(_MIXED, term, "_mixed") for term in (_LAUNCH, *work, (memory,), _per("R")))
+
+
+def _within(within: Expr, term: Term, name: str) -> Term:
+    """The term for batches of one regime only; parameters that others have, too, get its name."""
+    return tuple(
+        Contribution(
+            each.parameter + name if each.parameter + name in PARAMETERS else each.parameter,
+            normal(within * each.quantity),
+        )
+        for each in term
+    )
+
+
 def _attention(subject: Subject) -> Iterator[Structure]:
     """Compute or the longest chain beside prefills, plus memory or the longest chain of a step that only decodes."""
     rows = Contribution("bandwidth", subject.bytes)
-    if "Sp" in subject.symbols:  # latent: its FLOPs tell decode and prefill apart already
+    if "Sp" in subject.symbols:
         for base in _rooflines(subject.flops, subject.bytes):
             yield (_LAUNCH, *base, _per("R"))
         return
     for pairs in ("P", "Pp", "Pt"):
         flops = Contribution("peak", _replaced(subject.flops, symbol("P"), symbol(pairs)))
-        for beside in ((), (_chain("Sx"),), (_chain("Sq"),)):
+        for beside in ((), *((Contribution("chain_mixed", symbol(each)),) for each in ("Sx", "Sq"))):
             for alone in ((), (Contribution("chain", symbol("Sd")),)):
                 yield (_LAUNCH, (flops, *beside), (rows, *alone), _per("R"))
-
-
-def _chain(rows: str) -> Contribution:
-    return Contribution("chain_mixed", symbol(rows))
-
-
-def additions(subject: Subject) -> tuple[Term, ...]:
-    """Terms that may be added to the best of `structures`, one after the other, where they lower its held-out error."""
-    if subject.kind is not Kind.ATTENTION:
-        return ()
-    mixed = () if "Sp" in subject.symbols else ((Contribution("launch_mixed", symbol("M")),),)
-    return (_per("T"), *mixed)
 
 
 def _rooflines(flops: Expr, bytes_: Expr) -> Iterator[Structure]:

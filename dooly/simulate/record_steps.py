@@ -28,8 +28,8 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
     Args:
         engine: on a GPU, idle.
         rng: draws the prompts.
-        most_requests, most_tokens: limits of the engine; shapes beyond them are left out, and prompts that fill the
-            longest context.
+        most_requests, most_tokens: limits of the engine; shapes beyond them are left out, prompts that fill the longest
+            context, and more requests than the KV cache holds.
 
     Raises:
         SimulationError: there is no GPU.
@@ -68,14 +68,20 @@ class _Shapes:
         for _ in range(requests):
             self._add(CONTEXT, outputs)
         self._engine.step()
-        while self._probe.steps[-1].batch.kind != "decode" or self._probe.steps[-1].batch.count < requests:
+        while self._engine.busy() and not self._all_decode(requests):
             self._engine.step()
+        if not self._engine.busy():
+            return  # the KV cache holds fewer
         for turn in range(REPEATS + 2):
             self._step(f"decode-{requests}", turn)
         for turn in range(REPEATS + 2):
             self._add(CHUNK, 1)
             self._step(f"mixed-{requests}+{CHUNK}", turn)
         self._drain()
+
+    def _all_decode(self, requests: int) -> bool:
+        last = self._probe.steps[-1].batch
+        return last.kind == "decode" and last.count == requests
 
     def steps(self) -> list[EngineStep]:
         """What was taken; asks the GPU's events."""

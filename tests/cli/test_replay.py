@@ -1,4 +1,4 @@
-"""What the real engine did on an H100, replayed beside predictions that never saw it; records of the CPU engine."""
+"""What the real engine did on a GPU, replayed beside predictions that never saw it; records of the CPU engine."""
 
 import contextlib
 import io
@@ -9,10 +9,12 @@ import pytest
 
 from dooly.cli import main
 from dooly.cli.shipped import DATA
+from dooly.errors import SimulationError
 from dooly.executor import machine
 from dooly.simulate.recording import load_recording
 
-RECORDED = [DATA / "recorded" / f"{name}.json.gz" for name in ("h100-llama-3.1-8b", "h100-llama-3.1-8b-flashinfer")]
+RECORDED = sorted((DATA / "recorded").glob("*.json.gz"))
+DEVICES = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
 TRACES = ("azure-conv:40@4", "arxiv:8@1.5", "azure-conv:110@16")
 
 
@@ -36,11 +38,11 @@ def test_each_trace_is_there_with_either_scheduling(replayed):
 
 def test_what_the_gpu_bounds_is_near(replayed, request):
     """Decode steps of whole graphs wait for the GPU; those whose kernels the host queues are another matter."""
-    planned_late = "flashinfer" in request.node.callspec.id
+    planned_late = request.node.callspec.id == "h100-llama-3.1-8b-flashinfer"
     for (trace, scheduling), row in replayed.items():
         (decode,) = (s for s in row["steps"] if (s["kind"], s["mode"], s["part"]) == ("decode", "FULL", "device"))
         assert decode["count"] > (550 if trace.startswith("arxiv") else 850)
-        assert decode["error_percent"] < (3 if scheduling == "async" else 10)
+        assert decode["error_percent"] < (4 if scheduling == "async" else 10)
     tpot = replayed["arxiv:8@1.5", "async"]["requests"][1]
     assert tpot["mape_percent"] < (10 if planned_late else 5)
 
@@ -48,7 +50,7 @@ def test_what_the_gpu_bounds_is_near(replayed, request):
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name.partition(".json")[0])
 def test_a_recording_is_whole(path):
     recording = load_recording(path)
-    assert dict(recording.facts)["device"] == "NVIDIA H100 80GB HBM3"
+    assert dict(recording.facts)["device"] == DEVICES[path.name[:4]]
     listed = [run for run in recording.runs if run.steps]
     assert len(listed) == 6
     for run in listed:
@@ -56,6 +58,24 @@ def test_a_recording_is_whole(path):
         assert sum(step.batch.tokens for step in run.steps) == tokens
         in_pieces = set() if run.trace.startswith("arxiv") else {"PIECEWISE"}  # its prompts are too long for graphs
         assert {step.mode for step in run.steps} == {"FULL", "NONE"} | in_pieces
+
+
+@pytest.mark.engine
+def test_the_engines_scheduler_serves_where_the_compact_one_does_not(capsys, tmp_path, monkeypatch):
+    (path,) = (each for each in RECORDED if each.name == "h200-llama-3.1-8b.json.gz")
+    command = ["validate", "--recording", str(path), "--db", str(tmp_path / "none.sqlite"), "--json"]
+    assert main(command) == 0
+    compact = json.loads(capsys.readouterr().out)
+
+    def refuse(*_: object) -> None:
+        raise SimulationError("layers cache in different ways")
+
+    monkeypatch.setattr("dooly.simulate.check_compact", refuse)
+    assert main(command) == 0
+    for served, wanted in zip(json.loads(capsys.readouterr().out), compact, strict=True):
+        assert served["steps"] == wanted["steps"]
+        for one, other in zip(served["requests"], wanted["requests"], strict=True):
+            assert one["simulated_ms"] == pytest.approx(other["simulated_ms"], rel=1e-3)
 
 
 @pytest.mark.engine

@@ -26,9 +26,9 @@ def norm(k: int, *uses: Use) -> Operation:
     return Operation("rms_norm", (tensor("T", k), tensor(k)), (tensor("T", k),), attributes(eps=1e-5), uses=uses)
 
 
-def attention(*uses: Use, window: int | None = None) -> Operation:
+def attention(*uses: Use, window: int | None = None, backend: str | None = None) -> Operation:
     query, key = tensor("T", 32 * 128), tensor("T", 8 * 128)
-    attrs = attributes(heads=32, kv_heads=8, head_size=128, window=window, kv_dtype="bf16")
+    attrs = attributes(heads=32, kv_heads=8, head_size=128, window=window, kv_dtype="bf16", backend=backend)
     return Operation("attention", (query, key, key), (query,), attrs, uses=uses)
 
 

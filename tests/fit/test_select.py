@@ -83,6 +83,37 @@ def test_attention_keeps_prefill_and_decode_apart() -> None:
         assert latency == pytest.approx(law(values), rel=0.12)
 
 
+def test_steps_that_only_decode_have_parameters_of_their_own() -> None:
+    op = laws.attention()
+
+    def law(values: dict[str, float]) -> float:
+        if values["M"]:
+            return 20.0 + laws.flops(op, values) / 300e6 + laws.moved(op, values) / 1000e3
+        return 8.0 + laws.moved(op, values) / 3000e3
+
+    formula = fit(op, laws.over_batches(laws.noisy(law, 0.01, seed=6), laws.batches()))
+    for name, truth in (("launch", 8.0), ("bandwidth", 3000.0), ("launch_mixed", 20.0), ("bandwidth_mixed", 1000.0)):
+        assert parameter(formula, name)[1] == pytest.approx(truth, rel=0.15), name
+
+
+def test_beyond_the_requests_whose_contexts_are_split_the_longest_one_decides() -> None:
+    op = laws.attention(backend="TRITON_ATTN")
+    assert subject_of(op).split == 16
+
+    def law(values: dict[str, float]) -> float:
+        moved = laws.moved(op, values)
+        if values["M"]:
+            return 20.0 + moved / 1000e3
+        return 6.0 + moved / 2000e3 if values["R"] <= 16 else 6.0 + max(moved / 4000e3, 0.045 * values["Sd"])
+
+    uneven = [Batch.of((1, most), *[(1, 20)] * count) for most in (500, 2000) for count in (20, 50)]
+    formula = fit(op, laws.over_batches(laws.noisy(law, 0.01, seed=7), [*laws.batches(), *uneven]))
+    assert parameter(formula, "chain_unsplit")[1] == pytest.approx(0.045, rel=0.1)
+    for batch in (Batch.of((1, 1500), *[(1, 100)] * 15), Batch.of((1, 1500), *[(1, 100)] * 16)):
+        values = {name: float(v) for name, v in batch.attention().items()}
+        assert formula.predict_one(values)[0] == pytest.approx(law(values), rel=0.1)
+
+
 def test_windowed_attention_reads_no_more_than_its_window() -> None:
     op = laws.attention(window=256)
 
