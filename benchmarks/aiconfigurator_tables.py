@@ -48,9 +48,8 @@ ones. What the clock of their runs was is not known.
 Other differences: their engine is vLLM 0.24.0, ours 0.26.0; they take means, dooly medians; their KV-cache blocks
 hold 64 tokens, ours 16; their attention leaves the writing of the KV cache out (for FlashAttention), ours has it;
 their GEMMs are cycled over six copies of the weights in one graph, ours over as many as exceed the L2 cache. Attention
-of the H100 is measured with cold caches here, which makes that of few tokens slower by a sixth; that of the H200 was
-measured as theirs, repeated by itself. Between
-two entries a straight line misses the steps that tiles make, so that rows of the same size are the better comparison.
+is measured with cold caches here, which makes that of few tokens slower by a tenth to a sixth. Between two entries a
+straight line misses the steps that tiles make, so that rows of the same size are the better comparison.
 Experts are compared where every expert is reached that can be, with their `balanced` distribution; the choice of
 experts for each token belongs to the operation in dooly.
 """

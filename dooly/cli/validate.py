@@ -121,6 +121,7 @@ def _recorded(path: Path, db: str) -> list["Validation"]:
 
 def _replayed(saved: "SavedModel", runs: Sequence["Run"]) -> "Validation":
     from dooly.cli.knowledge import model_path
+    from dooly.cli.output import say
     from dooly.errors import SimulationError
     from dooly.simulate import Trace, TraceRequest, check_compact, compare, simulate, simulate_fast
 
@@ -130,9 +131,11 @@ def _replayed(saved: "SavedModel", runs: Sequence["Run"]) -> "Validation":
     trace = Trace(runs[0].trace, served)
     try:
         check_compact(saved.operations, settings)
-        simulated = simulate_fast(saved.name, trace, steps.step_time, settings)
-    except SimulationError:  # not what the compact scheduler is for
+    except SimulationError as error:
+        say(f"note: the engine's own scheduler is simulated: {error}")
         simulated = simulate(model_path(saved.name), trace, steps.step_time, settings)
+    else:
+        simulated = simulate_fast(saved.name, trace, steps.step_time, settings)
     return compare(runs, [[steps.step_time(step.batch) for step in run.steps] for run in runs], simulated)
 
 

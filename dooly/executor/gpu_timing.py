@@ -85,7 +85,7 @@ def measure_on_gpu(
     finally:
         if collecting:
             gc.enable()
-    state = (("launch_us", queued_us), ("memory_mhz", reading.memory_mhz), ("power_w", round(reading.power_w, 1)))
+    state = (("queued_us", queued_us), ("memory_mhz", reading.memory_mhz), ("power_w", round(reading.power_w, 1)))
     return Samples(
         tuple(values), tuple(warmups), loops, (*trial.aside, *state), reading.clock_mhz, reading.temperature_c
     )

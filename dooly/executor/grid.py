@@ -93,14 +93,13 @@ def attention_batches(max_tokens: int, most: int, longest: int) -> Iterable[Poin
         yield Point.of_requests([(1, longest - 1)] + [(1, longest // 16)] * max(1, most // 16))
         several = min(most, 4)
         yield Point.of_requests([(max(1, chunk // several), 0)] * several)
-        for thirty_seconds in _UNEVEN:
-            yield Point.of_requests((1, context - 1) for context in _ladder(longest, most * thirty_seconds // 32))
+        for count in dict.fromkeys(max(2, most * part // 32) for part in _UNEVEN):
+            yield Point.of_requests((1, context - 1) for context in _ladder(longest, count))
 
 
 def _ladder(longest: int, count: int) -> list[int]:
     """Contexts of at least two requests that decode together, each longer than the one before by the same factor."""
     low, high = max(1, longest // 64), max(1, longest // 4)
-    count = max(2, count)
     return [round(low * (high / low) ** (place / (count - 1))) for place in range(count)]
 
 

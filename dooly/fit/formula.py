@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dooly.errors import FitError
 from dooly.fit.evaluator import Evaluator, column_evaluator, scalar_evaluator
-from dooly.fit.residual import Residual
+from dooly.fit.residual import Field, Residual
 from dooly.fit.terms import PARAMETERS, Structure
 from dooly.ir.expr import Expr, format_expr, symbols_of
 
@@ -130,6 +130,7 @@ class Formula:
         """Request symbols that `predict` reads, sorted."""
         used = [contribution.quantity for term in self.structure for contribution in term]
         used += [held.quantity for held in self.domain]
+        used += self.residual.coordinates if isinstance(self.residual, Field) else ()
         return tuple(sorted({name for e in used for name in symbols_of(e)}))
 
     @cached_property

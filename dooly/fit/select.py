@@ -14,8 +14,8 @@ from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation
 from dooly.fit.residual import Residual, fit_curve, fit_field
 from dooly.fit.subject import HOST_SUBJECTS, Subject, subject_of
-from dooly.fit.terms import PARAMETERS, Regime, Structure, regimes, whole
-from dooly.ir.expr import FloorDiv, symbol
+from dooly.fit.terms import PARAMETERS, Regime, Structure, regimes
+from dooly.ir.expr import FloorDiv, symbol, symbols_of
 from dooly.ir.operation import Operation
 
 __all__ = ["Data", "collect", "fit", "fit_host", "fit_subject", "parameters_of"]
@@ -83,6 +83,7 @@ class Data:
 @dataclass(frozen=True)
 class _Candidate:
     found: Estimate
+    folds: Sequence[NDArray[np.bool_]]  # rows that are held out together
     errors: Column  # log ratio of each held-out point by a fit without it; nan where never held out
     score: float
 
@@ -90,12 +91,11 @@ class _Candidate:
 def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formula:
     """Fit one subject; see `fit`."""
     data = collect(subject, tuple(observations))
-    folds = _folds(data)
     best = _choose(data)
     residual, errors = _residual(data, best.found), best.errors
     if residual is not None:
         several = data.subject.single is None
-        singly = folds if several else _singles(data)
+        singly = best.folds if several else _singles(data)
         plain, corrected = (_held_out(data, singly, best.found, correct=each) for each in (False, True))
         if data.mean(corrected) < data.mean(plain) * (1.0 if several else _BRIDGED):
             errors = corrected
@@ -196,20 +196,30 @@ def _choose(data: Data) -> _Candidate:
     Raises:
         FitError: no structure follows from the points.
     """
-    parts = regimes(data.subject, len(data))
+    parts = _division(data)
     rows = [_rows(data, regime) for regime in parts]
-    if len(parts) > 1 and min(int(inside.sum()) for inside in rows) < _ENOUGH_FOR_REGIME:
-        parts, rows = (whole(data.subject, len(data)),), [np.ones(len(data), dtype=bool)]
     chosen = [_best_of(data.take(inside), regime) for inside, regime in zip(rows, parts, strict=True)]
     errors = np.full(len(data), np.nan)
+    folds = [np.zeros(len(data), dtype=bool) for _ in range(max(len(each.folds) for each in chosen))]
     for inside, each in zip(rows, chosen, strict=True):
         errors[inside] = each.errors
+        for fold, held in zip(folds, each.folds, strict=False):
+            fold[np.flatnonzero(inside)[held]] = True
     found = Estimate(
         tuple(term for each in chosen for term in each.found.structure),
         tuple(value for each in chosen for value in each.found.coefficients),
         sum(each.found.cost for each in chosen),
     )
-    return _Candidate(found, errors, data.mean(errors))
+    return _Candidate(found, folds, errors, data.mean(errors))
+
+
+def _division(data: Data) -> tuple[Regime, ...]:
+    """The finest one each of whose regimes has enough points."""
+    *finer, coarsest = regimes(data.subject, len(data))
+    for parts in finer:
+        if min(int(_rows(data, regime).sum()) for regime in parts) >= _ENOUGH_FOR_REGIME:
+            return parts
+    return coarsest
 
 
 def _rows(data: Data, regime: Regime) -> NDArray[np.bool_]:
@@ -248,7 +258,7 @@ def _tried(wanted: Iterable[Structure], data: Data, folds: Sequence[NDArray[np.b
             continue
         seen.add(found.structure)
         errors = _held_out(data, folds, found)
-        candidates.append(_Candidate(found, errors, data.mean(errors)))
+        candidates.append(_Candidate(found, folds, errors, data.mean(errors)))
     return candidates
 
 
@@ -314,7 +324,7 @@ _PARTS = ("M", "Sd", "Sx", "Sp", "Sq", "Tp", "Pp", "Pt")
 def _domain(data: Data) -> tuple[Range, ...]:
     """Ranges of the coordinates, and of the symbols among the axes that are no coordinate themselves."""
     quantities = [symbol(name) for name in data.subject.symbols if name not in _PARTS]
-    quantities += [e for e in data.subject.coordinates if e not in quantities]
+    quantities += [e for e in data.subject.coordinates if e not in quantities and "M" not in symbols_of(e)]
     ranges: list[Range] = []
     for quantity in quantities:
         column = cast(Column, column_evaluator(quantity)(data.columns))

@@ -21,7 +21,7 @@ __all__ = ["HOST_SUBJECTS", "Subject", "subject_of"]
 Column = NDArray[np.float64]
 
 _APART = 2**20
-"""So far, in doublings, lie batches with and without prompts from each other: what is left over of one says nothing of
+"""By this factor, 20 doublings, batches with and without prompts lie apart: what is left over of one says nothing of
 the other."""
 
 
@@ -121,9 +121,10 @@ def subject_of(operation: Operation) -> Subject:
     )
 
 
-_SPLIT_PAIRS = {"TRITON_ATTN": 128, "FLASHINFER": 264}
-"""Up to so many pairs of a request and a KV head, contexts are split.  Facts of vllm 0.26 (TRITON_ATTN), and of
-flashinfer 0.6 on a GPU of 132 multiprocessors with two blocks on each."""
+_SPLIT_PAIRS = {"TRITON_ATTN": 128, "FLASHINFER": 263}
+"""Up to so many pairs of a request and a KV head, contexts are split.  Facts of vllm 0.26 (TRITON_ATTN; the engine
+rounds the requests to a captured size, which they are for 2, 4, 8, 16 heads), and of flashinfer 0.6 on a GPU of 132
+multiprocessors with two blocks on each, of which one pair more would fill all."""
 
 
 def _split(operation: Operation) -> int | None:

@@ -22,7 +22,6 @@ __all__ = [
     "Term",
     "family_structures",
     "regimes",
-    "whole",
 ]
 
 
@@ -107,7 +106,7 @@ _ENOUGH_FOR_TILES = 16
 
 @dataclass(frozen=True)
 class Regime:
-    """Batches that the same kernels serve.
+    """Batches that the same code serves.
 
     Attributes:
         within: 1 for its batches, 0 for all others; every quantity of its structures is 0 for these.
@@ -120,30 +119,31 @@ class Regime:
     additions: tuple[Term, ...] = ()
 
 
-def regimes(subject: Subject, points: int) -> tuple[Regime, ...]:
-    """What an operation's formula is put together from.
+def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
+    """What a formula may be put together from, the finest division first; the last is one regime for all batches.
 
     Args:
         points: how many points there are; few cannot tell tiles from noise.
     """
-    if subject.kind is None and subject.symbols == ("R", "T"):
+    if subject.kind is None and subject.symbols == ("R", "T"):  # work of the host around a step
         prompts = cast(Expr, sympy.Max(0, sympy.Min(1, symbol("T") - symbol("R"))))
-        return (_around(_ONE - prompts, ("R",)), _around(prompts, ("R", "T"), "_mixed"))
+        return ((_around(_ONE - prompts, ("R",)), _around(prompts, ("R", "T"), "_mixed")), _whole(subject, points))
     if subject.kind is not Kind.ATTENTION or "Sp" in subject.symbols:
-        return (whole(subject, points),)  # latent attention: its FLOPs tell decode and prefill apart already
+        return (_whole(subject, points),)  # latent attention: its FLOPs tell decode and prefill apart already
     decode = _ONE - _MIXED
     mixed = Regime(_MIXED, tuple(_prefilling(subject)), (_within(_MIXED, _per("T"), "_mixed"),))
+    coarser = (_decoding(subject, decode), mixed), _whole(subject, points)
     if subject.split is None:
-        return (_decoding(subject, decode), mixed)
+        return coarser
     many = cast(Expr, sympy.Min(1, FloorDiv(symbol("R"), sympy.Integer(subject.split + 1))))
-    return (_decoding(subject, decode * (1 - many)), _decoding(subject, decode * many, "_unsplit"), mixed)
+    split, unsplit = _decoding(subject, decode * (1 - many)), _unsplit(subject, decode * many)
+    return ((split, unsplit, mixed), *coarser)
 
 
-def whole(subject: Subject, points: int) -> Regime:
-    """One for all batches, also where too few were measured to tell regimes apart."""
+def _whole(subject: Subject, points: int) -> tuple[Regime]:
     if subject.kind is Kind.ATTENTION:
-        return Regime(_ONE, tuple(_attention(subject)), (_per("T"),))
-    return Regime(_ONE, tuple(_stateless(subject, points)))
+        return (Regime(_ONE, tuple(_attention(subject)), (_per("T"),)),)
+    return (Regime(_ONE, tuple(_stateless(subject, points))),)
 
 
 def _around(within: Expr, sizes: Sequence[str], name: str = "") -> Regime:
@@ -181,17 +181,19 @@ def _stateless(subject: Subject, points: int) -> Iterator[Structure]:
                     yield (_LAUNCH, *base, *extra)
 
 
-def _decoding(subject: Subject, within: Expr, name: str = "") -> Regime:
-    """Memory, and the longest context as far as its rows are worked off in turn.
-
-    Where contexts are not split, the longest one is a bound as memory is one, whether or not the points show it.
-    """
+def _decoding(subject: Subject, within: Expr) -> Regime:
+    """Memory, and the longest context as far as its rows are worked off in turn: the larger of both, or their sum."""
     memory, longest = Contribution("bandwidth", subject.bytes), Contribution("chain", symbol("Sd"))
-    works: tuple[Structure, ...] = (((memory, longest),),)
-    if name != "_unsplit":
-        works = (((memory,),), *works, ((memory,), (longest,)))
+    works: tuple[Structure, ...] = (((memory,),), ((memory, longest),), ((memory,), (longest,)))
     structures = ((_LAUNCH, *work, *more) for more in ((), (_per("R"),)) for work in works)
-    return Regime(within, tuple(tuple(_within(within, term, name) for term in each) for each in structures))
+    return Regime(within, tuple(tuple(_within(within, term) for term in each) for each in structures))
+
+
+def _unsplit(subject: Subject, within: Expr) -> Regime:
+    """The longest context is a bound as memory is one, whether or not the points show it."""
+    work = Contribution("bandwidth", subject.bytes), Contribution("chain", symbol("Sd"))
+    structures: tuple[Structure, ...] = ((_LAUNCH, work), (_LAUNCH, work, _per("R")))
+    return Regime(within, tuple(tuple(_within(within, term, "_unsplit") for term in each) for each in structures))
 
 
 def _prefilling(subject: Subject) -> Iterator[Structure]:
@@ -207,7 +209,7 @@ def _prefilling(subject: Subject) -> Iterator[Structure]:
             yield tuple(_within(_MIXED, term, "_mixed") for term in (_LAUNCH, *work, (memory,), _per("R")))
 
 
-def _within(within: Expr, term: Term, name: str) -> Term:
+def _within(within: Expr, term: Term, name: str = "") -> Term:
     """The term for batches of one regime only; parameters that others have, too, get its name."""
     return tuple(
         Contribution(

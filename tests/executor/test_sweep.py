@@ -186,6 +186,16 @@ def test_the_callers_error_steers_and_stops(step):
     assert next_point(operation, measured, ranges, lambda _o, _m: dict.fromkeys(wrong_at_the_top, 0.01)) is None
 
 
+def test_contexts_of_different_lengths_decode_together(step):
+    points = coarse_points(step("f32")["attention3 128"], Ranges(8192, 256, 16384))
+    ladders = [point.batch for point in points if len({cached for _, cached in point.batch}) > 2]
+    uneven = [batch for batch in ladders if all(new == 1 for new, _ in batch)]
+    assert sorted(map(len, uneven)) == [8, 24, 48, 128]
+    for batch in uneven:
+        cached = [cached + 1 for _, cached in batch]
+        assert (min(cached), max(cached)) == (256, 4096)
+
+
 def test_refinement_of_attention_is_new_and_deterministic(step):
     operation = step("f32")["attention3 128"]
     ranges = Ranges()

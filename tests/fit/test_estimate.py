@@ -71,7 +71,7 @@ def test_of_parameters_that_the_points_cannot_tell_apart_one_is_kept() -> None:
     assert len(found.coefficients) == 1
 
 
-@pytest.mark.parametrize("structure", list(regimes(SUBJECT, len(T))[0].structures))
+@pytest.mark.parametrize("structure", list(regimes(SUBJECT, len(T))[0][0].structures))
 def test_no_candidate_predicts_a_negative_time(structure: tuple) -> None:
     latency = roofline(3.0, 600.0, 2500.0)[::-1].copy()  # the wrong way round: nothing fits
     found = estimate(structure, COLUMNS, latency, EQUAL)

@@ -6,7 +6,9 @@ import pytest
 from dooly.batch import Batch
 from dooly.errors import FitError
 from dooly.fit import Formula, Observation, experts_reached, fit, fit_host
+from dooly.fit.evaluator import scalar_evaluator
 from dooly.fit.subject import subject_of
+from dooly.fit.terms import regimes
 from dooly.ir import Operation, TensorType, attributes
 from dooly.ir.expr import evaluate, normal, symbol
 from tests.fit import laws
@@ -112,6 +114,46 @@ def test_beyond_the_requests_whose_contexts_are_split_the_longest_one_decides() 
     for batch in (Batch.of((1, 1500), *[(1, 100)] * 15), Batch.of((1, 1500), *[(1, 100)] * 16)):
         values = {name: float(v) for name, v in batch.attention().items()}
         assert formula.predict_one(values)[0] == pytest.approx(law(values), rel=0.1)
+
+
+def test_too_few_points_of_one_regime_leave_the_others_apart() -> None:
+    op = laws.attention(backend="TRITON_ATTN")
+
+    def law(values: dict[str, float]) -> float:
+        return (20.0 if values["M"] else 6.0) + laws.moved(op, values) / 2000e3
+
+    few = [batch for batch in laws.batches() if batch.kind != "decode" or batch.count <= 16]
+    formula = fit(op, laws.over_batches(laws.noisy(law, 0.01, seed=8), few))
+    assert not [p.name for p in formula.parameters if p.name.endswith("_unsplit")]
+    assert parameter(formula, "launch")[1] == pytest.approx(6.0, rel=0.1)
+    assert parameter(formula, "launch_mixed")[1] == pytest.approx(20.0, rel=0.1)
+
+
+def test_the_host_prepares_prompts_by_code_of_their_own() -> None:
+    def law(requests: int, tokens: int) -> float:
+        return 1000.0 + 8.0 * requests if requests == tokens else 1600.0 + 20.0 * requests
+
+    decodes = [(requests, requests) for requests in (1, 4, 16, 64, 128, 256)]
+    prompts = [(1, 128), (1, 8192), (4, 256), (4, 1024), (16, 256), (16, 2048), (64, 2048)]
+    rows = [Observation((("R", r), ("T", t)), None, law(r, t)) for r, t in [*decodes, *prompts]]
+    formula = fit_host("host_before", rows)
+    for requests, tokens in ((32, 32), (200, 200), (8, 512), (40, 3000)):
+        latency, _ = formula.predict_one({"R": float(requests), "T": float(tokens)})
+        assert latency == pytest.approx(law(requests, tokens), rel=0.02)
+
+
+@pytest.mark.parametrize("backend", [None, "TRITON_ATTN", "FLASHINFER"])
+def test_each_batch_is_in_one_regime_and_the_others_count_nothing_for_it(backend: str | None) -> None:
+    subject = subject_of(laws.attention(backend=backend))
+    for parts in regimes(subject, 40):
+        for batch in laws.batches():
+            values = {name: float(v) for name, v in batch.attention().items()}
+            inside = [scalar_evaluator(regime.within)(values) for regime in parts]
+            assert sorted(inside) == [0.0] * (len(parts) - 1) + [1.0]
+            for regime, here in zip(parts, inside, strict=True):
+                if not here:
+                    quantities = [c.quantity for structure in regime.structures for term in structure for c in term]
+                    assert all(scalar_evaluator(each)(values) == 0.0 for each in quantities)
 
 
 def test_windowed_attention_reads_no_more_than_its_window() -> None:
