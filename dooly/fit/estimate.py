@@ -45,6 +45,7 @@ def design(structure: Structure, columns: Mapping[str, Column], count: int) -> l
 
 def _quantity(contribution: Contribution, columns: Mapping[str, Column], count: int) -> Column:
     values = np.broadcast_to(column_evaluator(contribution.quantity)(columns), count)
+    values = values * column_evaluator(contribution.within)(columns)
     return values / (contribution.kind.rate or 1.0)
 
 

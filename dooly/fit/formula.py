@@ -128,7 +128,7 @@ class Formula:
     @cached_property
     def symbols(self) -> tuple[str, ...]:
         """Request symbols that `predict` reads, sorted."""
-        used = [contribution.quantity for term in self.structure for contribution in term]
+        used = [each for term in self.structure for c in term for each in (c.quantity, c.within)]
         used += [held.quantity for held in self.domain]
         used += self.residual.coordinates if isinstance(self.residual, Field) else ()
         return tuple(sorted({name for e in used for name in symbols_of(e)}))
@@ -145,11 +145,13 @@ class Formula:
         return self._sum({p.name: cast(Expr, sympy.Float(p.value)) for p in self.parameters})
 
     def _sum(self, parameters: Mapping[str, Expr]) -> Expr:
-        total = cast(Expr, sympy.Integer(0))
+        totals: dict[Expr, Expr] = {}
         for term in self.structure:
             parts = [c.expression(parameters[c.parameter]) for c in term]
-            total = total + (parts[0] if len(parts) == 1 else cast(Expr, sympy.Max(*parts)))
-        return total
+            value = parts[0] if len(parts) == 1 else cast(Expr, sympy.Max(*parts))
+            within = term[0].within
+            totals[within] = totals.get(within, cast(Expr, sympy.Integer(0))) + value
+        return sympy.Add(*(within * total for within, total in totals.items()))
 
     @cached_property
     def _scalar(self) -> tuple[Evaluator, list[tuple[Evaluator, float, float]]]:

@@ -15,8 +15,8 @@ from dooly.ir.expr_parser import ExprSyntaxError, parse_expr
 
 __all__ = ["FORMAT", "from_json", "to_json"]
 
-FORMAT = 3
-"""Version of the form.  1: first.  2: curves over their axis.  3: time of planning."""
+FORMAT = 4
+"""Version of the form.  1: first.  2: curves over their axis.  3: time of planning.  4: what terms count for."""
 
 
 def to_json(formula: Formula) -> dict[str, Any]:
@@ -28,7 +28,10 @@ def to_json(formula: Formula) -> dict[str, Any]:
         "flops": format_expr(formula.flops),
         "bytes": format_expr(formula.bytes),
         "terms": [
-            [{"parameter": c.parameter, "quantity": format_expr(c.quantity)} for c in term]
+            [
+                {"parameter": c.parameter, "quantity": format_expr(c.quantity), "within": format_expr(c.within)}
+                for c in term
+            ]
             for term in formula.structure
         ],
         "parameters": [
@@ -102,7 +105,8 @@ def _formula(value: Mapping[str, Any]) -> Formula:
         flops=_expr(value["flops"]),
         bytes=_expr(value["bytes"]),
         structure=tuple(
-            tuple(Contribution(_text(c["parameter"]), _expr(c["quantity"])) for c in term) for term in value["terms"]
+            tuple(Contribution(_text(c["parameter"]), _expr(c["quantity"]), _expr(c["within"])) for c in term)
+            for term in value["terms"]
         ),
         parameters=tuple(_parameter(p) for p in value["parameters"]),
         residual=_residual_from_json(value["residual"]),

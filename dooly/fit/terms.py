@@ -68,12 +68,20 @@ head of one request."""
 _PER_SYMBOL = {"T": "per_token", "R": "per_request", "A": "per_expert", "L": "per_logit", "N": "per_operation"}
 
 
+_ONE = cast(Expr, sympy.Integer(1))
+
+
 @dataclass(frozen=True)
 class Contribution:
-    """``quantity`` times the parameter, or divided by it when it is a rate."""
+    """``quantity`` times the parameter, or divided by it when it is a rate.
+
+    Attributes:
+        within: 1 for the batches that it counts for, 0 for others; all of a term are alike in this.
+    """
 
     parameter: str
     quantity: Expr
+    within: Expr = _ONE
 
     def __post_init__(self) -> None:
         if self.parameter not in PARAMETERS:
@@ -85,7 +93,7 @@ class Contribution:
         return PARAMETERS[self.parameter]
 
     def expression(self, parameter: Expr) -> Expr:
-        """Time in us."""
+        """Time in us, of batches that it counts for."""
         if self.kind.rate is None:
             return self.quantity * parameter
         return self.quantity / (sympy.Integer(int(self.kind.rate)) * parameter)
@@ -97,7 +105,6 @@ Term = tuple[Contribution, ...]
 Structure = tuple[Term, ...]
 """Sum of terms; parameter names are unique in it."""
 
-_ONE = cast(Expr, sympy.Integer(1))
 _MIXED = symbol("M")
 _LAUNCH: Term = (Contribution("launch", _ONE),)
 _TILES = (16, 64, 128)
@@ -109,7 +116,7 @@ class Regime:
     """Batches that the same code serves.
 
     Attributes:
-        within: 1 for its batches, 0 for all others; every quantity of its structures is 0 for these.
+        within: 1 for its batches, 0 for all others; so is every contribution of its structures.
         structures: candidates; which one holds is decided by held-out error, and between equals by their order.
         additions: terms that may be added to the best, one after the other, where they lower its held-out error.
     """
@@ -211,13 +218,8 @@ def _prefilling(subject: Subject) -> Iterator[Structure]:
 
 def _within(within: Expr, term: Term, name: str = "") -> Term:
     """The term for batches of one regime only; parameters that others have, too, get its name."""
-    return tuple(
-        Contribution(
-            each.parameter + name if each.parameter + name in PARAMETERS else each.parameter,
-            normal(within * each.quantity),
-        )
-        for each in term
-    )
+    names = (each.parameter + name if each.parameter + name in PARAMETERS else each.parameter for each in term)
+    return tuple(Contribution(own, each.quantity, normal(within)) for own, each in zip(names, term, strict=True))
 
 
 def _attention(subject: Subject) -> Iterator[Structure]:

@@ -36,13 +36,28 @@ def line(formula: Formula) -> str:
 
 
 def equation(formula: Formula) -> str:
-    """The symbolic part in us with numbers to four digits, e.g. ``2.99 + max(0.0839*T, 20.1 + 0.00819*T)``."""
+    """The symbolic part in us with numbers to four digits, e.g. ``2.99 + max(0.0839*T, 20.1 + 0.00819*T)``.
+
+    What counts for some batches only stands in brackets behind the factor that is 1 for these and 0 for others.
+    """
     values = {p.name: p.value for p in formula.parameters}
-    terms: list[str] = []
+    sums: dict[Expr, list[str]] = {}
     for term in formula.structure:
         parts = [_scaled(c, values[c.parameter]) for c in term]
-        terms.append(parts[0] if len(parts) == 1 else f"max({', '.join(parts)})")
-    return " + ".join(terms)
+        text = parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
+        sums.setdefault(term[0].within, []).append(text)
+    return " + ".join(
+        " + ".join(terms) if within == 1 else f"{_factors(within)}*[{' + '.join(terms)}]"
+        for within, terms in sums.items()
+    )
+
+
+def _factors(within: Expr) -> str:
+    """Each factor as it is 1 or 0: ``(1 - M)`` where sympy has ``M - 1`` and a sign."""
+    bases = [base for base, _ in sympy.factor_list(within)[1]]
+    return "*".join(
+        f"(1 - {format_expr(base + 1)})" if base.as_coeff_Add()[0] == -1 else format_expr(base) for base in bases
+    )
 
 
 def _scaled(contribution: Contribution, value: float) -> str:

@@ -39,3 +39,17 @@ def test_expression_reads_as_sympy() -> None:
     formula = fit(op, laws.over_tokens(lambda v: 2.0 + laws.moved(op, v) / 1e6))
     assert {str(s) for s in formula.expression.free_symbols} == {"T", "launch", "bandwidth"}
     assert {str(s) for s in formula.fitted.free_symbols} == {"T"}
+
+
+def test_what_counts_for_some_batches_stands_behind_its_condition() -> None:
+    op = laws.attention(backend="TRITON_ATTN")
+
+    def law(values: dict[str, float]) -> float:
+        return (20.0 if values["M"] else 6.0 if values["R"] <= 16 else 9.0) + laws.moved(op, values) / 2000e3
+
+    many = [Batch.of(*[(1, cached)] * count) for count in (20, 40) for cached in (16, 128, 512)]
+    text = equation(fit(op, laws.over_batches(law, [*laws.batches(), *many])))
+    for start in ("*[6 + ", "*[9 + ", "M*[20 + "):
+        assert start in text
+    assert text.count("(1 - M)") == 2
+    assert text.count("(1 - min(1, R//17))") == 1
