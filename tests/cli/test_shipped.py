@@ -44,22 +44,21 @@ def folder(tmp_path_factory) -> str:
 
 
 @pytest.mark.engine
-def test_a_step_is_device_time_only_and_says_so(folder):
+def test_a_step_is_of_the_stored_gpu_and_its_host(folder):
     document, _, talk = answers(folder)
-    assert document["device_only"]
+    assert not document["device_only"]
     assert "NVIDIA H200 as stored: vllm 0.26.0" in talk
-    assert "host time of NVIDIA H200 is not measured: step times are device time only" in talk
-    assert {row["kind"] for row in document["rows"]} == {"gemm", "attention", "region"}
+    assert {row["kind"] for row in document["rows"]} == {"gemm", "attention", "region", "host"}
     cost = document["cost"]
-    assert cost["host_before_us"] == cost["host_after_us"] == 0
-    assert cost["total_us"] == cost["device_us"] == sum(row["total_us"] for row in document["rows"])
+    assert min(cost["host_before_us"], cost["host_after_us"], cost["launch_us"]) > 100
+    assert cost["total_us"] == sum(row["total_us"] for row in document["rows"])
     assert 3_400 < cost["device_us"] < 12_000  # its weights alone take 16.1 GB / 4.8 TB/s = 3.3 ms
 
 
 @pytest.mark.engine
 def test_stored_operations_of_one_release_are_those_that_another_captures(folder):
     _, shares, _ = answers(folder)
-    assert shares == {"llama-3.1-8b": (12, 12), "qwen3-8b": (12, 12), "gemma-2-9b": (12, 13)}
+    assert shares == {"llama-3.1-8b": (12, 12), "qwen3-8b": (12, 12), "gemma-2-9b": (13, 13)}
 
 
 def test_what_is_not_stored_is_one_clear_line(tmp_path, capsys):

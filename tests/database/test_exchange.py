@@ -104,8 +104,10 @@ def test_shipped_data_is_sound_and_of_this_version():
         assert all(record.environment.get("processor") for record in of_the_host)
         taken = [record for record in taken if record.operation.target not in HOST_PARTS]
         assert len(taken) > 1000
-        latent = {"mla_attention"} if path.stem == "h100" else set()
-        assert {record.operation.target for record in taken} == {"attention", "linear", "moe", "region"} | latent
+        kinds = {"attention", "linear", "mla_attention", "moe", "region"}
+        if path.stem == "h200":
+            kinds |= {"all_gather", "all_reduce", "recv", "reduce_scatter", "send"}
+        assert {record.operation.target for record in taken} == kinds
         assert all(record.environment.get("driver") for record in taken)
         assert all(record.measurement.samples.clock_mhz for record in taken)
         for text in {record.operation.text for record in taken}:
