@@ -1,6 +1,6 @@
 """A fitted formula: a frozen value that predicts, says where it holds and how well, and prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dooly.errors import FitError
 from dooly.fit.evaluator import Evaluator, column_evaluator, scalar_evaluator
 from dooly.fit.residual import Field, Residual
-from dooly.fit.terms import PARAMETERS, Structure
+from dooly.fit.terms import PARAMETERS, Structure, Term
 from dooly.ir.expr import Expr, format_expr, symbols_of
 
 __all__ = ["Formula", "Held", "Parameter", "Range"]
@@ -134,6 +134,14 @@ class Formula:
         return tuple(sorted({name for e in used for name in symbols_of(e)}))
 
     @cached_property
+    def by_batches(self) -> Mapping[Expr, Sequence[Term]]:
+        """Terms by what is 1 for the batches that they count for, in order."""
+        found: dict[Expr, list[Term]] = {}
+        for term in self.structure:
+            found.setdefault(term[0].within, []).append(term)
+        return found
+
+    @cached_property
     def expression(self) -> Expr:
         """Symbolic part in us, over request symbols and parameters by name."""
         named = {p.name: cast(Expr, sympy.Symbol(p.name, positive=True)) for p in self.parameters}
@@ -145,13 +153,11 @@ class Formula:
         return self._sum({p.name: cast(Expr, sympy.Float(p.value)) for p in self.parameters})
 
     def _sum(self, parameters: Mapping[str, Expr]) -> Expr:
-        totals: dict[Expr, Expr] = {}
-        for term in self.structure:
+        def largest(term: Term) -> Expr:
             parts = [c.expression(parameters[c.parameter]) for c in term]
-            value = parts[0] if len(parts) == 1 else cast(Expr, sympy.Max(*parts))
-            within = term[0].within
-            totals[within] = totals.get(within, cast(Expr, sympy.Integer(0))) + value
-        return sympy.Add(*(within * total for within, total in totals.items()))
+            return parts[0] if len(parts) == 1 else cast(Expr, sympy.Max(*parts))
+
+        return sympy.Add(*(within * sympy.Add(*map(largest, terms)) for within, terms in self.by_batches.items()))
 
     @cached_property
     def _scalar(self) -> tuple[Evaluator, list[tuple[Evaluator, float, float]]]:

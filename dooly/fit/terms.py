@@ -1,6 +1,6 @@
 """The symbolic part of a formula: a sum of terms, each the largest of its contributions (parameter and quantity)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import cast
@@ -138,7 +138,7 @@ def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
     if subject.kind is not Kind.ATTENTION or "Sp" in subject.symbols:
         return (_whole(subject, points),)  # latent attention: its FLOPs tell decode and prefill apart already
     decode = _ONE - _MIXED
-    mixed = Regime(_MIXED, tuple(_prefilling(subject)), (_within(_MIXED, _per("T"), "_mixed"),))
+    mixed = _regime(_MIXED, _prefilling(subject), "_mixed", (_per("T"),))
     coarser = (_decoding(subject, decode), mixed), _whole(subject, points)
     if subject.split is None:
         return coarser
@@ -153,10 +153,27 @@ def _whole(subject: Subject, points: int) -> tuple[Regime]:
     return (Regime(_ONE, tuple(_stateless(subject, points))),)
 
 
+def _regime(within: Expr, structures: Iterable[Structure], name: str = "", additions: Structure = ()) -> Regime:
+    """Structures for batches of one regime only; parameters that others have, too, get its name."""
+    batches = normal(within)
+
+    def here(structure: Structure) -> Structure:
+        return tuple(
+            tuple(
+                Contribution(
+                    c.parameter + name if c.parameter + name in PARAMETERS else c.parameter, c.quantity, batches
+                )
+                for c in term
+            )
+            for term in structure
+        )
+
+    return Regime(within, tuple(map(here, structures)), here(additions))
+
+
 def _around(within: Expr, sizes: Sequence[str], name: str = "") -> Regime:
     """Host work of steps that only decode, or with prompts among them, which are prepared by other code."""
-    structures = ((_LAUNCH, *map(_per, chosen)) for chosen in _subsets(list(sizes)))
-    return Regime(within, tuple(tuple(_within(within, term, name) for term in each) for each in structures))
+    return _regime(within, ((_LAUNCH, *map(_per, chosen)) for chosen in _subsets(list(sizes))), name)
 
 
 def _stateless(subject: Subject, points: int) -> Iterator[Structure]:
@@ -192,19 +209,17 @@ def _decoding(subject: Subject, within: Expr) -> Regime:
     """Memory, and the longest context as far as its rows are worked off in turn: the larger of both, or their sum."""
     memory, longest = Contribution("bandwidth", subject.bytes), Contribution("chain", symbol("Sd"))
     works: tuple[Structure, ...] = (((memory,),), ((memory, longest),), ((memory,), (longest,)))
-    structures = ((_LAUNCH, *work, *more) for more in ((), (_per("R"),)) for work in works)
-    return Regime(within, tuple(tuple(_within(within, term) for term in each) for each in structures))
+    return _regime(within, ((_LAUNCH, *work, *more) for more in ((), (_per("R"),)) for work in works))
 
 
 def _unsplit(subject: Subject, within: Expr) -> Regime:
     """The longest context is a bound as memory is one, whether or not the points show it."""
     work = Contribution("bandwidth", subject.bytes), Contribution("chain", symbol("Sd"))
-    structures: tuple[Structure, ...] = ((_LAUNCH, work), (_LAUNCH, work, _per("R")))
-    return Regime(within, tuple(tuple(_within(within, term, "_unsplit") for term in each) for each in structures))
+    return _regime(within, ((_LAUNCH, work), (_LAUNCH, work, _per("R"))), "_unsplit")
 
 
 def _prefilling(subject: Subject) -> Iterator[Structure]:
-    """Compute, and the longest chain, of the larger of both or their sum, plus memory."""
+    """Compute and the longest chain, the larger of both or their sum, plus memory."""
     memory = Contribution("bandwidth", subject.bytes)
     for pairs in ("P", "Pp", "Pt"):
         flops = Contribution("peak", _replaced(subject.flops, symbol("P"), symbol(pairs)))
@@ -213,13 +228,7 @@ def _prefilling(subject: Subject) -> Iterator[Structure]:
             chain = Contribution("chain", symbol(rows))
             works += [((flops, chain),), ((flops,), (chain,))]
         for work in works:
-            yield tuple(_within(_MIXED, term, "_mixed") for term in (_LAUNCH, *work, (memory,), _per("R")))
-
-
-def _within(within: Expr, term: Term, name: str = "") -> Term:
-    """The term for batches of one regime only; parameters that others have, too, get its name."""
-    names = (each.parameter + name if each.parameter + name in PARAMETERS else each.parameter for each in term)
-    return tuple(Contribution(own, each.quantity, normal(within)) for own, each in zip(names, term, strict=True))
+            yield (_LAUNCH, *work, (memory,), _per("R"))
 
 
 def _attention(subject: Subject) -> Iterator[Structure]:

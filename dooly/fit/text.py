@@ -41,15 +41,12 @@ def equation(formula: Formula) -> str:
     What counts for some batches only stands in brackets behind the factor that is 1 for these and 0 for others.
     """
     values = {p.name: p.value for p in formula.parameters}
-    sums: dict[Expr, list[str]] = {}
-    for term in formula.structure:
-        parts = [_scaled(c, values[c.parameter]) for c in term]
-        text = parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
-        sums.setdefault(term[0].within, []).append(text)
-    return " + ".join(
-        " + ".join(terms) if within == 1 else f"{_factors(within)}*[{' + '.join(terms)}]"
-        for within, terms in sums.items()
-    )
+    sums: list[str] = []
+    for within, terms in formula.by_batches.items():
+        parts = [[_scaled(c, values[c.parameter]) for c in term] for term in terms]
+        total = " + ".join(each[0] if len(each) == 1 else f"max({', '.join(each)})" for each in parts)
+        sums.append(total if within == 1 else f"{_factors(within)}*[{total}]")
+    return " + ".join(sums)
 
 
 def _factors(within: Expr) -> str:
