@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from dooly.database import Measurement, Point, Samples, Status
+from dooly.database import Environment, Measurement, Point, Record, Samples, Status, StoredOperation
+from dooly.database.exchange import write_parquet
 from dooly.ir import Operation, Program
 from dooly.ir.operation import Use
-from scripts.accuracy_page import class_errors, family_rows, zero_shot
+from scripts.accuracy_page import class_errors, family_rows, read_points, zero_shot
 from scripts.zero_shot import BUDGETS_S, STEPS, left_out
 from tests.fit.laws import SIZES, flops, linear, moved
 
@@ -46,6 +47,21 @@ def test_classes_have_errors_beside_goal_and_noise() -> None:
     assert row["median"] == pytest.approx(100 * (1 - 1 / 1.1), abs=1.0)
     assert row["noise"] == pytest.approx(2.0)
     assert row["repeated"] == 4
+
+
+def test_points_of_the_environment_with_most_of_them_are_read(tmp_path) -> None:
+    operation = linear(*SHAPES[0])
+    stored = StoredOperation(operation.signature, operation.target, str(Program((), (operation,))))
+    records = [
+        Record(stored, environment, replace(each, environment=environment.key))
+        for environment, sizes in ((Environment.of(gpu="x"), SIZES[:2]), (Environment.of(gpu="y"), SIZES[:3]))
+        for each in measured(operation, sizes)
+    ]
+    write_parquet(records, tmp_path / "points.parquet")
+    (found,) = read_points(tmp_path / "points.parquet").values()
+    assert len(found) == 3
+    assert {each.environment for each in found} == {Environment.of(gpu="y").key}
+    assert read_points(tmp_path / "none.parquet") == {}
 
 
 def test_families_are_listed_once_with_their_parameters() -> None:

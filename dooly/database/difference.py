@@ -43,11 +43,14 @@ class Difference:
 
 
 def difference(first: Iterable[Record], second: Iterable[Record]) -> list[Difference]:
-    """Ratios of latencies at the points that both hold, per operation; whatever their environments are."""
-    ours = {(r.operation.signature, r.measurement.point): r for r in first if r.measurement.status is Status.OK}
+    """Ratios of latencies at the points that both hold, per operation: of one environment, or else whatever they are."""
+    good = [record for record in first if record.measurement.status is Status.OK]
+    ours = {(each.operation.signature, each.measurement.point): each for each in good}
+    same = {(each.operation.signature, each.measurement.point, each.environment.key): each for each in good}
     ratios: dict[tuple[str, str], list[float]] = {}
     for record in second:
-        mine = ours.get((record.operation.signature, record.measurement.point))
+        where = record.operation.signature, record.measurement.point
+        mine = same.get((*where, record.environment.key), ours.get(where))
         if mine is not None and record.measurement.status is Status.OK:
             ratio = record.measurement.latency_us / mine.measurement.latency_us
             ratios.setdefault((record.operation.target, record.operation.signature), []).append(ratio)

@@ -30,6 +30,15 @@ def test_only_points_that_both_measured_count():
     assert [(each.target, each.ratios) for each in found] == [("linear", (1.5,)), ("region", (0.5,))]
 
 
+def test_points_of_one_environment_are_compared_where_both_have_it():
+    here, there = Environment.of(gpu="x"), Environment.of(gpu="y")
+    first = [replace(record("linear", 1, us), environment=each) for each, us in ((here, 10.0), (there, 20.0))]
+    again = [replace(each, measurement=record("linear", 1, 30.0).measurement) for each in first]
+    assert [difference(first, [each])[0].ratios for each in again] == [(3.0,), (1.5,)]
+    (elsewhere,) = difference(first, [replace(again[0], environment=Environment.of(gpu="z"))])
+    assert elsewhere.ratios == (1.5,)
+
+
 def test_kinds_of_operations_are_summed_up_with_all_of_them_last():
     first = [record("linear", n, 10.0, f"s{n % 2}") for n in range(1, 41)] + [record("moe", 1, 10.0)]
     second = [record("linear", n, 10.0 + 0.0099 * n, f"s{n % 2}") for n in range(1, 41)] + [record("moe", 1, 13.0)]
