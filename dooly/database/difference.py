@@ -43,7 +43,7 @@ class Difference:
 
 
 def difference(first: Iterable[Record], second: Iterable[Record]) -> list[Difference]:
-    """Ratios of latencies at the points that both hold, per operation: of one environment, or else whatever they are."""
+    """Ratios of latencies at the points that both hold, per operation; of one environment where it is in both."""
     good = [record for record in first if record.measurement.status is Status.OK]
     ours = {(each.operation.signature, each.measurement.point): each for each in good}
     same = {(each.operation.signature, each.measurement.point, each.environment.key): each for each in good}
