@@ -110,6 +110,7 @@ def record(
         runs: list[Run] = []
         for trace, turn in _passes(engine, served, repeats):
             run = record_trace(engine, name, trace, settings, rng)
+            facts = tuple(sorted({**dict(facts), **_slowdown(engine)}.items()))
             kept = replace(run, steps=(), unlisted=(len(run.steps), sum(s.batch.count for s in run.steps)))
             runs.append(run if turn == 0 else kept)
             save_recording(Recording(name, 1, engine.backend, facts, tuple(runs)), output)
@@ -119,6 +120,19 @@ def record(
             taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
             save_steps(StepRecording(name, 1, engine.backend, settings, facts, taken), steps)
             say(f"{len(taken)} steps in {steps}")
+
+
+def _slowdown(engine: "Engine | RemoteEngine") -> dict[str, str]:
+    """A fact of the recording if the GPU is slower than it should be: its steps are then no engine's usual ones."""
+    from dooly.cli.output import say
+    from dooly.executor.gpu import Gauge
+    from dooly.live import Engine
+
+    if not isinstance(engine, Engine) or engine.device != "cuda" or not (state := Gauge().read()).slowed_by:
+        return {}
+    why = f"{state.slowed_by}, {state}"
+    say(f"the GPU is slowed down by {why}: record again when it is well, or on another GPU")
+    return {"slowed by": why}
 
 
 def _passes(engine: "Engine | RemoteEngine", traces: "Sequence[Trace]", repeats: int) -> "Iterator[tuple[Trace, int]]":

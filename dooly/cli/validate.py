@@ -108,11 +108,14 @@ def _live(
 
 def _recorded(path: Path, db: str) -> list["Validation"]:
     """One for each trace and way of scheduling."""
+    from dooly.cli.output import say
     from dooly.cli.recorded import recorded_model
     from dooly.simulate.recording import load_recording
 
     recording = load_recording(path)
     saved = recorded_model(recording, db)
+    if (slow := dict(recording.facts).get("slowed by")) is not None:
+        say(f"note: the GPU of this recording was slowed down by {slow}: its steps take longer than they should")
     groups: dict[tuple[str, bool], list[Run]] = {}
     for run in recording.runs:
         groups.setdefault((run.trace, run.settings.async_scheduling), []).append(run)

@@ -9,7 +9,7 @@ from dooly.engine import driver_version, installed
 from dooly.errors import ProfileError
 from dooly.executor.topology import links_between, settings
 
-__all__ = ["Gauge", "Reading", "gpu_facts"]
+__all__ = ["Gauge", "Reading", "Slowed", "gpu_facts", "slowed_by"]
 
 _PLATFORMS = {spec.device_name: name for name, spec in PLATFORMS.items() if spec.is_cuda}
 _LIBRARIES = {
@@ -57,14 +57,43 @@ def _uuid(properties: Any) -> str:
     return f"GPU-{properties.uuid}"
 
 
+_SLOWDOWNS = {0x20: "heat", 0x40: "heat", 0x80: "its power supply", 0x08: "its hardware"}
+"""NVML's reasons of clocks below what is set that say something is wrong; the power cap, 0x4, is how a GPU works."""
+
+
+class Slowed(ProfileError):
+    """The GPU is slower than it should be, so what is measured on it now is not true."""
+
+
+def slowed_by(reasons: int) -> str:
+    """What slows the GPU down, from NVML's bits; empty if nothing does.
+
+    >>> slowed_by(0x5), slowed_by(0x24), slowed_by(0x88)
+    ('', 'heat', 'its power supply')
+    """
+    return next((words for bit, words in _SLOWDOWNS.items() if reasons & bit), "")
+
+
 @dataclass(frozen=True)
 class Reading:
-    """State of the GPU at one moment: clocks in MHz, temperature in degrees Celsius, power in W."""
+    """State of the GPU at one moment.
+
+    Attributes:
+        clock_mhz, most_mhz, memory_mhz: of its multiprocessors, the most that they can have, of its memory.
+        temperature_c: degrees Celsius.
+        power_w: W.
+        slowed_by: as of the function of that name.
+    """
 
     clock_mhz: float
+    most_mhz: float
     memory_mhz: float
     temperature_c: float
     power_w: float
+    slowed_by: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.clock_mhz:.0f} of {self.most_mhz:.0f} MHz at {self.temperature_c:.0f} degrees Celsius"
 
 
 class Gauge:
@@ -83,7 +112,9 @@ class Gauge:
         nvml, handle = self._nvml, self._handle
         return Reading(
             clock_mhz=float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            most_mhz=float(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
             memory_mhz=float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
             temperature_c=float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            slowed_by=slowed_by(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
         )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dooly.database import Samples
-from dooly.executor.gpu import Gauge
+from dooly.executor.gpu import Gauge, Slowed
 from dooly.executor.runner import Trial
 from dooly.executor.tensors import random_tensor
 from dooly.executor.timing import ALONE, Peers, Precision, confidence
@@ -52,6 +52,7 @@ def measure_on_gpu(
 
     Raises:
         RuntimeError: a kernel fails, or cannot be captured.
+        Slowed: the GPU, or that of a peer, is slower than it should be.
     """
     import torch
 
@@ -82,9 +83,15 @@ def measure_on_gpu(
                 (elapsed_s,) = peers.slowest([time.perf_counter() - started])
             reading = _gauge().read()
             stream.synchronize()
+            (slowed,) = peers.slowest([float(bool(reading.slowed_by))])
     finally:
         if collecting:
             gc.enable()
+    if slowed:
+        raise Slowed(
+            f"the GPU is slowed down by {reading.slowed_by or 'another, of its peers'} ({reading}): what it measures "
+            "now is not true and is not kept; the same command goes on when it is well, or on another GPU"
+        )
     state = (("queued_us", queued_us), ("memory_mhz", reading.memory_mhz), ("power_w", round(reading.power_w, 1)))
     return Samples(
         tuple(values), tuple(warmups), loops, (*trial.aside, *state), reading.clock_mhz, reading.temperature_c

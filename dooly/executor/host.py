@@ -90,9 +90,8 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
             if not book.held:
                 return 0
             deepest = max(folders)
-            alone_us: dict[str, float] = {}
-            if not on_gpu:
-                alone_us = _alone(machine, [op for program in programs.values() for op in program])
+            every = [op for program in programs.values() for op in program]
+            alone = _alone(machine, [op for op in every if op.kind.stateful] if on_gpu else every)
             for depth, folder in folders.items():
                 if depth != deepest and not book.holds(*_AROUND) and marks[depth] not in book.held:
                     continue  # an earlier run came so far
@@ -106,11 +105,11 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 for point in load.points:
                     _store_around(book, point, one_by_one)
                 if on_gpu:
-                    _store_launch(book, one_by_one, programs[depth])
+                    _store_launch(book, one_by_one, programs[depth], alone)
                     if depth == deepest:
                         _store_lead(book, steps)
                 else:
-                    _store_dispatch(book, steps, programs[depth], alone_us)
+                    _store_dispatch(book, steps, programs[depth], alone)
     finally:
         book.release()
     return book.stored
@@ -157,19 +156,18 @@ def _operations(folder: Path, machine: Machine) -> tuple[Operation, ...]:
 # -- the operations by themselves ------------------------------------------------------------------------------------
 
 
-def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, float]:
-    """Latency of each operation at the decode batch of the recorded steps, us by signature."""
-    latencies: dict[str, float] = {}
+def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, Samples]:
+    """Each operation at the decode batch of the recorded steps, by signature."""
+    found: dict[str, Samples] = {}
     with open_session(machine) as session:
         for operation in operations:
-            if operation.signature not in latencies:
+            if operation.signature not in found:
                 try:
                     trial = make_runner(operation, session).trial(_decode_point(operation))
                 except Unsupported as error:
                     raise ProfileError(f"host time: {operation.name} of the load cannot run here: {error}") from error
-                samples = session.measure(trial, Precision.usual(machine.torch_device)).undisturbed_us
-                latencies[operation.signature] = statistics.median(samples)
-    return latencies
+                found[operation.signature] = session.measure(trial, Precision.usual(machine.torch_device))
+    return found
 
 
 def _decode_point(operation: Operation) -> Point:
@@ -200,11 +198,16 @@ def _queued(operations: Sequence[Operation], mode: str = "NONE") -> int:
     return sum(op.count for op in operations if mode != "PIECEWISE" or op.kind.stateful)
 
 
-def _store_launch(book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation]) -> None:
+def _store_launch(
+    book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone: Mapping[str, Samples]
+) -> None:
     """Time to queue a step, by the way in which its kernels were launched and the number of its requests.
 
+    Beside it stands what queueing the attention of a layer takes by itself: that of other models may take longer.
     Shapes come as they do, so points are claimed here; prompts that are served before decoding give few samples.
     """
+    (attention,) = (alone[op.signature] for op in operations if op.kind.stateful)
+    aside = tuple((name, us) for name, us in attention.aside if name == "queued_us")
     for mode, signature in zip(MODES, LAUNCH_PARTS, strict=True):
         alike: dict[int, list[TimedStep]] = {}
         for step in steps:
@@ -213,7 +216,7 @@ def _store_launch(book: _Claims, steps: Sequence[TimedStep], operations: Sequenc
         for requests, seen in alike.items():
             point = Point.of(N=_queued(operations, mode), R=requests)
             if len(seen) >= _FEWEST:
-                _store(book, signature, point, [step.launch_us for step in seen])
+                _store(book, signature, point, [step.launch_us for step in seen], aside)
 
 
 def _store_lead(book: _Claims, steps: Sequence[TimedStep]) -> None:
@@ -231,23 +234,25 @@ def _store_lead(book: _Claims, steps: Sequence[TimedStep]) -> None:
             _store(book, "host_lead", Point.of(R=requests), [max(1.0, step.device_us - device_us) for step in idle])
 
 
-def _store(book: _Claims, signature: str, point: Point, values_us: Iterable[float]) -> None:
+def _store(
+    book: _Claims, signature: str, point: Point, values_us: Iterable[float], aside: tuple[tuple[str, float], ...] = ()
+) -> None:
     book.claim(signature, point)
-    book.store(signature, point, Samples(tuple(values_us)))
+    book.store(signature, point, Samples(tuple(values_us), aside=aside))
 
 
 def _store_dispatch(
-    book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone_us: Mapping[str, float]
+    book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone: Mapping[str, Samples]
 ) -> None:
     """What full decode steps take less what their operations take by themselves.
 
     Below zero is noise of the two timings; it is stored as the least positive time that makes sense.
     """
-    alone = sum(operation.count * alone_us[operation.signature] for operation in operations)
+    alone_us = sum(op.count * statistics.median(alone[op.signature].undisturbed_us) for op in operations)
     decodes = tuple(step.device_us for step in steps if _shape(step) == Point.of(R=DECODE, T=DECODE))
     if decodes:
         together = statistics.median(Samples(decodes).undisturbed_us)
-        aside = (("alone_us", alone), ("together_us", together))
+        aside = (("alone_us", alone_us), ("together_us", together))
         book.store(
-            "host_dispatch", Point.of(N=_queued(operations)), Samples((max(1.0, together - alone),), aside=aside)
+            "host_dispatch", Point.of(N=_queued(operations)), Samples((max(1.0, together - alone_us),), aside=aside)
         )

@@ -1,10 +1,12 @@
 """The engine's surroundings in which a single layer can run: configuration, process groups, operation priorities."""
 
+import functools
 import gc
 import json
 import tempfile
+import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dooly.database import Samples
 from dooly.engine import EngineSettings, engine_config, one_line, prepare_vllm
 from dooly.errors import ProfileError
+from dooly.executor.gpu import Slowed
 from dooly.executor.machine import Machine
 from dooly.executor.ranks import Ranks
 from dooly.executor.runner import Trial, Unsupported
@@ -27,6 +30,10 @@ __all__ = ["Place", "Session", "Unsupported", "open_session"]
 _MAX_CONTEXT = 1 << 17
 _MAX_REQUESTS = {"cpu": 1, "cuda": 512}
 """Buffers of metadata builders are made for so many requests; on the CPU they have none."""
+
+
+_PAUSES_S = (5.0, 20.0)
+"""What a GPU that is too hot is given to cool down before it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +135,23 @@ class Session:
         return random_tensor(shape, dtype, seed, self.device)
 
     def measure(self, trial: Trial, precision: Precision, peers: Peers = ALONE) -> Samples:
-        """Time one trial with the clock of this device."""
+        """Time one trial with the clock of this device.
+
+        Raises:
+            Slowed: the GPU is slower than it should be, and still is after a while.
+        """
         if trial.elsewhere is not None:
             return trial.elsewhere(precision)
         if self.device == "cuda":
             from dooly.executor.gpu_timing import measure_on_gpu
 
             graph = self.machine.mode == "graph" and trial.captured
-            return measure_on_gpu(trial, precision, graph=graph, cache_bytes=self.machine.cache_bytes, peers=peers)
+            how = functools.partial(measure_on_gpu, graph=graph, cache_bytes=self.machine.cache_bytes, peers=peers)
+            for pause_s in _PAUSES_S:
+                with suppress(Slowed):
+                    return how(trial, precision)
+                time.sleep(pause_s)
+            return how(trial, precision)
         return measure(trial.call, precision, trial.aside, peers)
 
     def recover(self) -> None:

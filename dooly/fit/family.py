@@ -55,7 +55,7 @@ class Family:
         kept: parameters that were of use, in order.
         parameters: their values.
         median, p90: absolute error, as fractions, at points of a member by the parameters of all the others.
-        plan_us: as of a `Formula`, the least of the members.
+        plan_us, queued_us: as of a `Formula`, the least of the members.
     """
 
     members: tuple[str, ...]
@@ -65,6 +65,7 @@ class Family:
     median: float
     p90: float
     plan_us: float
+    queued_us: float
 
     def formula(self, operation: Operation, observations: Iterable[Observation] = ()) -> Formula:
         """For an operation of the family, measured or not.
@@ -90,6 +91,7 @@ class Family:
             domain=(),
             held=held,
             plan_us=self.plan_us,
+            queued_us=self.queued_us,
             lenders=len(self.members),
         )
         return _levelled(plain, collect(subject, own, fewest=1)) if own else plain
@@ -220,6 +222,7 @@ def _fit(members: Sequence[_Member]) -> Family | None:
         median=float(np.median(sizes)),
         p90=float(np.quantile(sizes, 0.9)),
         plan_us=min(member.data.plan_us for member in members),
+        queued_us=min((us for member in members if (us := member.data.queued_us)), default=0.0),
     )
 
 

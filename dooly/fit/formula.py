@@ -102,6 +102,8 @@ class Formula:
         domain: where it was measured.
         held: how well it does on points that it has not seen.
         plan_us: host time of planning it, once for all layers of a step; 0 where nothing is planned.
+        queued_us: host time of queueing it once, by itself outside of a graph; of the host's launching, what queueing
+            the attention of one layer takes by itself; 0 where that is not known.
         lenders: operations whose points it rests on, where it has too few of its own: then it is extrapolated anywhere,
             and `held` is of operations left out of the family, median and 90th percentile.
     """
@@ -116,6 +118,7 @@ class Formula:
     domain: tuple[Range, ...]
     held: Held
     plan_us: float = 0.0
+    queued_us: float = 0.0
     lenders: int = 0
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ class Observation:
         latency_us: typical time of one call (the median of its samples), positive.
         spread: of its samples, as interquartile range over median; points that scatter count less.
         plan_us: what the host took to plan it, once for all layers; 0 where nothing is planned.
+        queued_us: what the host took to queue one call; 0 where that is not known.
 
     Raises:
         FitError: the latency is not a positive number, or a size is not.
@@ -39,6 +40,7 @@ class Observation:
     latency_us: float
     spread: float = 0.0
     plan_us: float = 0.0
+    queued_us: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.latency_us) and self.latency_us > 0):
@@ -84,7 +86,8 @@ class Observation:
         """
         samples = measurement.samples
         found = cls.read(measurement.point.json, *typical_us(samples.values_us))
-        return replace(found, plan_us=dict(samples.aside).get("metadata_us", 0.0))
+        aside = dict(samples.aside)
+        return replace(found, plan_us=aside.get("metadata_us", 0.0), queued_us=aside.get("queued_us", 0.0))
 
     @property
     def point(self) -> str:

@@ -69,6 +69,13 @@ class Data:
         """Host time of planning a call."""
         return float(np.median([observation.plan_us for observation in self.observations]))
 
+    @property
+    def queued_us(self) -> float:
+        """Host time of queueing a call; of attention with prompts, since a step of decodes is one graph."""
+        known = [each for each in self.observations if each.queued_us]
+        with_prompts = [each for each in known if each.batch is not None and each.batch.tokens > each.batch.count]
+        return float(np.median([each.queued_us for each in with_prompts or known])) if known else 0.0
+
     def take(self, rows: NDArray[np.bool_]) -> "Data":
         kept = tuple(o for o, keep in zip(self.observations, rows.tolist(), strict=True) if keep)
         columns = {n: c[rows] for n, c in self.columns.items()}
@@ -124,6 +131,7 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
         domain=_domain(data),
         held=held,
         plan_us=data.plan_us,
+        queued_us=data.queued_us,
     )
 
 

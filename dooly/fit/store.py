@@ -15,8 +15,9 @@ from dooly.ir.expr_parser import ExprSyntaxError, parse_expr
 
 __all__ = ["FORMAT", "from_json", "to_json"]
 
-FORMAT = 4
-"""Version of the form.  1: first.  2: curves over their axis.  3: time of planning.  4: what terms count for."""
+FORMAT = 5
+"""Version of the form.  1: first.  2: curves over their axis.  3: time of planning.  4: what terms count for.
+5: time of queueing."""
 
 
 def to_json(formula: Formula) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def to_json(formula: Formula) -> dict[str, Any]:
             "points": formula.held.points,
         },
         "plan_us": formula.plan_us,
+        "queued_us": formula.queued_us,
         "lenders": formula.lenders,
     }
 
@@ -121,6 +123,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
             int(_number(held["points"])),
         ),
         plan_us=_number(value["plan_us"]),
+        queued_us=_number(value["queued_us"]),
         lenders=int(_number(value["lenders"])),
     )
 

@@ -11,6 +11,7 @@ from dooly.batch import MODES, Batch, BatchColumns, StepBatch, StepCost
 from dooly.fit.formula import Formula
 from dooly.fit.observation import Routing, experts_reached
 from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import PLANNED_LATE, HostModel
@@ -62,8 +63,7 @@ class StepModel:
             host = replace(host, lead=None)
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
-        pieces = sum(each.count for each in self.work if each.operation.kind.stateful)
-        self._queued = (self.launches, pieces, self.launches)
+        self._queued, self._slower_us = _queueing(self.work, host)
         self._tables = [
             (axis, SizeTable(axis, [each for each in self.work if each.axis == axis]))
             for axis in sorted({each.axis for each in self.work if each.axis is not None})
@@ -139,7 +139,7 @@ class StepModel:
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
         lead, beyond = self.host.lead_one(place, requests)
-        return padded, _grid(launch), _grid(lead), outside or beyond
+        return padded, _grid(launch + self._slower_us[place]), _grid(lead), outside or beyond
 
     def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """Host time before and after the model, us; whether extrapolated."""
@@ -179,7 +179,8 @@ class StepModel:
         if self.host.launch:
             launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
             lead, late = self.host.lead_many(modes, floats["R"])
-            launch, lead, outside = on_grid(launch), on_grid(lead), outside | beyond | late
+            launch, lead = on_grid(launch + np.array(self._slower_us)[modes]), on_grid(lead)
+            outside = outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
         before, after = on_grid(before) + self._plan_us, on_grid(after)
         total = before + np.maximum(launch, lead + device) + after
@@ -223,6 +224,29 @@ class StepModel:
             ),
             cost,
         )
+
+
+def _queueing(work: Iterable[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """By place in `MODES`: operations that the host queues one by one, and us that some take it beyond the usual.
+
+    Experts, which are many kernels, are not among the operations where it is known what they take by themselves.
+    Attention takes longer by as much as it does by itself than that of the host's load.
+    """
+    work = tuple(work)
+    launches = sum(each.count for each in work)
+    attention = [each for each in work if each.operation.kind.stateful]
+    pieces = sum(each.count for each in attention)
+    if host is None or not host.launch:
+        return (launches, pieces, launches), (0.0, 0.0, 0.0)
+    usual_us = tuple(each.queued_us for each in host.launch)
+    experts = [each for each in work if each.operation.kind is Kind.MOE and each.formula.queued_us]
+    slower_us = [
+        sum(each.count * max(0.0, each.formula.queued_us - usual) for each in attention) if usual else 0.0
+        for usual in usual_us
+    ]
+    _, piecewise, none = slower_us
+    none += sum(each.count * each.formula.queued_us for each in experts)
+    return (launches, pieces, launches - sum(each.count for each in experts)), (0.0, piecewise, none)
 
 
 def _grid(latency_us: float) -> float:

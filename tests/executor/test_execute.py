@@ -10,6 +10,7 @@ import pytest
 from dooly.database import Database, Point, Status
 from dooly.errors import DatabaseError, ProfileError, SimulationError
 from dooly.executor import Precision, environment_for, execute, host, make_plan
+from dooly.executor.gpu import Slowed
 from dooly.executor.session import Unsupported
 from dooly.executor.sweep import coarse_points
 from dooly.executor.timing import confidence, measure
@@ -102,6 +103,17 @@ def test_a_lost_device_ends_the_run_and_the_next_goes_on_after_the_point(databas
     rest = make_plan([operation], database, somewhere, RANGES)
     assert not set(points[:2]) & set(rest.rows[0].missing)
     assert go(rest, database).taken >= len(points) - 2
+
+
+def test_a_gpu_that_is_too_hot_ends_the_run_and_leaves_the_point_to_others(database, pretend, somewhere, step):
+    operation = step("f32")["linear2 256"]
+    points = coarse_points(operation, RANGES)
+    pretend.fail[points[1]] = Slowed("the GPU is slowed down by heat")
+    with pytest.raises(ProfileError, match="slowed down by heat"):
+        go(make_plan([operation], database, somewhere, RANGES), database)
+    stored = database.points(operation.signature, environment_for(operation, somewhere), status=None)
+    assert [(each.point, each.status) for each in stored] == [(points[0], Status.OK)]
+    assert set(make_plan([operation], database, somewhere, RANGES).rows[0].missing) == set(points[1:])
 
 
 def test_what_the_engine_cannot_run_is_skipped_with_its_reason(database, pretend, somewhere, step):

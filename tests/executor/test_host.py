@@ -5,7 +5,7 @@ import pytest
 
 from dooly.batch import HOST_PARTS
 from dooly.child import in_own_process
-from dooly.database import Database, Point
+from dooly.database import Database, Point, Samples
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
 from dooly.executor import host, host_environment, machine
@@ -52,6 +52,19 @@ def test_the_lead_is_how_much_later_an_idle_device_is_done(tmp_path: Path):
     host._store_lead(host._Claims(database, host_environment(here)), [*steps, replace(decode, mode="NONE")])
     (found,) = database.points("host_lead", host_environment(here))
     assert (found.point, found.samples.values_us) == (Point.of(R=4), (500.0, 510.0, 520.0, 530.0, 540.0))
+    database.close()
+
+
+def test_beside_the_time_to_queue_a_step_stands_that_of_its_attention(tmp_path: Path, step):
+    here, database = machine(), Database(tmp_path / "latency.db")
+    operations = tuple(step("f32").values())
+    timed = [TimedStep(4, 4, "NONE", False, 100.0, 900.0 + place, 500.0, 1500.0) for place in range(3)]
+    alone = {each.signature: Samples((5.0,), aside=(("power_w", 1.0), ("queued_us", 30.0))) for each in operations}
+    book = host._Claims(database, host_environment(here))
+    host._store_launch(book, timed, operations, alone)
+    (found,) = database.points("host_launch_none", host_environment(here))
+    assert found.samples.values_us == (900.0, 901.0, 902.0)
+    assert found.samples.aside == (("queued_us", 30.0),)
     database.close()
 
 

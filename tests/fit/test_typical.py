@@ -26,11 +26,13 @@ def test_disturbed_samples_do_not_count() -> None:
 
 
 def test_observation_of_a_measurement() -> None:
-    samples = Samples((5.0, 5.0, 5.0, 900.0), aside=(("metadata_us", 70.0), ("power_w", 300.0)))
+    aside = (("metadata_us", 70.0), ("queued_us", 30.0), ("power_w", 300.0))
+    samples = Samples((5.0, 5.0, 5.0, 900.0), aside=aside)
     found = Observation.of(Measurement("op", "e", Point.of(T=3), Status.OK, None, samples))
     assert (found.sizes, found.latency_us, found.spread, found.plan_us) == ((("T", 3),), 5.0, 0.0, 70.0)
-    unplanned = replace(samples, aside=())
-    assert Observation.of(Measurement("op", "e", Point.of(T=3), Status.OK, None, unplanned)).plan_us == 0.0
+    assert found.queued_us == 30.0
+    unknown = Observation.of(Measurement("op", "e", Point.of(T=3), Status.OK, None, replace(samples, aside=())))
+    assert (unknown.plan_us, unknown.queued_us) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("values", [[], [0.0, 1.0], [-1.0], [float("nan"), 1.0]])

@@ -157,6 +157,32 @@ def test_attention_that_is_planned_late_adds_to_the_host(
     assert late.step_times([batch]).total_us[0] == late.breakdown(batch).cost.total_us == after.total_us
 
 
+def test_experts_and_slow_attention_take_the_host_longer(either: StepModel, formulas: dict[str, Formula]) -> None:
+    """In a graph of the whole step they take it no time at all."""
+    queued = {"attention": 130.0, "moe": 400.0}
+    slower = formulas | {
+        each.signature: replace(formulas[each.signature], queued_us=queued.get(each.target, 0.0))
+        for each in OPERATIONS[:6]
+    }
+    batches = {"FULL": Batch.of(*[(1, 40)] * 8), "PIECEWISE": Batch.of((1, 40), (16, 0)), "NONE": Batch.of((600, 0))}
+    before = {mode: either.step_time(batch).launch_us for mode, batch in batches.items()}
+    if either.host is None or not either.host.launch:
+        unchanged = StepModel(collect_work(OPERATIONS, slower, MODEL), either.host)
+        assert [unchanged.step_time(batch).launch_us for batch in batches.values()] == [0.0, 0.0, 0.0]
+        return
+    host = replace(either.host, launch=tuple(replace(each, queued_us=100.0) for each in either.host.launch))
+    model = StepModel(collect_work((*OPERATIONS, PICKED), slower, MODEL), host, either.graphs)
+    after = {mode: model.step_time(batch).launch_us for mode, batch in batches.items()}
+    assert after["FULL"] == before["FULL"]
+    assert after["PIECEWISE"] - before["PIECEWISE"] == pytest.approx(4 * 30.0)
+    # Four operations less are queued in the usual time, 90 us each.
+    assert after["NONE"] - before["NONE"] == pytest.approx(4 * 30.0 + 4 * (400.0 - 90.0), rel=0.05)
+    assert list(model.step_times(list(batches.values())).launch_us) == list(after.values())
+    quick = replace(host, launch=tuple(replace(each, queued_us=0.0) for each in host.launch))
+    unknown = StepModel(collect_work((*OPERATIONS, PICKED), slower, MODEL), quick, either.graphs)
+    assert unknown.step_time(batches["PIECEWISE"]).launch_us == before["PIECEWISE"]
+
+
 def _of_backend(operation: Operation, backend: str) -> Operation:
     if operation.target != "attention":
         return operation
