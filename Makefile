@@ -83,10 +83,11 @@ docs: $(STAMP) ## write the pages that come from the code: operations and what t
 architectures: $(STAMP) ## docs/architectures.md: every bundled model captured, deduplicated and checked by witnesses
 	$(BIN)/python benchmarks/architectures.py
 
-reports: $(STAMP) ## docs/accuracy.md, what-measuring-costs.md and where-gpu-time-goes.md, from the measurements that ship
+reports: $(STAMP) ## accuracy, costs, kernels and validation in docs/, from the measurements that ship
 	$(BIN)/python scripts/cost_page.py
 	$(BIN)/python scripts/kernel_page.py
 	$(BIN)/python -m scripts.accuracy_page
+	$(BIN)/python scripts/validation_page.py
 
 bench: $(STAMP) ## seconds of capture and of each pass for four models; microseconds of a step prediction; speed of simulation
 	$(BIN)/python -m dooly.passes --time-passes llama-3.1-8b llama-3.1-70b qwen3-8b mixtral-8x7b > /dev/null

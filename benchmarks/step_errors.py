@@ -116,17 +116,21 @@ def _version(python: str | None) -> str:
 def _table(path: Path, args: argparse.Namespace) -> Table:
     recording = load_recording(path) if path.suffix == ".gz" else load_steps(path)
     seen = _seen(recording)
-    model = _captured(recording, args.db) if args.vidur else recorded_model(recording, args.db)
+    model = recorded_model(recording, args.db)
     predictions: dict[str, tuple[Sequence[float], Sequence[float]]] = {"dooly": _dooly(model, seen)}
     if args.aiconfigurator:
         predictions |= _alone("AIConfigurator", args.aiconfigurator, _aiconfigurator(recording, seen), {})
     if args.vidur:
         question, environment = _vidur(seen), {"PYTHONPATH": args.vidur_source or ""}
         with tempfile.TemporaryDirectory() as folder:
-            _export(model, Path(folder), question)
-            predictions |= _alone("Vidur, regression", args.vidur, question, environment)
-            if args.forest:
-                predictions |= _alone("Vidur, forest", args.vidur, {**question, "forest": True}, environment)
+            try:
+                _export(_captured(recording, args.db), Path(folder), question)
+            except DoolyError as error:
+                say(f"Vidur: {error}")
+            else:
+                predictions |= _alone("Vidur, regression", args.vidur, question, environment)
+                if args.forest:
+                    predictions |= _alone("Vidur, forest", args.vidur, {**question, "forest": True}, environment)
     facts = dict(recording.facts)
     host = "host time not measured" if model.device_only else "with host time"
     title = f"{recording.model}, {facts['device']}, {facts.get('engine', '')}, {recording.backend}; dooly {host}"

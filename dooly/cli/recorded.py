@@ -1,19 +1,25 @@
 """Predictions for recorded engine steps: the model, backend and GPU of the recording, from stored measurements."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from dooly.capture.platforms import PLATFORMS
 from dooly.cli.kernel_tables import KernelReport
 from dooly.cli.knowledge import lower, place_of, saved_from
 from dooly.cli.output import say
 from dooly.cli.shipped import MEASURED, measured_models
 from dooly.cli.store import look_into
-from dooly.errors import PredictError
+from dooly.errors import PredictError, SimulationError
 from dooly.executor.ledger import with_backends
 from dooly.ir import Program
 from dooly.predict import SavedModel
 from dooly.simulate.recording import Recording
 from dooly.simulate.steps import StepRecording
 
-__all__ = ["kernel_report", "recorded_model", "recorded_platform"]
+if TYPE_CHECKING:
+    from dooly.simulate import Run, Validation
+
+__all__ = ["kernel_report", "recorded_model", "recorded_platform", "replayed"]
 
 
 def recorded_platform(recording: StepRecording | Recording) -> str:
@@ -60,3 +66,36 @@ def kernel_report(name: str, recording: StepRecording, location: str) -> KernelR
     except PredictError as error:
         say(f"{name}: no predictions: {error}")
         return KernelReport.of(name, recording, None)
+
+
+def replayed(recording: Recording, location: str) -> "list[Validation]":
+    """Predictions and a simulation beside what was recorded: one for each trace and way of scheduling.
+
+    Raises:
+        PredictError: a formula is missing, or the GPU is unknown.
+    """
+    saved = recorded_model(recording, location)
+    if (slow := dict(recording.facts).get("slowed by")) is not None:
+        say(f"note: the GPU of this recording was slowed down by {slow}: its steps take longer than they should")
+    groups: dict[tuple[str, bool], list[Run]] = {}
+    for run in recording.runs:
+        groups.setdefault((run.trace, run.settings.async_scheduling), []).append(run)
+    return [_replayed(saved, runs) for runs in groups.values()]
+
+
+def _replayed(saved: SavedModel, runs: "Sequence[Run]") -> "Validation":
+    from dooly.cli.knowledge import model_path
+    from dooly.simulate import Trace, TraceRequest, check_compact, compare, simulate, simulate_fast
+
+    settings = runs[0].settings
+    steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
+    served = tuple(TraceRequest(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in runs[0].requests)
+    trace = Trace(runs[0].trace, served)
+    try:
+        check_compact(saved.operations, settings)
+    except SimulationError as error:
+        say(f"note: the engine's own scheduler is simulated: {error}")
+        simulated = simulate(model_path(saved.name), trace, steps.step_time, settings)
+    else:
+        simulated = simulate_fast(saved.name, trace, steps.step_time, settings)
+    return compare(runs, [[steps.step_time(step.batch) for step in run.steps] for run in runs], simulated)

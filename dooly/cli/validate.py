@@ -1,6 +1,5 @@
 """``dooly validate``: predicted beside measured, on the real engine of this machine or on what was recorded of one."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +22,7 @@ from dooly.cli.serving import (
 )
 
 if TYPE_CHECKING:
-    from dooly.predict import SavedModel
-    from dooly.simulate import Run, Validation
+    from dooly.simulate import Validation
 
 __all__ = ["validate"]
 
@@ -61,7 +59,10 @@ def validate(
     if (model is None) == (recording is None):
         raise SimulationError("give either a MODEL, which is run here, or --recording FILE")
     if recording is not None:
-        results = _recorded(recording, db)
+        from dooly.cli.recorded import replayed
+        from dooly.simulate.recording import load_recording
+
+        results = replayed(load_recording(recording), db)
     else:
         assert model is not None
         settings = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
@@ -104,42 +105,6 @@ def _live(
             progress=lambda done, _: progress.update(task, completed=done),
         )
     return compare(measured, [[steps.step_time(step.batch) for step in run.steps] for run in measured], simulated)
-
-
-def _recorded(path: Path, db: str) -> list["Validation"]:
-    """One for each trace and way of scheduling."""
-    from dooly.cli.output import say
-    from dooly.cli.recorded import recorded_model
-    from dooly.simulate.recording import load_recording
-
-    recording = load_recording(path)
-    saved = recorded_model(recording, db)
-    if (slow := dict(recording.facts).get("slowed by")) is not None:
-        say(f"note: the GPU of this recording was slowed down by {slow}: its steps take longer than they should")
-    groups: dict[tuple[str, bool], list[Run]] = {}
-    for run in recording.runs:
-        groups.setdefault((run.trace, run.settings.async_scheduling), []).append(run)
-    return [_replayed(saved, runs) for runs in groups.values()]
-
-
-def _replayed(saved: "SavedModel", runs: Sequence["Run"]) -> "Validation":
-    from dooly.cli.knowledge import model_path
-    from dooly.cli.output import say
-    from dooly.errors import SimulationError
-    from dooly.simulate import Trace, TraceRequest, check_compact, compare, simulate, simulate_fast
-
-    settings = runs[0].settings
-    steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
-    served = tuple(TraceRequest(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in runs[0].requests)
-    trace = Trace(runs[0].trace, served)
-    try:
-        check_compact(saved.operations, settings)
-    except SimulationError as error:
-        say(f"note: the engine's own scheduler is simulated: {error}")
-        simulated = simulate(model_path(saved.name), trace, steps.step_time, settings)
-    else:
-        simulated = simulate_fast(saved.name, trace, steps.step_time, settings)
-    return compare(runs, [[steps.step_time(step.batch) for step in run.steps] for run in runs], simulated)
 
 
 def _print(result: "Validation") -> None:

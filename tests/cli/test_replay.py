@@ -37,14 +37,17 @@ def test_each_trace_is_there_with_either_scheduling(replayed):
 
 
 def test_what_the_gpu_bounds_is_near(replayed, request):
-    """Decode steps of whole graphs wait for the GPU; those whose kernels the host queues are another matter."""
-    planned_late = request.node.callspec.id == "h100-llama-3.1-8b-flashinfer"
+    """Decode steps of whole graphs wait for the GPU; those whose kernels the host queues are another matter.
+
+    The host bounds more than these where it plans attention late, or has experts and latent attention to queue.
+    """
+    bound_by_host = request.node.callspec.id in ("h100-llama-3.1-8b-flashinfer", "h100-deepseek-v2-lite")
     for (trace, scheduling), row in replayed.items():
         (decode,) = (s for s in row["steps"] if (s["kind"], s["mode"], s["part"]) == ("decode", "FULL", "device"))
         assert decode["count"] > (550 if trace.startswith("arxiv") else 850)
-        assert decode["error_percent"] < (4 if scheduling == "async" else 10)
+        assert decode["error_percent"] < (5 if scheduling == "async" else 10)
     tpot = replayed["arxiv:8@1.5", "async"]["requests"][1]
-    assert tpot["mape_percent"] < (10 if planned_late else 5)
+    assert tpot["mape_percent"] < (10 if bound_by_host else 5)
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name.partition(".json")[0])
