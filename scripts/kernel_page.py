@@ -28,10 +28,10 @@ the engine's own bookkeeping kernels to input, which is no operation of the IR. 
 Operations are measured one by one, in a CUDA graph that repeats them; steps were recorded with the engine's own
 scheduler. Likely causes of differences, none of them proven here: an operation's time includes the gap before its
 kernel, which the sum of kernels leaves out (some 1 us: much of a small region); clocks differ between a short
-measurement and a long step; products of 513 rows and more take up to a quarter longer than of 512, which was not
-measured on the H100. Where the host is slower than the GPU (mixed and short prefill steps without full graphs) the GPU
-waits: GPU time with its gaps is then longer than the sum of all operations. Launches are slower in a process that a
-profiler has been in, as all of these were.
+measurement and a long step; between 513 and 767 rows the library changes the tiles of a product more often than it was
+measured, and predictions are up to a quarter too long there. Where the host is slower than the GPU (mixed and short
+prefill steps without full graphs) the GPU waits: GPU time with its gaps is then longer than the sum of all operations.
+Launches are slower in a process that a profiler has been in, as all of these were.
 """
 
 
