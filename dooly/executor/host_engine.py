@@ -1,17 +1,33 @@
 """The real engine serving small workloads, step by step."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dooly.engine import EngineSettings
 from dooly.live import Engine, start_engine
 from dooly.probe import Probe, SeenStep
 
-__all__ = ["TimedStep", "Workload", "record"]
+__all__ = ["Asked", "TimedStep", "Workload", "record"]
 
-Workload = tuple[tuple[int, int], ...]
-"""(prompt tokens, output tokens) of requests that are submitted together."""
+
+class Asked(NamedTuple):
+    """A request of a workload.
+
+    Fields:
+        prompt, output: tokens.
+        after: steps of the workload that are taken before it is submitted.
+    """
+
+    prompt: int
+    output: int
+    after: int = 0
+
+
+Workload = tuple[Asked, ...]
+"""Requests that an idle engine serves, in the order in which they are submitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +93,11 @@ def record(
 
 def _serve(engine: Engine, batches: Sequence[Workload], label: str) -> None:
     for number, batch in enumerate(batches):
-        for index, (prompt, output) in enumerate(batch):
-            ids = [(7 * number + 3 * index + place) % engine.vocab_size for place in range(prompt)]
-            engine.add(f"{label}-{number}-{index}", ids, output)
-        while engine.busy():
+        waiting, taken = deque(enumerate(batch)), 0
+        while waiting or engine.busy():
+            while waiting and waiting[0][1].after <= taken:
+                index, asked = waiting.popleft()
+                ids = [(7 * number + 3 * index + place) % engine.vocab_size for place in range(asked.prompt)]
+                engine.add(f"{label}-{number}-{index}", ids, asked.output)
             engine.step()
+            taken += 1

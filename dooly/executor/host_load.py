@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 from dooly.capture import resolve_model
 from dooly.database import Point
 from dooly.engine import EngineSettings
-from dooly.executor.host_engine import Workload
+from dooly.executor.host_engine import Asked, Workload
 from dooly.executor.machine import Machine
 
 __all__ = ["DECODE", "HostLoad", "load_for"]
@@ -21,6 +23,9 @@ CONTEXT, STEPS = 32, 4
 """Prompt tokens, and steps at a time, of requests that decode."""
 
 _TURNS = 7
+
+_ARRIVALS, _GAP = 6, 4
+"""Prompts that arrive one by one while others decode, and steps from one to the next."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class HostLoad:
         requests, tokens: most in one step.
         decodes: requests that decode together.
         prefills: (requests, prompt tokens of each) that are prefilled together.
+        mixed: requests that decode while prompts of any size arrive one by one.
     """
 
     model: str
@@ -43,6 +49,7 @@ class HostLoad:
     tokens: int
     decodes: tuple[int, ...]
     prefills: tuple[tuple[int, int], ...]
+    mixed: tuple[int, ...] = ()
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -57,10 +64,12 @@ class HostLoad:
 
         A shape that is repeated at once finds its code in the processor's caches, and all its samples at one moment; a
         real engine's steps change from one to the next.  Prompts come between decoding steps, as they do where requests
-        arrive one by one.
+        arrive one by one; and beside them, no two of one size.
         """
+        sizes = random.Random(0)
         for _ in range(_TURNS):
             yield from self._turn(STEPS + 1)
+            yield from (self._arriving(count, sizes) for count in self.mixed)
 
     def overlapped(self) -> Iterator[Workload]:
         """Those that decode, to be served with asynchronous scheduling."""
@@ -69,17 +78,24 @@ class HostLoad:
 
     def warm_up(self) -> Iterator[Workload]:
         """Each shape once, cut short: the first step of a shape is slower."""
-        yield ((self.tokens, 2),)
+        yield (Asked(self.tokens, 2),)
         yield from self._turn(2)
 
     def _turn(self, outputs: int) -> Iterator[Workload]:
         decodes = self._decodes(outputs)
-        prefills = (((prompt, 1),) * count for count, prompt in self.prefills)
+        prefills = ((Asked(prompt, 1),) * count for count, prompt in self.prefills)
         for pair in itertools.zip_longest(decodes, prefills):
             yield from filter(None, pair)
 
     def _decodes(self, outputs: int) -> Iterator[Workload]:
-        yield from (((CONTEXT, outputs),) * count for count in self.decodes)
+        yield from ((Asked(CONTEXT, outputs),) * count for count in self.decodes)
+
+    def _arriving(self, decodes: int, sizes: random.Random) -> Workload:
+        """Requests that decode from first to last, and prompts of up to half of a step's tokens."""
+        low, high = math.log(2 * CONTEXT), math.log(self.tokens // 2)
+        prompts = [round(math.exp(sizes.uniform(low, high))) for _ in range(_ARRIVALS)]
+        others = [Asked(prompt, 1, after=_GAP * (place + 1)) for place, prompt in enumerate(prompts)]
+        return (*[Asked(CONTEXT, _GAP * (_ARRIVALS + 1))] * decodes, *others)
 
     def settings(self, machine: Machine) -> EngineSettings:
         """Of the engine that serves them."""
@@ -127,6 +143,7 @@ _LOADS = {
         tokens=8192,
         decodes=(1, DECODE, 16, 64, 128, 256),
         prefills=((1, 128), (1, 2048), (1, 8192), (DECODE, 64), (DECODE, 256), (16, 16), (16, 128), (64, 32)),
+        mixed=(DECODE, 16, 64),
     ),
 }
 

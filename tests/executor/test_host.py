@@ -10,13 +10,13 @@ from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
 from dooly.executor import host, host_environment, machine
 from dooly.executor.host import measure_host, missing_host_points
-from dooly.executor.host_engine import TimedStep, record
+from dooly.executor.host_engine import Asked, TimedStep, record
 from dooly.executor.host_load import load_for
 
 pytestmark = pytest.mark.engine
 
 SETTINGS = EngineSettings(max_num_seqs=2, max_num_batched_tokens=32, max_model_len=64, num_blocks=16)
-WORKLOADS = (((8, 2),), ((5, 3), (5, 3)))
+WORKLOADS = ((Asked(8, 2),), (Asked(5, 3), Asked(5, 3)))
 
 
 def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
@@ -66,6 +66,24 @@ def test_beside_the_time_to_queue_a_step_stands_that_of_its_attention(tmp_path: 
     assert found.samples.values_us == (900.0, 901.0, 902.0)
     assert found.samples.aside == (("queued_us", 30.0),)
     database.close()
+
+
+def test_prompts_that_arrive_meanwhile_are_prefilled_beside_those_that_decode(tmp_path: Path):
+    folder = load_for(machine()).write_model(tmp_path / "model", 2)
+    steps = record(folder, SETTINGS, (), ((Asked(4, 6), Asked(9, 1, after=2), Asked(7, 1, after=4)),))
+    assert [(step.requests, step.tokens) for step in steps] == [(1, 4), (1, 1), (2, 10), (1, 1), (2, 8), (1, 1)]
+
+
+def test_a_gpus_load_has_mixed_steps_of_any_size():
+    load = load_for(replace(machine(), platform="h200"))
+    mixed = [each for each in load.workloads() if any(asked.after for asked in each)]
+    prompts = [asked.prompt for each in mixed for asked in each if asked.after]
+    assert len(set(prompts)) > 0.9 * len(prompts) > 100
+    assert all(64 <= prompt <= load.tokens - load.requests for prompt in prompts)
+    assert {sum(not asked.after for asked in each) for each in mixed} == {4, 16, 64}
+    for each in mixed:  # all that decode still do when the last prompt arrives
+        last = max(asked.after for asked in each)
+        assert all(asked.output > last for asked in each if not asked.after)
 
 
 def test_an_engine_in_a_process_of_its_own_takes_the_same_steps(tmp_path: Path):
