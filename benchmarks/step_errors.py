@@ -56,7 +56,7 @@ Written by `python benchmarks/step_errors.py`: the same recorded engine steps, t
   default there, are trained too where `--forest` is given.
 
 Errors are absolute, in percent of the measurement; bias is signed. *GPU* is the time from calling the model to its last
-kernel, the start of an idle GPU included (0.4 to 0.6 ms, which dooly's host time of the H100 does not have yet),
+kernel, the start of an idle GPU included (0.4 to 0.6 ms),
 *whole* the step as the scheduler sees it, with synchronous scheduling. Single steps count once for each shape (median
 of its repetitions), steps of served traces each.
 """

@@ -5,7 +5,7 @@ GPU that is free; `each`: every GPU, a process each; `all`: one process with all
 finds its GPUs in CUDA_VISIBLE_DEVICES, and FOLDER in OUT; what it says goes to FOLDER/NAME.GPU.log. Each GPU has its
 share of the processor's cores, which its commands keep to: an engine that starts compiles on every core that it sees,
 and slows another one down. A command that went well is not begun again by the next call. Nothing more is begun once
-there is a file FOLDER/stop.
+somebody makes a file FOLDER/stop.
 """
 
 import argparse
@@ -45,6 +45,8 @@ def read_tasks(text: str) -> list[Task]:
             continue
         if len(parts) < 3 or parts[1] not in _PLACES:
             raise ValueError(f"line {number}: expected NAME {'|'.join(_PLACES)} COMMAND, found {line[:60]!r}")
+        if parts[0] in {task.name for task in tasks} or "/" in parts[0]:
+            raise ValueError(f"line {number}: the name {parts[0]} is taken, or is none of a file; choose another")
         tasks.append(Task(*parts))
     return tasks
 
@@ -65,17 +67,26 @@ class _Queue:
         threads = [threading.Thread(target=self._work, args=(gpu,)) for gpu in range(self.gpus)]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:
+            with self.changed:
+                self.waiting.clear()
+            raise
 
     def _work(self, gpu: int) -> None:
         while (task := self._next(gpu)) is not None:
             begin = time.monotonic()
             everywhere = task.where == "all"
-            status = self._carry_out(task, range(self.gpus) if everywhere else (gpu,))
+            try:
+                status = self._carry_out(task, range(self.gpus) if everywhere else (gpu,))
+                told = "done" if status == 0 else f"exit status {status}, see its log"
+            except OSError as error:
+                status, told = 1, str(error)
             with self.changed:
-                sys.stdout.write(f"{task.name} on {'all' if everywhere else gpu}: {time.monotonic() - begin:.0f} s, ")
-                sys.stdout.write(f"{'done' if status == 0 else f'exit status {status}, see its log'}\n")
+                where = "all" if everywhere else gpu
+                sys.stdout.write(f"{task.name} on {where}: {time.monotonic() - begin:.0f} s, {told}\n")
                 sys.stdout.flush()
                 self.busy -= 1
                 self.alone = self.alone and not everywhere
@@ -100,13 +111,13 @@ class _Queue:
             return None
 
     def _carry_out(self, task: Task, gpus: Sequence[int]) -> int:
-        name = f"{task.name}.{'all' if task.where == 'all' else gpus[0]}"
-        done = self.folder / f"{name}.done"
+        done = self.folder / (f"{task.name}.{gpus[0]}.done" if task.where == "each" else f"{task.name}.done")
         if done.exists():
             return 0
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "OUT": str(self.folder)}
         cores = {core for gpu in gpus for core in _share(gpu, self.gpus)}
-        with (self.folder / f"{name}.log").open("w") as log:
+        name = f"{task.name}.{'all' if task.where == 'all' else gpus[0]}.log"
+        with (self.folder / name).open("w") as log:
             process = subprocess.Popen(
                 ["bash", "-c", task.command], env=environment, stdout=log, stderr=subprocess.STDOUT
             )
@@ -118,13 +129,14 @@ class _Queue:
 
 
 def _share(gpu: int, gpus: int) -> list[int]:
-    """Cores of one GPU; all of them where there are fewer cores than GPUs."""
+    """Cores of one GPU, as many as of any other; all of them where there are fewer cores than GPUs."""
     cores = sorted(os.sched_getaffinity(0))
-    return cores[gpu * len(cores) // gpus : (gpu + 1) * len(cores) // gpus] or cores
+    each = len(cores) // gpus
+    return cores[gpu * each : (gpu + 1) * each] or cores
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Carry out the list; 1 if a command failed, 2 if there is nothing to carry out."""
+    """Carry out the list; 1 if a command failed, 2 if the list or the folder cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", type=Path)
     parser.add_argument("folder", type=Path)
@@ -134,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         tasks = read_tasks(options.tasks.read_text())
         gpus = options.gpus or len(subprocess.check_output(["nvidia-smi", "-L"], text=True).splitlines())
         options.folder.mkdir(parents=True, exist_ok=True)
+        (options.folder / "stop").unlink(missing_ok=True)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         sys.stderr.write(f"gpu_queue: {error}\n")
         return 2

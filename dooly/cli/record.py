@@ -118,6 +118,7 @@ def record(
             say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps) or 'unknown'} steps")
         if steps is not None and isinstance(engine, Engine):  # last: launches are slower once a profiler has been there
             taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
+            facts = tuple(sorted({**dict(facts), **_slowdown(engine)}.items()))
             save_steps(StepRecording(name, 1, engine.backend, settings, facts, taken), steps)
             say(f"{len(taken)} steps in {steps}")
 
@@ -126,9 +127,8 @@ def _slowdown(engine: "Engine | RemoteEngine") -> dict[str, str]:
     """A fact of the recording if the GPU is slower than it should be: its steps are then no engine's usual ones."""
     from dooly.cli.output import say
     from dooly.executor.gpu import Gauge
-    from dooly.live import Engine
 
-    if not isinstance(engine, Engine) or engine.device != "cuda" or not (state := Gauge().read()).slowed_by:
+    if engine.device != "cuda" or not (state := Gauge().read()).slowed_by:
         return {}
     why = f"{state.slowed_by}, {state}"
     say(f"the GPU is slowed down by {why}: record again when it is well, or on another GPU")

@@ -9,6 +9,7 @@ from dooly.cli.knowledge import lower, place_of, saved_from
 from dooly.cli.output import say
 from dooly.cli.shipped import MEASURED, measured_models
 from dooly.cli.store import look_into
+from dooly.engine import EngineSettings
 from dooly.errors import PredictError, SimulationError
 from dooly.executor.ledger import with_backends
 from dooly.ir import Program
@@ -80,22 +81,32 @@ def replayed(recording: Recording, location: str) -> "list[Validation]":
     groups: dict[tuple[str, bool], list[Run]] = {}
     for run in recording.runs:
         groups.setdefault((run.trace, run.settings.async_scheduling), []).append(run)
-    return [_replayed(saved, runs) for runs in groups.values()]
+    compact = _compact(saved, recording.runs[0].settings)
+    return [_replayed(saved, runs, compact) for runs in groups.values()]
 
 
-def _replayed(saved: SavedModel, runs: "Sequence[Run]") -> "Validation":
+def _compact(saved: SavedModel, settings: EngineSettings) -> bool:
+    """Whether the compact scheduler can simulate it; where not, that is said."""
+    from dooly.simulate import check_compact
+
+    try:
+        check_compact(saved.operations, settings)
+    except SimulationError as error:
+        say(f"note: the engine's own scheduler is simulated: {error}")
+        return False
+    return True
+
+
+def _replayed(saved: SavedModel, runs: "Sequence[Run]", compact: bool) -> "Validation":
     from dooly.cli.knowledge import model_path
-    from dooly.simulate import Trace, TraceRequest, check_compact, compare, simulate, simulate_fast
+    from dooly.simulate import Trace, TraceRequest, compare, simulate, simulate_fast
 
     settings = runs[0].settings
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
     served = tuple(TraceRequest(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in runs[0].requests)
     trace = Trace(runs[0].trace, served)
-    try:
-        check_compact(saved.operations, settings)
-    except SimulationError as error:
-        say(f"note: the engine's own scheduler is simulated: {error}")
-        simulated = simulate(model_path(saved.name), trace, steps.step_time, settings)
-    else:
+    if compact:
         simulated = simulate_fast(saved.name, trace, steps.step_time, settings)
+    else:
+        simulated = simulate(model_path(saved.name), trace, steps.step_time, settings)
     return compare(runs, [[steps.step_time(step.batch) for step in run.steps] for run in runs], simulated)

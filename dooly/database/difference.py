@@ -31,7 +31,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Difference:
-    """Ratios of one operation, whatever its environments.
+    """Ratios of one operation, of whatever environments.
 
     Attributes:
         ratios: by point, second over first.

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dooly.database import Samples
-from dooly.executor.gpu import Gauge, Slowed
+from dooly.executor.gpu import Gauge, Reading, Slowed
 from dooly.executor.runner import Trial
 from dooly.executor.tensors import random_tensor
 from dooly.executor.timing import ALONE, Peers, Precision, confidence
 
-__all__ = ["measure_on_gpu"]
+__all__ = ["check_clocks", "measure_on_gpu"]
 
 _LONGEST_SAMPLE_US = 20_000.0
 _MOST_LOOPS = 256
@@ -83,19 +83,28 @@ def measure_on_gpu(
                 (elapsed_s,) = peers.slowest([time.perf_counter() - started])
             reading = _gauge().read()
             stream.synchronize()
-            (slowed,) = peers.slowest([float(bool(reading.slowed_by))])
+            check_clocks(reading, peers)
     finally:
         if collecting:
             gc.enable()
+    state = (("queued_us", queued_us), ("memory_mhz", reading.memory_mhz), ("power_w", round(reading.power_w, 1)))
+    return Samples(
+        tuple(values), tuple(warmups), loops, (*trial.aside, *state), reading.clock_mhz, reading.temperature_c
+    )
+
+
+def check_clocks(reading: Reading, peers: Peers) -> None:
+    """Check that neither this GPU nor that of a peer is slower than it should be; all peers ask at once.
+
+    Raises:
+        Slowed: one is.
+    """
+    (slowed,) = peers.slowest([float(bool(reading.slowed_by))])
     if slowed:
         raise Slowed(
             f"the GPU is slowed down by {reading.slowed_by or 'another, of its peers'} ({reading}): what it measures "
             "now is not true and is not kept; the same command goes on when it is well, or on another GPU"
         )
-    state = (("queued_us", queued_us), ("memory_mhz", reading.memory_mhz), ("power_w", round(reading.power_w, 1)))
-    return Samples(
-        tuple(values), tuple(warmups), loops, (*trial.aside, *state), reading.clock_mhz, reading.temperature_c
-    )
 
 
 def loops_for(turns: int, call_us: float, sample_us: float) -> int:

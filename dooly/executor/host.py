@@ -91,7 +91,10 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 return 0
             deepest = max(folders)
             every = [op for program in programs.values() for op in program]
-            alone = _alone(machine, [op for op in every if op.kind.stateful] if on_gpu else every)
+            if on_gpu:
+                alone = in_own_process(_alone, machine, [op for op in every if op.kind.stateful])
+            else:
+                alone = _alone(machine, every)
             for depth, folder in folders.items():
                 if depth != deepest and not book.holds(*_AROUND) and marks[depth] not in book.held:
                     continue  # an earlier run came so far
@@ -157,22 +160,27 @@ def _operations(folder: Path, machine: Machine) -> tuple[Operation, ...]:
 
 
 def _alone(machine: Machine, operations: Iterable[Operation]) -> dict[str, Samples]:
-    """Each operation at the decode batch of the recorded steps, by signature."""
+    """Each operation by itself, by signature: at the decode batch of the recorded steps; on a GPU attention of prompts.
+
+    Raises:
+        ProfileError: one cannot be run.
+    """
     found: dict[str, Samples] = {}
     with open_session(machine) as session:
         for operation in operations:
             if operation.signature not in found:
                 try:
-                    trial = make_runner(operation, session).trial(_decode_point(operation))
-                except Unsupported as error:
+                    trial = make_runner(operation, session).trial(_batch(operation, machine.torch_device))
+                    found[operation.signature] = session.measure(trial, Precision.usual(machine.torch_device))
+                except (Unsupported, RuntimeError, MemoryError, OSError) as error:
                     raise ProfileError(f"host time: {operation.name} of the load cannot run here: {error}") from error
-                found[operation.signature] = session.measure(trial, Precision.usual(machine.torch_device))
     return found
 
 
-def _decode_point(operation: Operation) -> Point:
+def _batch(operation: Operation, device: str) -> Point:
     if operation.kind is Kind.ATTENTION:
-        return Point.of_requests([(1, CONTEXT + STEPS // 2)] * DECODE)
+        each = (CONTEXT, 0) if device == "cuda" else (1, CONTEXT + STEPS // 2)
+        return Point.of_requests([each] * DECODE)
     return Point.of(**dict.fromkeys(operation.axes, DECODE))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dooly.child import end_with_parent
 from dooly.database import Point
+from dooly.executor.gpu import Slowed
 from dooly.executor.runner import Trial, is_out_of_memory
 from dooly.executor.session import Place, Session, Unsupported, open_session
 from dooly.executor.tensors import shape_of
@@ -41,7 +42,7 @@ def main(descriptor: int) -> None:
                 return
             try:
                 answer = this.answer(operation, point, precision)
-            except Unsupported as error:
+            except (Unsupported, Slowed) as error:
                 answer = error
             except Exception as error:  # whatever the engine throws is the result of this point
                 kind = MemoryError if is_out_of_memory(error) else RuntimeError

@@ -20,8 +20,9 @@ from dooly.ir import Operation
 __all__ = ["Ranks"]
 
 _START_S, _ANSWER_S = 300.0, 120.0
-_MOST_POINTS = 150
-"""Custom all-reduce has room for 131,072 captured calls, and a point takes up to some 500 of them."""
+_MOST_POINTS = 80
+"""Custom all-reduce has room for 131,072 captured calls; a point takes up to some 500, thrice where a GPU is slowed
+down."""
 
 
 class Ranks:
@@ -49,6 +50,7 @@ class Ranks:
 
         Raises:
             Unsupported: the engine cannot do this on these ranks.
+            Slowed: a rank's GPU is slower than it should be.
             MemoryError: a rank has no room.
             RuntimeError: a rank failed, ended, or did not answer in time.
         """

@@ -226,11 +226,16 @@ class StepModel:
         )
 
 
+_SAME = 1.25
+"""Up to this factor two times to queue a call are those of one code: so much a host's speed changes meanwhile."""
+
+
 def _queueing(work: Iterable[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """By place in `MODES`: operations that the host queues one by one, and us that some take it beyond the usual.
 
     Experts, which are many kernels, are not among the operations where it is known what they take by themselves.
-    Attention takes longer by as much as it does by itself than that of the host's load.
+    Attention takes longer by as much as it does by itself than that of the host's load, beyond what the host's speed
+    changes by.
     """
     work = tuple(work)
     launches = sum(each.count for each in work)
@@ -241,7 +246,7 @@ def _queueing(work: Iterable[Work], host: HostModel | None) -> tuple[tuple[int, 
     usual_us = tuple(each.queued_us for each in host.launch)
     experts = [each for each in work if each.operation.kind is Kind.MOE and each.formula.queued_us]
     slower_us = [
-        sum(each.count * max(0.0, each.formula.queued_us - usual) for each in attention) if usual else 0.0
+        sum(each.count * max(0.0, each.formula.queued_us - _SAME * usual) for each in attention) if usual else 0.0
         for usual in usual_us
     ]
     _, piecewise, none = slower_us

@@ -11,7 +11,7 @@ from dooly.cli import main
 from dooly.cli.shipped import DATA
 from dooly.errors import SimulationError
 from dooly.executor import machine
-from dooly.simulate.recording import load_recording
+from dooly.simulate.recording import load_recording, save_recording
 
 RECORDED = sorted((DATA / "recorded").glob("*.json.gz"))
 DEVICES = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
@@ -61,6 +61,14 @@ def test_a_recording_is_whole(path):
         assert sum(step.batch.tokens for step in run.steps) == tokens
         in_pieces = set() if run.trace.startswith("arxiv") else {"PIECEWISE"}  # its prompts are too long for graphs
         assert {step.mode for step in run.steps} == {"FULL", "NONE"} | in_pieces
+
+
+def test_a_recording_of_a_gpu_that_was_too_hot_says_so(tmp_path, capsys):
+    recording = load_recording(DATA / "recorded" / "h100-qwen2.5-7b.json.gz")
+    hot = replace(recording, runs=recording.runs[:1], facts=(*recording.facts, ("slowed by", "heat, 345 of 1980 MHz")))
+    save_recording(hot, tmp_path / "hot.json.gz")
+    assert main(["validate", "--recording", str(tmp_path / "hot.json.gz"), "--db", str(tmp_path / "none.sqlite")]) == 0
+    assert "the GPU of this recording was slowed down by heat, 345 of 1980 MHz" in capsys.readouterr().err
 
 
 @pytest.mark.engine

@@ -1,15 +1,18 @@
 """A GPU that is slower than it should be: what NVML says, and what is done about it; no GPU is needed."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from dooly.cli.record import _slowdown
 from dooly.database import Samples
 from dooly.executor import gpu_timing, session
 from dooly.executor.gpu import Reading, Slowed, slowed_by
+from dooly.executor.gpu_timing import check_clocks
 from dooly.executor.runner import Trial
 from dooly.executor.session import Session
-from dooly.executor.timing import Precision
+from dooly.executor.timing import ALONE, Precision
 
 pytestmark = pytest.mark.engine
 
@@ -25,6 +28,31 @@ def test_only_what_is_wrong_slows_a_gpu_down(reasons: int, words: str):
 
 def test_a_reading_says_how_slow_and_how_hot():
     assert str(Reading(345.0, 1980.0, 2619.0, 87.0, 90.0)) == "345 of 1980 MHz at 87 degrees Celsius"
+
+
+def test_ranks_stop_together_when_one_of_their_gpus_is_too_hot():
+    """Each asks with its own reading and hears of the others'."""
+    cool = Reading(1980.0, 1980.0, 2619.0, 40.0, 300.0)
+    heard: list[list[float]] = []
+
+    def slowest(values: list[float]) -> list[float]:
+        heard.append(values)
+        return [1.0]
+
+    check_clocks(cool, ALONE)
+    with pytest.raises(Slowed, match="another, of its peers"):
+        check_clocks(cool, replace(ALONE, slowest=slowest))
+    with pytest.raises(Slowed, match=r"by heat \(345 of 1980 MHz at 87 degrees Celsius\)"):
+        check_clocks(Reading(345.0, 1980.0, 2619.0, 87.0, 90.0, "heat"), replace(ALONE, slowest=slowest))
+    assert heard == [[0.0], [1.0]]
+
+
+def test_a_recording_says_that_its_gpu_is_too_hot(monkeypatch, capsys):
+    hot = Reading(345.0, 1980.0, 2619.0, 87.0, 90.0, "heat")
+    monkeypatch.setattr("dooly.executor.gpu.Gauge", lambda: SimpleNamespace(read=lambda: hot))
+    assert _slowdown(SimpleNamespace(device="cpu")) == {}
+    assert _slowdown(SimpleNamespace(device="cuda")) == {"slowed by": "heat, 345 of 1980 MHz at 87 degrees Celsius"}
+    assert "record again when it is well" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("hot", "kept"), [(0, True), (2, True), (3, False)])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sympy
@@ -47,6 +49,17 @@ def test_parameters_are_those_of_the_law_with_their_units() -> None:
         assert found[name].value == pytest.approx(value, rel=0.1)
         assert found[name].low < value * 1.05
         assert found[name].high > value * 0.95
+
+
+def test_a_shape_without_points_is_queued_as_quickly_as_the_quickest_that_is_known() -> None:
+    operations = [linear(k, n) for k, n in SHAPES]
+    points = {
+        each: [replace(point, queued_us=us) for point in gemm_points(each, seed=place)]
+        for place, (each, us) in enumerate(zip(operations, (0.0, 30.0, 20.0, 40.0, 50.0, 0.0), strict=True))
+    }
+    family = fit_families(points).of(linear(3072, 8192))
+    assert family is not None
+    assert family.formula(linear(3072, 8192)).queued_us == 20.0
 
 
 def test_a_few_points_set_the_level_of_a_shape() -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -332,3 +333,15 @@ def test_unknown_host_work_is_refused() -> None:
 def test_points_that_say_nothing_still_give_a_constant() -> None:
     formula = fit(GEMM, [Observation((("T", n),), None, 7.0) for n in (1, 2, 3)])
     assert formula.predict_one({"T": 2.0})[0] == pytest.approx(7.0, rel=0.01)
+
+
+def test_the_time_to_queue_attention_is_that_of_steps_with_prompts() -> None:
+    """Steps that only decode are one graph.  What was not measured does not count."""
+    operation = laws.attention()
+    points = laws.over_batches(lambda values: 5.0 + values["S"] / 1e3, laws.batches())
+    decodes = [each for each in points if each.batch is not None and each.batch.tokens == each.batch.count]
+    timed = [replace(each, queued_us=100.0 if each in decodes else 200.0) for each in points]
+    assert fit(operation, timed).queued_us == 200.0
+    alone = [replace(each, queued_us=100.0 if each in decodes else 0.0) for each in points]
+    assert fit(operation, alone).queued_us == 100.0
+    assert fit(operation, points).queued_us == 0.0

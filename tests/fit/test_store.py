@@ -70,6 +70,9 @@ def formulas(draw: st.DrawFn) -> Formula:
             draw(st.integers(0, 9)),
             draw(st.integers(1, 99)),
         ),
+        plan_us=draw(st.just(0.0) | positive),
+        queued_us=draw(st.just(0.0) | positive),
+        lenders=draw(st.integers(0, 9)),
     )
 
 
