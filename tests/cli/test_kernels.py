@@ -52,7 +52,7 @@ def test_without_formulas_kernels_are_still_attributed(tmp_path, capsys):
     recorded = load_steps(LLAMA)
     profiled = tuple(step for step in recorded.profiled if step.label == "decode-8")
     facts = (("device", "NVIDIA H100 80GB HBM3"),)
-    unmeasured = StepRecording("deepseek-v2-lite", 1, "FLASH_ATTN_MLA", EngineSettings(), facts, profiled)
+    unmeasured = StepRecording("llama-3.1-70b", 4, "FLASH_ATTN", EngineSettings(), facts, profiled)  # four GPUs
     save_steps(unmeasured, tmp_path / "steps.json")
     assert main(["kernels", str(tmp_path / "steps.json"), "--db", str(tmp_path / "none.sqlite"), "--json"]) == 0
     captured = capsys.readouterr()
