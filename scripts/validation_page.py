@@ -70,46 +70,35 @@ def _page(paths: list[Path], results: list[tuple[Recording, list[Validation]]]) 
         for metric, name in _METRICS.items()
         for what, words in (("", ""), ("_noise", ", noise"))
     ]
-    yield markdown(
-        Table(
-            "## Latencies, asynchronous\n\nOver requests: mean absolute error in percent.",
-            (*_CASE, *errors),
-            [_latencies(recording, each) for recording, each in asynchronous],
-        )
-    )
     shares = [
         Column(f"{metric}_{part}", f"{_METRICS[metric]} {words}", "+.1f")
         for metric in ("ttft", "tpot")
         for part, words in (("p50", "median"), ("p90", "90 %"), ("p99", "99 %"))
     ]
-    yield markdown(
-        Table(
-            "Error of the median, 90th and 99th percentile over requests, in percent.",
-            (*_CASE, *shares),
-            [_latencies(recording, each) for recording, each in asynchronous],
-        )
-    )
     steps = [
         Column(f"{kind}_{mode}{part}", f"{kind}, {mode}{words}", ".1f")
         for kind, mode in _CLASSES
         for part, words in (("", ""), ("_p90", ", 90 %"))
     ]
-    yield markdown(
-        Table(
+    latencies = [_latencies(recording, each) for recording, each in asynchronous]
+    tables = (
+        ("## Latencies, asynchronous\n\nOver requests: mean absolute error in percent.", errors, latencies),
+        ("Error of the median, 90th and 99th percentile over requests, in percent.", shares, latencies),
+        (
             "## Single steps, asynchronous\n\nTime from calling the model, or the end of the step before, to its last "
             "kernel: median error and 90th percentile, in percent.",
-            (*_CASE, *steps),
+            steps,
             [_steps(recording, each, "device") for recording, each in asynchronous],
-        )
-    )
-    yield markdown(
-        Table(
+        ),
+        (
             "## Synchronous\n\nOne pass each, so no noise: mean error of TTFT and TPOT over requests, and median error "
             "of whole steps, in percent.",
-            (*_CASE, *errors[0:1], *errors[2:3], *steps[0::2]),
+            (errors[0], errors[2], *steps[0::2]),
             [{**_latencies(recording, each), **_steps(recording, each, "total")} for recording, each in synchronous],
-        )
+        ),
     )
+    for title, columns, rows in tables:
+        yield markdown(Table(title, (*_CASE, *columns), rows))
 
 
 def _where(recording: Recording) -> Row:
