@@ -74,6 +74,10 @@ _COLUMNS = (
 )
 
 
+Predictions = dict[str, tuple[Sequence[float], Sequence[float]]]
+"""By program: GPU time and whole time of each step, us."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A recorded step, or a shape of steps; us."""
@@ -97,13 +101,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         parts = [HEAD.format(aiconfigurator=_version(args.aiconfigurator))]
+        groups: dict[tuple[object, ...], list[Path]] = {}
         for path in args.recordings:
-            table = in_own_process(_table, path, args)  # one process captures for one GPU
-            parts += [f"## {path.name.partition('.json')[0]}\n", markdown(table)]
+            groups.setdefault(_group(path), []).append(path)
+        tables: dict[Path, Table] = {}
+        for paths in groups.values():  # one process captures for one GPU
+            tables |= dict(zip(paths, in_own_process(_tables, paths, args), strict=True))
+        for path in args.recordings:
+            parts += [f"## {path.name.partition('.json')[0]}\n", markdown(tables[path])]
         write_text(args.output, "\n".join(parts))
     except DoolyError as error:
         raise SystemExit(f"error: {error}") from error
     return 0
+
+
+def _group(path: Path) -> tuple[object, ...]:
+    """What recordings have in common that one training of a predictor serves."""
+    recording = load_recording(path) if path.suffix == ".gz" else load_steps(path)
+    return recorded_platform(recording), recording.model, recording.tp, recording.backend
 
 
 def _version(python: str | None) -> str:
@@ -113,11 +128,28 @@ def _version(python: str | None) -> str:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _table(path: Path, args: argparse.Namespace) -> Table:
-    recording = load_recording(path) if path.suffix == ".gz" else load_steps(path)
-    seen = _seen(recording)
-    model = recorded_model(recording, args.db)
-    predictions: dict[str, tuple[Sequence[float], Sequence[float]]] = {"dooly": _dooly(model, seen)}
+def _tables(paths: Sequence[Path], args: argparse.Namespace) -> list[Table]:
+    """One for each recording of one model, backend and GPU: Vidur is trained once for all of them."""
+    recordings = [load_recording(path) if path.suffix == ".gz" else load_steps(path) for path in paths]
+    seen = [_seen(recording) for recording in recordings]
+    others = _others(recordings[0], [each for found in seen for each in found], args)
+    tables: list[Table] = []
+    begin = 0
+    for recording, found in zip(recordings, seen, strict=True):
+        model = recorded_model(recording, args.db)
+        part = slice(begin, begin := begin + len(found))
+        predictions: Predictions = {"dooly": _dooly(model, found)}
+        predictions |= {name: (gpu[part], whole[part]) for name, (gpu, whole) in others.items()}
+        facts = dict(recording.facts)
+        host = "host time not measured" if model.device_only else "with host time"
+        title = f"{recording.model}, {facts['device']}, {facts.get('engine', '')}, {recording.backend}; dooly {host}"
+        tables.append(Table(title, _COLUMNS, list(_rows(found, predictions))))
+    return tables
+
+
+def _others(recording: Recording | StepRecording, seen: Sequence[Seen], args: argparse.Namespace) -> Predictions:
+    """Of every other program that is there and knows the model."""
+    predictions: Predictions = {}
     if args.aiconfigurator:
         predictions |= _alone("AIConfigurator", args.aiconfigurator, _aiconfigurator(recording, seen), {})
     if args.vidur:
@@ -131,10 +163,7 @@ def _table(path: Path, args: argparse.Namespace) -> Table:
                 predictions |= _alone("Vidur, regression", args.vidur, question, environment)
                 if args.forest:
                     predictions |= _alone("Vidur, forest", args.vidur, {**question, "forest": True}, environment)
-    facts = dict(recording.facts)
-    host = "host time not measured" if model.device_only else "with host time"
-    title = f"{recording.model}, {facts['device']}, {facts.get('engine', '')}, {recording.backend}; dooly {host}"
-    return Table(title, _COLUMNS, list(_rows(seen, predictions)))
+    return predictions
 
 
 def _seen(recording: Recording | StepRecording) -> list[Seen]:
@@ -162,9 +191,7 @@ def _dooly(model: SavedModel, seen: Sequence[Seen]) -> tuple[list[float], list[f
     return [cost.span_us(idle=True) for cost in costs], [cost.total_us for cost in costs]
 
 
-def _alone(
-    name: str, python: str, question: Mapping[str, Any], environment: Mapping[str, str]
-) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+def _alone(name: str, python: str, question: Mapping[str, Any], environment: Mapping[str, str]) -> Predictions:
     """Ask a program in its own environment; nothing if it does not know the model, which is said."""
     worker = WORKERS / f"{name.partition(',')[0].lower()}_worker.py"
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
