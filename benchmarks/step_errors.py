@@ -56,9 +56,8 @@ Written by `python benchmarks/step_errors.py`: the same recorded engine steps, t
   default there, are trained too where `--forest` is given.
 
 Errors are absolute, in percent of the measurement; bias is signed. *GPU* is the time from calling the model to its last
-kernel, the start of an idle GPU included (0.4 to 0.6 ms),
-*whole* the step as the scheduler sees it, with synchronous scheduling. Single steps count once for each shape (median
-of its repetitions), steps of served traces each.
+kernel, the start of an idle GPU included (0.4 to 0.6 ms), *whole* the step as the scheduler sees it, with synchronous
+scheduling. Single steps count once for each shape (median of its repetitions), steps of served traces each.
 """
 
 _COLUMNS = (
@@ -101,12 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         parts = [HEAD.format(aiconfigurator=_version(args.aiconfigurator))]
+        recordings = {
+            path: load_recording(path) if path.suffix == ".gz" else load_steps(path) for path in args.recordings
+        }
         groups: dict[tuple[object, ...], list[Path]] = {}
-        for path in args.recordings:
-            groups.setdefault(_group(path), []).append(path)
+        for path, recording in recordings.items():
+            groups.setdefault(_group(recording), []).append(path)
         tables: dict[Path, Table] = {}
         for paths in groups.values():  # one process captures for one GPU
-            tables |= dict(zip(paths, in_own_process(_tables, paths, args), strict=True))
+            alike = [recordings[path] for path in paths]
+            tables |= dict(zip(paths, in_own_process(_tables, alike, args), strict=True))
         for path in args.recordings:
             parts += [f"## {path.name.partition('.json')[0]}\n", markdown(tables[path])]
         write_text(args.output, "\n".join(parts))
@@ -115,9 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _group(path: Path) -> tuple[object, ...]:
+def _group(recording: Recording | StepRecording) -> tuple[object, ...]:
     """What recordings have in common that one training of a predictor serves."""
-    recording = load_recording(path) if path.suffix == ".gz" else load_steps(path)
     return recorded_platform(recording), recording.model, recording.tp, recording.backend
 
 
@@ -128,9 +130,8 @@ def _version(python: str | None) -> str:
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _tables(paths: Sequence[Path], args: argparse.Namespace) -> list[Table]:
+def _tables(recordings: Sequence[Recording | StepRecording], args: argparse.Namespace) -> list[Table]:
     """One for each recording of one model, backend and GPU: Vidur is trained once for all of them."""
-    recordings = [load_recording(path) if path.suffix == ".gz" else load_steps(path) for path in paths]
     seen = [_seen(recording) for recording in recordings]
     others = _others(recordings[0], [each for found in seen for each in found], args)
     tables: list[Table] = []

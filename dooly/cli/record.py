@@ -104,22 +104,23 @@ def record(
         if own_process and backend is not None
         else start_engine(path, settings, backend=backend)
     ) as engine:
-        facts = machine_facts(engine)
+        facts = dict(machine_facts(engine))
         say(f"{name} with {engine.backend} started in {engine.start_s:.0f} s")
         warm_up(engine, served[0], rng)
         runs: list[Run] = []
         for trace, turn in _passes(engine, served, repeats):
             run = record_trace(engine, name, trace, settings, rng)
-            facts = tuple(sorted({**dict(facts), **_slowdown(engine)}.items()))
+            facts |= _slowdown(engine)
             kept = replace(run, steps=(), unlisted=(len(run.steps), sum(s.batch.count for s in run.steps)))
             runs.append(run if turn == 0 else kept)
-            save_recording(Recording(name, 1, engine.backend, facts, tuple(runs)), output)
+            save_recording(Recording(name, 1, engine.backend, tuple(sorted(facts.items())), tuple(runs)), output)
             kind = "asynchronous" if engine.overlaps else "synchronous"
             say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps) or 'unknown'} steps")
         if steps is not None and isinstance(engine, Engine):  # last: launches are slower once a profiler has been there
             taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
-            facts = tuple(sorted({**dict(facts), **_slowdown(engine)}.items()))
-            save_steps(StepRecording(name, 1, engine.backend, settings, facts, taken), steps)
+            facts |= _slowdown(engine)
+            told = tuple(sorted(facts.items()))
+            save_steps(StepRecording(name, 1, engine.backend, settings, told, taken), steps)
             say(f"{len(taken)} steps in {steps}")
 
 

@@ -230,28 +230,29 @@ _SAME = 1.25
 """Up to this factor two times to queue a call are those of one code: so much a host's speed changes meanwhile."""
 
 
-def _queueing(work: Iterable[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """By place in `MODES`: operations that the host queues one by one, and us that some take it beyond the usual.
 
     Experts, which are many kernels, are not among the operations where it is known what they take by themselves.
     Attention takes longer by as much as it does by itself than that of the host's load, beyond what the host's speed
     changes by.
     """
-    work = tuple(work)
     launches = sum(each.count for each in work)
     attention = [each for each in work if each.operation.kind.stateful]
     pieces = sum(each.count for each in attention)
     if host is None or not host.launch:
         return (launches, pieces, launches), (0.0, 0.0, 0.0)
-    usual_us = tuple(each.queued_us for each in host.launch)
     experts = [each for each in work if each.operation.kind is Kind.MOE and each.formula.queued_us]
-    slower_us = [
-        sum(each.count * max(0.0, each.formula.queued_us - _SAME * usual) for each in attention) if usual else 0.0
-        for usual in usual_us
-    ]
-    _, piecewise, none = slower_us
-    none += sum(each.count * each.formula.queued_us for each in experts)
-    return (launches, pieces, launches - sum(each.count for each in experts)), (0.0, piecewise, none)
+    experts_us = sum(each.count * each.formula.queued_us for each in experts)
+
+    def beyond_us(usual_us: float) -> float:
+        if not usual_us:
+            return 0.0
+        return sum(each.count * max(0.0, each.formula.queued_us - _SAME * usual_us) for each in attention)
+
+    _, in_pieces, one_by_one = (beyond_us(launch.queued_us) for launch in host.launch)
+    queued = launches, pieces, launches - sum(each.count for each in experts)
+    return queued, (0.0, in_pieces, one_by_one + experts_us)
 
 
 def _grid(latency_us: float) -> float:
