@@ -36,12 +36,13 @@ MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
 """The whole step as one CUDA graph; the pieces between attention operations as graphs; kernels launched one by one."""
 
 LAUNCH_PARTS = tuple(f"host_launch_{mode.lower()}" for mode in MODES)
-HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host_lead")
+HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host_lead", "host_between")
 """Signatures of the pseudo operations that hold the host's share of a step.
 
 Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
 each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
-whole graph ``host_lead``, until an idle device starts.
+whole graph ``host_lead``, until an idle device starts, and ``host_between``, until one that is still at the step before
+does.
 """
 
 
@@ -313,6 +314,7 @@ class StepCost:
         extrapolated: some operation was asked outside the sizes that were measured.
         launch_us: the host is busy for so long queueing the step's kernels, while the device works through them.
         lead_us: until a device that is idle when the model is called starts.
+        between_us: until a device that is still at the step before begins with this one: the engine copies its inputs.
         plan_us: last part of `host_before_us`, for which the host waits until the device has done the step before; 0
             where nothing waits.
     """
@@ -324,6 +326,7 @@ class StepCost:
     extrapolated: bool = False
     launch_us: float = 0.0
     lead_us: float = 0.0
+    between_us: float = 0.0
     plan_us: float = 0.0
 
     def span_us(self, *, idle: bool) -> float:

@@ -72,6 +72,16 @@ class SeenStep:
         last.synchronize()
         return 1e3 * first.elapsed_time(last)
 
+    def after_us(self, before: "SeenStep") -> float:
+        """On a GPU from the end of `before`'s kernels to the beginning of this step's: its inputs are copied meanwhile.
+
+        The host's time, too, where it was not done with queueing them by then.  Must be asked after the step has ended.
+        """
+        if self.events is None or before.events is None:
+            return 0.0
+        self.events[0].synchronize()
+        return 1e3 * before.events[1].elapsed_time(self.events[0])
+
     @property
     def total_us(self) -> float:
         """From composing it to the moment the scheduler has taken its tokens."""

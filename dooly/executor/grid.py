@@ -14,7 +14,7 @@ _CHUNK = 16
 """New tokens of a chunk so short that its history is what takes time."""
 _JAGGED = 256
 """Rows beyond which the time of a product goes up and down as its kernels change."""
-_IN_OCTAVE = 3
+_IN_OCTAVE = 6
 _UNEVEN = (1, 3, 6, 16)
 """Thirty-seconds of the most requests that decode together with contexts of different lengths."""
 
@@ -36,22 +36,22 @@ def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
 
 
 def product_rows(limit: int, salt: str) -> list[int]:
-    """Rows of a matrix product: as `geometric` up to 256, then five in each octave, and ``limit`` itself.
+    """Rows of a matrix product: powers of two up to 256, then eight in each octave, and ``limit`` itself.
 
-    Beyond 256 the time per row goes up and down by several per cent from one size to the next, as kernels and their
-    tiles change, and multiples of 256 are the fastest.  So three sizes lie off the powers of two, in the middle half of
-    each third of an octave, where `salt` puts them: products that run the same kernels show them at different sizes.
-    They are no multiples of anything, as prompts are not.  The other two are a power of two, where an engine's budget
-    of tokens ends, and the next one, where another row of tiles begins.  A wider range keeps the inner points.
+    Beyond 256 the time per row goes up and down from one size to the next, as kernels and their tiles change: mostly by
+    several per cent, between 450 and 700 rows by up to a half.  So six sizes lie off the powers of two, in the middle
+    half of each sixth of an octave, where `salt` puts them: products that run the same kernels show them at different
+    sizes.  They are no multiples of anything, as prompts are not.  The other two are a power of two, where an engine's
+    budget of tokens ends, and the next one, where another row of tiles begins.  A wider range keeps the inner points.
 
     >>> product_rows(1024, "one")
-    [1, 4, 16, 64, 256, 284, 356, 432, 512, 513, 590, 756, 922, 1024]
+    [1, 2, 4, 8, 16, 32, 64, 128, 256, 269, 302, 333, 389, 440, 486, 512, 513, 545, 622, 680, 760, 860, 995, 1024]
     >>> product_rows(1024, "another")
-    [1, 4, 16, 64, 256, 288, 350, 437, 512, 513, 559, 763, 913, 1024]
+    [1, 2, 4, 8, 16, 32, 64, 128, 256, 272, 299, 334, 378, 442, 483, 512, 513, 558, 605, 681, 746, 866, 973, 1024]
     """
-    thirds = range(math.ceil(_IN_OCTAVE * math.log2(limit / _JAGGED)))
-    places = [third + random.Random(f"{salt}/{third}").uniform(0.25, 0.75) for third in thirds]
-    inner = [rows for rows in geometric(limit) if rows <= _JAGGED]
+    parts = range(math.ceil(_IN_OCTAVE * math.log2(limit / _JAGGED)))
+    places = [part + random.Random(f"{salt}/{part}").uniform(0.25, 0.75) for part in parts]
+    inner = [rows for rows in geometric(limit, step=2) if rows <= _JAGGED]
     beyond = [round(_JAGGED * 2 ** (place / _IN_OCTAVE)) for place in places]
     beyond += [edge for rows in geometric(limit, 2 * _JAGGED, 2) for edge in (rows, rows + 1)]
     return sorted({*inner, *(rows for rows in beyond if rows < limit), limit})
@@ -78,7 +78,7 @@ def attention_batches(max_tokens: int, most: int, longest: int) -> Iterable[Poin
     """
     chunk = min(max_tokens, longest)
     decode = [Point.of_requests([(1, context - 1)] * count) for context, count in _decode_pairs(longest, most)]
-    prefill = [Point.of_requests([(new, 0)]) for new in ends_first(geometric(chunk, min(_CHUNK, chunk)))]
+    prefill = [Point.of_requests([(new, 0)]) for new in ends_first(geometric(chunk, min(_CHUNK, chunk), step=2))]
     mixed = list(_mixed_batches(max_tokens, most, longest))
     yield from (*decode[:2], *prefill[:2], *mixed[:2])
     yield from decode

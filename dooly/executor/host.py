@@ -9,6 +9,7 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
                    sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
                    graphs, all one by one
 ``host_lead``      {R}: until an idle device starts with a whole graph that it is given
+``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
 
 What is left of the steps of a real engine when its device's own work is taken away does not depend on the model.
 """
@@ -37,6 +38,7 @@ HOST_COST_S = {"cpu": 20.0, "cuda": 220.0}
 """Rough wall seconds of measuring host time, imports not included."""
 
 _AROUND = HOST_PARTS[:2]
+_DEVICE = HOST_PARTS[-2:]
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""
 
@@ -49,7 +51,7 @@ def missing_host_points(database: Database, machine: Machine) -> bool:
         if not have >= set(load.points):
             return True
     on_gpu = machine.torch_device == "cuda"
-    if on_gpu and not database.points("host_lead", environment):
+    if on_gpu and not all(database.points(part, environment) for part in _DEVICE):
         return True
     between = LAUNCH_PARTS if on_gpu else ("host_dispatch",)
     depths = ({each.point.axes["N"] for each in database.points(part, environment)} for part in between)
@@ -86,7 +88,8 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
                 book.claim(*marks[depth])
             if on_gpu:
-                book.claim("host_lead", Point.of(R=DECODE))
+                for signature in _DEVICE:
+                    book.claim(signature, Point.of(R=DECODE))
             if not book.held:
                 return 0
             deepest = max(folders)
@@ -110,7 +113,7 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 if on_gpu:
                     _store_launch(book, one_by_one, programs[depth], alone)
                     if depth == deepest:
-                        _store_lead(book, steps)
+                        _store_device(book, steps)
                 else:
                     _store_dispatch(book, steps, programs[depth], alone)
     finally:
@@ -227,10 +230,11 @@ def _store_launch(
                 _store(book, signature, point, [step.launch_us for step in seen], aside)
 
 
-def _store_lead(book: _Claims, steps: Sequence[TimedStep]) -> None:
-    """How much longer a step of a whole graph takes a device that is idle than one that is still at the step before.
+def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
+    """When a device starts with a whole graph: an idle one, and one that is still at the step before.
 
-    Known only where the device is slower than the host, and so still busy.
+    An idle one by how much longer the step takes it.  Known only where the device is slower than the host, which has
+    the next step queued by then.
     """
     whole = [step for step in steps if step.mode == "FULL"]
     for requests in sorted({step.requests for step in whole}):
@@ -238,8 +242,12 @@ def _store_lead(book: _Claims, steps: Sequence[TimedStep]) -> None:
         if min(len(idle), len(busy)) < _FEWEST:
             continue
         device_us = statistics.median(step.device_us for step in busy)
-        if device_us > statistics.median(step.before_us + step.launch_us + step.after_us for step in idle):
-            _store(book, "host_lead", Point.of(R=requests), [max(1.0, step.device_us - device_us) for step in idle])
+        if device_us <= statistics.median(step.before_us + step.launch_us + step.after_us for step in idle):
+            continue
+        _store(book, "host_lead", Point.of(R=requests), [max(1.0, step.device_us - device_us) for step in idle])
+        between = [step.between_us for step in busy if step.between_us is not None]
+        if len(between) >= _FEWEST:
+            _store(book, "host_between", Point.of(R=requests), [max(1.0, each_us) for each_us in between])
 
 
 def _store(

@@ -39,6 +39,7 @@ class TimedStep:
         mode: how its kernels were launched.
         overlapped: whether it was composed while the step before it ran.
         before_us, launch_us, device_us, total_us: as of `SeenStep`.
+        between_us: from the end of the step before on the GPU to its own beginning, if it was composed meanwhile.
     """
 
     requests: int
@@ -49,6 +50,7 @@ class TimedStep:
     launch_us: float
     device_us: float
     total_us: float
+    between_us: float | None = None
 
     @property
     def after_us(self) -> float:
@@ -56,10 +58,12 @@ class TimedStep:
         return self.total_us - self.before_us - max(self.launch_us, self.device_us)
 
     @classmethod
-    def of(cls, step: SeenStep, overlapped: bool) -> "TimedStep":
-        """Asks the GPU's events, so the step must have ended."""
+    def of(cls, step: SeenStep, overlapped: bool, before: SeenStep | None = None) -> "TimedStep":
+        """Asks the GPU's events, so the step must have ended; `before` is the one before it, if there was one."""
+        meanwhile = overlapped and before is not None and step.start_s < before.ready_s
+        between_us = step.after_us(before) if meanwhile and before is not None else None
         times = step.before_us, step.launch_us, step.device_us, step.total_us
-        return cls(step.batch.count, step.batch.tokens, step.mode, overlapped, *times)
+        return cls(step.batch.count, step.batch.tokens, step.mode, overlapped, *times, between_us)
 
 
 def record(
@@ -87,7 +91,8 @@ def record(
                 engine.overlaps = overlaps
                 with Probe(engine) as probe:
                     _serve(engine, batches, "overlapped" if overlaps else "timed")
-                steps += [TimedStep.of(step, overlaps) for step in probe.steps]
+                pairs = zip([None, *probe.steps], probe.steps)
+                steps += [TimedStep.of(step, overlaps, before) for before, step in pairs]
     return steps
 
 

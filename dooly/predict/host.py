@@ -33,6 +33,7 @@ class HostModel:
         launch: queueing a step's kernels, by place in `MODES`, over N and R: operations that are queued one by one
             (attention operations, around which the rest is graphs, in mode PIECEWISE) and requests; empty on a CPU.
         lead: of mode FULL over R, until an idle device starts; None where that was not measured.
+        between: over R, until a device that is still at the step before starts; None where that was not measured.
     """
 
     before: Formula
@@ -40,6 +41,7 @@ class HostModel:
     dispatch: Formula | None
     launch: tuple[Formula, ...]
     lead: Formula | None
+    between: Formula | None = None
 
     @classmethod
     def of(cls, formulas: Mapping[str, Formula]) -> "HostModel":
@@ -56,8 +58,8 @@ class HostModel:
                 )
         launch = tuple(formulas[part] for part in LAUNCH_PARTS) if on_gpu else ()
         dispatch = None if on_gpu else formulas["host_dispatch"]
-        lead = formulas.get("host_lead") if on_gpu else None
-        return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, lead)
+        lead, between = (formulas.get(part) if on_gpu else None for part in ("host_lead", "host_between"))
+        return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, lead, between)
 
     def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """(before, after) in us and whether either is extrapolated, for one step."""
@@ -75,6 +77,10 @@ class HostModel:
         if self.lead is None or MODES[mode] != "FULL":
             return 0.0, False
         return self.lead.predict_one({"R": float(requests)})
+
+    def between_one(self, requests: int) -> float:
+        """us until a device that is still at the step before starts; measured with whole graphs, whatever the mode."""
+        return 0.0 if self.between is None else self.between.predict_one({"R": float(requests)})[0]
 
     def many(
         self, tokens: NDArray[np.float64], requests: NDArray[np.float64]

@@ -107,7 +107,7 @@ class StepModel:
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
         tokens, requests = batch.tokens, batch.count
-        padded, launch, lead, outside = self._launch_one(tokens, requests)
+        padded, launch, lead, between, outside = self._launch_one(tokens, requests)
         sizes = {"T": padded, "R": requests, "L": batch.logits}
         device, outside = self._dispatch_us, outside or self._dispatch_outside
         for axis, table in self._tables:
@@ -125,21 +125,24 @@ class StepModel:
                 outside = outside or beyond
         before, after, beyond = self._around(tokens, requests)
         total = before + max(launch, lead + device) + after
-        return StepCost(before, device, after, total, outside or beyond, launch, lead, self._plan_us)
+        return StepCost(before, device, after, total, outside or beyond, launch, lead, between, self._plan_us)
 
     def padded(self, tokens: int, requests: int) -> int:
         """Tokens that all but attention works on."""
         return self._launch_one(tokens, requests)[0]
 
-    def _launch(self, tokens: int, requests: int) -> tuple[int, float, float, bool]:
-        """Padded tokens of a step; us of queueing it, and until an idle device starts; whether extrapolated."""
+    def _launch(self, tokens: int, requests: int) -> tuple[int, float, float, float, bool]:
+        """Padded tokens of a step; us of queueing it, until an idle device starts, and until one that is busy with the step
+        before does; whether extrapolated.
+        """
         mode, padded = ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
         if self.host is None or not self.host.launch:
-            return padded, 0.0, 0.0, False
+            return padded, 0.0, 0.0, 0.0, False
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
         lead, beyond = self.host.lead_one(place, requests)
-        return padded, _grid(launch + self._slower_us[place]), _grid(lead), outside or beyond
+        between = self.host.between_one(requests)
+        return padded, _grid(launch + self._slower_us[place]), _grid(lead), _grid(between), outside or beyond
 
     def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """Host time before and after the model, us; whether extrapolated."""
@@ -191,7 +194,7 @@ class StepModel:
 
         On a GPU the row ``host_launch`` is what the device waits for the host, not the whole time of queueing.
         """
-        padded, launch, lead, late = self._launch_one(batch.tokens, batch.count)
+        padded, launch, lead, between, late = self._launch_one(batch.tokens, batch.count)
         parts: list[tuple[str, str, str, int, float, bool]] = []
         for each in self.work:
             values = {**batch.attention(each.subject.window), "L": batch.logits}
@@ -216,7 +219,7 @@ class StepModel:
             ]
         extrapolated = any(part[5] for part in parts)
         total = before + device + wait + after
-        cost = StepCost(before, device, after, total, extrapolated, launch, lead, self._plan_us)
+        cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, self._plan_us)
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

@@ -25,7 +25,7 @@ class DecodeCosts:
         self._composition = -1
         self._at = self._length = 0
         self._start = self._slope = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        self._extrapolated, self._plan_us = False, 0.0
+        self._extrapolated, self._fixed_us = False, (0.0, 0.0)
 
     def __call__(self, batch: StepBatch) -> StepCost:
         """Cost of the next step."""
@@ -46,14 +46,15 @@ class DecodeCosts:
             return start
         at = self._at
         before, device, after, total, launch, lead = (a + b * at for a, b in zip(self._start, self._slope))
-        return StepCost(before, device, after, total, self._extrapolated, launch, lead, self._plan_us)
+        return StepCost(before, device, after, total, self._extrapolated, launch, lead, *self._fixed_us)
 
     def _from(self, start: StepCost, end: StepCost, steps: int) -> None:
         self._at, self._length = 0, steps
         self._start = _parts(start)
         before, device, after, total, launch, lead = ((b - a) / steps for a, b in zip(self._start, _parts(end)))
         self._slope = (before, device, after, total, launch, lead)
-        self._extrapolated, self._plan_us = start.extrapolated or end.extrapolated, start.plan_us
+        self._extrapolated = start.extrapolated or end.extrapolated
+        self._fixed_us = start.between_us, start.plan_us
 
 
 def _parts(cost: StepCost) -> tuple[float, float, float, float, float, float]:

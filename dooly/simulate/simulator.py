@@ -180,7 +180,8 @@ class _Simulator:
         if cost.plan_us > 0.0:
             self.now_s = max(self.now_s, self.device_free_s) + cost.plan_us / 1e6
         # The device starts with the first kernel that is queued, and cannot end before the last one is.
-        ready_s = max(self.device_free_s, self.now_s + cost.lead_us / 1e6) + cost.device_us / 1e6
+        begin_s = max(self.device_free_s + cost.between_us / 1e6, self.now_s + cost.lead_us / 1e6)
+        ready_s = begin_s + cost.device_us / 1e6
         self.now_s += cost.launch_us / 1e6
         self.device_free_s = max(ready_s, self.now_s)
         self.in_flight.append((self.device_free_s, cost.host_after_us / 1e6, step))
@@ -205,7 +206,8 @@ class _Simulator:
         cost = self.step_time(batch)
         if not isinstance(cost, StepCost):
             cost = StepCost(0.0, cost * 1e6, 0.0, cost * 1e6)
-        parts = (cost.host_before_us, cost.lead_us, cost.device_us, cost.launch_us, cost.host_after_us)
+        host_us = cost.host_before_us, cost.launch_us, cost.host_after_us
+        parts = (*host_us, cost.lead_us, cost.between_us, cost.device_us)
         if not (min(parts) >= 0 and 0 < cost.total_us < float("inf")):
             raise SimulationError(f"step time of {batch.tokens} tokens in {batch.count} requests is {cost}")
         return cost

@@ -41,17 +41,23 @@ def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
     database.close()
 
 
-def test_the_lead_is_how_much_later_an_idle_device_is_done(tmp_path: Path):
-    """Not where the host is the slower of the two: the device is idle with either scheduling."""
+def test_when_a_device_starts_is_known_where_it_is_slower_than_the_host(tmp_path: Path):
+    """An idle one is done later by that; before one that is still at a step it has the engine's copies.
+
+    Not where the host is the slower of the two: the device is idle with either scheduling.
+    """
     here, database = machine(), Database(tmp_path / "latency.db")
     decode = TimedStep(4, 4, "FULL", False, before_us=2000.0, launch_us=1500.0, device_us=9500.0, total_us=12000.0)
     steps = [replace(decode, device_us=9500.0 + 10.0 * place) for place in range(5)]
-    steps += [replace(decode, overlapped=True, device_us=9000.0)] * 5
+    steps += [replace(decode, overlapped=True, device_us=9000.0)] * 2
+    steps += [replace(decode, overlapped=True, device_us=9000.0, between_us=30.0 + place) for place in range(3)]
     slow = replace(decode, requests=64, tokens=64, before_us=6500.0, total_us=17500.0)
-    steps += [slow] * 5 + [replace(slow, overlapped=True, device_us=9000.0)] * 5
-    host._store_lead(host._Claims(database, host_environment(here)), [*steps, replace(decode, mode="NONE")])
+    steps += [slow] * 5 + [replace(slow, overlapped=True, device_us=9000.0, between_us=700.0)] * 5
+    host._store_device(host._Claims(database, host_environment(here)), [*steps, replace(decode, mode="NONE")])
     (found,) = database.points("host_lead", host_environment(here))
     assert (found.point, found.samples.values_us) == (Point.of(R=4), (500.0, 510.0, 520.0, 530.0, 540.0))
+    (found,) = database.points("host_between", host_environment(here))
+    assert (found.point, found.samples.values_us) == (Point.of(R=4), (30.0, 31.0, 32.0))
     database.close()
 
 

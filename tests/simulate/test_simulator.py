@@ -73,6 +73,23 @@ def test_an_idle_device_waits_for_its_first_kernel(
 
 @pytest.mark.engine
 @pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(("asynchronous", "later_ms"), [(False, 1.0), (True, 0.75)])
+def test_a_device_copies_the_inputs_of_the_next_step_between_two(
+    models: dict[str, Path], asynchronous: bool, later_ms: float, fast: bool
+) -> None:
+    cost = StepCost(100, 700, 200, 1000, launch_us=150, between_us=50)
+    settings = replace(SETTINGS, async_scheduling=asynchronous)
+    trace = trace_of((0, 10, 40))
+    if fast:
+        run = simulate_fast("llama", trace, lambda batch: cost, settings)
+    else:
+        run = simulate(models["llama"], trace, lambda batch: cost, settings)
+    assert run.requests[0].first_token_s == pytest.approx(1e-3)
+    assert run.requests[0].finish_s == pytest.approx((1.0 + 39 * later_ms) / 1e3, abs=0.06e-3)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("asynchronous", "first_ms", "later_ms"), [(False, 1.05, 1.05), (True, 1.1, 0.75)])
 def test_what_is_planned_late_waits_for_the_step_before(
     models: dict[str, Path], asynchronous: bool, first_ms: float, later_ms: float, fast: bool
