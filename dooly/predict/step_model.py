@@ -132,9 +132,7 @@ class StepModel:
         return self._launch_one(tokens, requests)[0]
 
     def _launch(self, tokens: int, requests: int) -> tuple[int, float, float, float, bool]:
-        """Padded tokens of a step; us of queueing it, until an idle device starts, and until one that is busy with the step
-        before does; whether extrapolated.
-        """
+        """Padded tokens; us of queueing, until an idle device starts, until a busy one does; whether extrapolated."""
         mode, padded = ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
         if self.host is None or not self.host.launch:
             return padded, 0.0, 0.0, 0.0, False
@@ -208,13 +206,13 @@ class StepModel:
         wait = max(launch - device, lead)
         if self.host is not None:
             dispatch = "host", self.launches, self._dispatch_us, self._dispatch_outside
-            between = ("host_dispatch", "host_dispatch", *dispatch)
+            meanwhile = ("host_dispatch", "host_dispatch", *dispatch)
             if self.host.launch:
-                between = ("host_launch", "host_launch", "host", 1, wait, late)
+                meanwhile = ("host_launch", "host_launch", "host", 1, wait, late)
             parts = [
                 ("host_before", "host_before", "host", 1, before, outside),
                 *parts,
-                between,
+                meanwhile,
                 ("host_after", "host_after", "host", 1, after, outside),
             ]
         extrapolated = any(part[5] for part in parts)
