@@ -24,7 +24,7 @@ Written by `make reports` from the recordings that ship, as `dooly validate --re
 
 Each trace was served three times with asynchronous scheduling and once with synchronous. Noise: mean error over
 requests of one pass against the mean of the others. Traces: *4* is 40 requests of azure-conv, 4 a second; *long* 8
-requests of arxiv, 1.5 a second; *16* 110 requests of azure-conv, 16 a second.
+requests of arxiv, 1.5 a second; *16* 110 requests of azure-conv, 16 a second. *Own process*: the engine core in a process of its own, whose steps cannot be seen.
 
 ## Recordings
 """
@@ -88,7 +88,7 @@ def _page(paths: list[Path], results: list[tuple[Recording, list[Validation]]]) 
             "## Single steps, asynchronous\n\nTime from calling the model, or the end of the step before, to its last "
             "kernel: median error and 90th percentile, in percent.",
             steps,
-            [_steps(recording, each, "device") for recording, each in asynchronous],
+            [_steps(recording, each, "device") for recording, each in asynchronous if each.steps],
         ),
         (
             "## Synchronous\n\nOne pass each, so no noise: mean error of TTFT and TPOT over requests, and median error "
@@ -103,7 +103,8 @@ def _page(paths: list[Path], results: list[tuple[Recording, list[Validation]]]) 
 
 def _where(recording: Recording) -> Row:
     platform = recorded_platform(recording).upper()
-    return {"gpu": platform, "model": recording.model, "backend": recording.backend}
+    apart = ", own process" if dict(recording.facts)["engine core"] == "own process" else ""
+    return {"gpu": platform, "model": recording.model, "backend": f"{recording.backend}{apart}"}
 
 
 def _latencies(recording: Recording, found: Validation) -> Row:

@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from math import exp, log, log2
 from typing import cast
 
@@ -31,15 +30,15 @@ _RIDGES = (0.03, 0.1, 0.3, 1.0)
 
 @dataclass(frozen=True)
 class Curve:
-    """For one axis: corrected times at measured sizes, straight between them on logarithmic axes, never falling.
+    """For one axis: corrected times at measured sizes, straight between them on logarithmic axes.
 
-    Beyond the ends the correction fades with the symbolic time, so slowly that the whole still never falls where the
+    Beyond the ends the correction fades with the symbolic time, so slowly that the whole never falls there where the
     symbolic part does not.
 
     Attributes:
         axis: request symbol.
         at: its values, ascending, positive.
-        latency_us: corrected time at each, positive, never falling.
+        latency_us: corrected time at each, positive.
         ends_us: symbolic time at the first and the last.
     """
 
@@ -53,8 +52,8 @@ class Curve:
             raise ValueError(f"curve with {len(self.at)} sizes and {len(self.latency_us)} times")
         if any(not a < b for a, b in zip((0.0, *self.at), self.at)):
             raise ValueError("sizes of a curve must be positive and ascending")
-        if min(*self.latency_us, *self.ends_us) <= 0 or any(a > b for a, b in pairwise(self.latency_us)):
-            raise ValueError("times of a curve must be positive and never fall")
+        if min(*self.latency_us, *self.ends_us) <= 0:
+            raise ValueError("times of a curve must be positive")
 
     @cached_property
     def _logs(self) -> tuple[list[float], list[float], tuple[float, float], tuple[float, float]]:
@@ -148,24 +147,31 @@ class Field:
 Residual = Curve | Field
 
 
-def fit_curve(axis: str, at: Column, symbolic: Callable[[Column], Column], latency_us: Column, trust: Column) -> Curve:
+def fit_curve(
+    axis: str,
+    at: Column,
+    symbolic: Callable[[Column], Column],
+    latency_us: Column,
+    trust: Column,
+    *,
+    rising: bool = True,
+) -> Curve:
     """A curve through the measured points, of the shape of the symbolic part between them.
-
-    Where the times fall as the size grows, it takes their mean level instead.
 
     Args:
         at: float64[points], distinct and ascending values of `axis`; at least one.
         symbolic: us at any sizes.
         trust: float64[points] in (0, 1], the share of its correction that a point gets.
+        rising: more work cannot take less time: where the times fall as the size grows, take their mean level instead.
     """
     ratio = trust * np.clip(np.log(latency_us / symbolic(at)), -BOUND, BOUND)
     places = np.arange(np.log(at[0]), np.log(at[-1]), _STEP)
     knots = np.unique(np.concatenate([at, np.exp(places[1:])]))
     weight = np.where(np.isin(knots, at), np.interp(knots, at, trust), 1e-3)
     level = np.log(symbolic(knots)) + np.interp(np.log(knots), np.log(at), ratio)
-    rising = np.exp(_isotonic(level, weight))
+    times = np.exp(_isotonic(level, weight) if rising else level)
     first, last = symbolic(at[[0, -1]]).tolist()
-    return Curve(axis, tuple(map(float, knots)), tuple(map(float, rising)), (first, last))
+    return Curve(axis, tuple(map(float, knots)), tuple(map(float, times)), (first, last))
 
 
 def _isotonic(values: Column, sizes: Column) -> Column:

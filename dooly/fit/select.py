@@ -17,6 +17,7 @@ from dooly.fit.subject import HOST_SUBJECTS, Subject, subject_of
 from dooly.fit.terms import PARAMETERS, Regime, Structure, regimes
 from dooly.ir.expr import FloorDiv, symbol, symbols_of
 from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind
 
 __all__ = ["Data", "collect", "fit", "fit_host", "fit_subject", "parameters_of"]
 
@@ -307,7 +308,14 @@ def _residual(data: Data, found: Estimate) -> Residual | None:
     axis = data.subject.single
     if axis is not None:
         at = data.columns[axis]
-        return fit_curve(axis, at, lambda x: found.predict({axis: x}, len(x)), data.latency_us, data.trust)
+
+        def symbolic(sizes: Column) -> Column:
+            return found.predict({axis: sizes}, len(sizes))
+
+        # Of matrix products libraries have many kernels, and some that they choose are slow: 551 rows may take a third
+        # longer than 608.
+        rising = data.subject.kind is not Kind.GEMM
+        return fit_curve(axis, at, symbolic, data.latency_us, data.trust, rising=rising)
     symbolic_us = found.predict(data.columns, len(data))
     return fit_field(data.subject.coordinates, data.columns, symbolic_us, data.latency_us, data.trust)
 

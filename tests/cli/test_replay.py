@@ -13,15 +13,20 @@ from dooly.errors import SimulationError
 from dooly.executor import machine
 from dooly.simulate.recording import load_recording, save_recording
 
-RECORDED = sorted((DATA / "recorded").glob("*.json.gz"))
+SHIPPED = sorted((DATA / "recorded").glob("*.json.gz"))
+OWN_PROCESS = "own-process"
+RECORDED = [path for path in SHIPPED if OWN_PROCESS not in path.name]
 DEVICES = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
 TRACES = ("azure-conv:40@4", "arxiv:8@1.5", "azure-conv:110@16")
 
 
 @pytest.fixture(scope="module", params=RECORDED, ids=lambda path: path.name.partition(".json")[0])
 def replayed(request, tmp_path_factory):
-    place = tmp_path_factory.mktemp("replay")
-    command = ["validate", "--recording", str(request.param), "--db", str(place / "none.sqlite"), "--json"]
+    return replay(request.param, tmp_path_factory.mktemp("replay"))
+
+
+def replay(recording, place):
+    command = ["validate", "--recording", str(recording), "--db", str(place / "none.sqlite"), "--json"]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main(command) == 0
@@ -41,13 +46,26 @@ def test_what_the_gpu_bounds_is_near(replayed, request):
 
     The host bounds more than these where it plans attention late, or has experts and latent attention to queue.
     """
-    bound_by_host = request.node.callspec.id in ("h100-llama-3.1-8b-flashinfer", "h100-deepseek-v2-lite")
+    late = "h100-llama-3.1-8b-flashinfer", "h100-deepseek-v2-lite", "h100-qwen3-30b-a3b"
+    bound_by_host = request.node.callspec.id in late
     for (trace, scheduling), row in replayed.items():
         (decode,) = (s for s in row["steps"] if (s["kind"], s["mode"], s["part"]) == ("decode", "FULL", "device"))
-        assert decode["count"] > (550 if trace.startswith("arxiv") else 850)
+        assert decode["count"] > (500 if trace.startswith("arxiv") else 750)
         assert decode["error_percent"] < (5 if scheduling == "async" else 10)
     tpot = replayed["arxiv:8@1.5", "async"]["requests"][1]
     assert tpot["mape_percent"] < (10 if bound_by_host else 5)
+
+
+def test_an_engine_in_its_own_process_is_near_what_is_simulated_in_one(tmp_path):
+    """Only its requests are known; `vllm serve` runs the engine so."""
+    (path,) = (each for each in SHIPPED if OWN_PROCESS in each.name)
+    found = replay(path, tmp_path)
+    assert set(found) == {(trace, "async") for trace in TRACES}
+    for row in found.values():
+        ttft, tpot, _ = row["requests"]
+        assert (row["runs"], row["steps"]) == (3, [])
+        assert tpot["mape_percent"] < 8
+        assert ttft["mape_percent"] < 30
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name.partition(".json")[0])
@@ -58,7 +76,8 @@ def test_a_recording_is_whole(path):
     assert len(listed) == 6
     for run in listed:
         tokens = sum(request.prompt_tokens + request.output_tokens - 1 for request in run.requests)
-        assert sum(step.batch.tokens for step in run.steps) == tokens
+        computed, again = sum(step.batch.tokens for step in run.steps), sum(r.preemptions for r in run.requests)
+        assert computed > tokens if again else computed == tokens
         in_pieces = set() if run.trace.startswith("arxiv") else {"PIECEWISE"}  # its prompts are too long for graphs
         assert {step.mode for step in run.steps} == {"FULL", "NONE"} | in_pieces
 

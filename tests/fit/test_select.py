@@ -216,10 +216,21 @@ def test_the_residual_follows_what_no_candidate_can() -> None:
     assert formula.predict_one({"T": 512.0})[0] == pytest.approx(bumpy({"T": 512.0}), rel=0.05)
 
 
-def test_latency_never_falls_with_tokens() -> None:
-    formula = fit(GEMM, laws.over_tokens(laws.noisy(gemm_law, 0.15, seed=9)))
-    latency, _ = formula.predict({"T": np.arange(1, 20_000)})
+def test_more_rows_take_no_less_time_but_where_a_library_chooses_kernels() -> None:
+    norm = laws.norm(4096)
+    noisy = laws.noisy(lambda values: 2.0 + laws.moved(norm, values) / 1800e3, 0.15, seed=9)
+    latency, _ = fit(norm, laws.over_tokens(noisy)).predict({"T": np.arange(1, 20_000)})
     assert np.all(np.diff(latency) >= -1e-9 * latency[1:])
+
+    def slow_at_551(values: dict[str, float]) -> float:
+        uneven = 1.0 + 0.2 * math.sin(math.log(values["T"]))
+        return gemm_law(values) * uneven * (1.4 if values["T"] == 551 else 1.0)
+
+    sizes = sorted({*(round(1.3**i) for i in range(35)), 551, 608})
+    formula = fit(GEMM, laws.over_tokens(slow_at_551, sizes))
+    slow, usual = (formula.predict_one({"T": float(rows)})[0] for rows in (551, 608))
+    assert slow == pytest.approx(slow_at_551({"T": 551}), rel=0.02)
+    assert usual < 0.85 * slow
 
 
 def test_the_residual_fades_outside_the_domain() -> None:
