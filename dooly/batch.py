@@ -36,13 +36,13 @@ MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
 """The whole step as one CUDA graph; the pieces between attention operations as graphs; kernels launched one by one."""
 
 LAUNCH_PARTS = tuple(f"host_launch_{mode.lower()}" for mode in MODES)
-HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host_lead", "host_between")
+HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host_lead", "host_between", "host_experts")
 """Signatures of the pseudo operations that hold the host's share of a step.
 
 Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
 each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
 whole graph ``host_lead``, until an idle device starts, and ``host_between``, until one that is still at the step before
-does.
+does.  ``host_experts`` is queueing one mixture of experts, which is many kernels.
 """
 
 

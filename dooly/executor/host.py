@@ -10,6 +10,7 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
                    graphs, all one by one
 ``host_lead``      {R}: until an idle device starts with a whole graph that it is given
 ``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
+``host_experts``   {R}: queueing one mixture of experts, many kernels and much code, where all are launched one by one
 
 What is left of the steps of a real engine when its device's own work is taken away does not depend on the model.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES
 from dooly.child import in_own_process
-from dooly.database import Claim, Database, Environment, Point, Samples
+from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
 from dooly.errors import ProfileError
 from dooly.executor.environment import host_environment
 from dooly.executor.host_engine import TimedStep, record
@@ -29,16 +30,17 @@ from dooly.executor.host_load import CONTEXT, DECODE, STEPS, load_for
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
+from dooly.executor.sweep import Ranges, coarse_points
 from dooly.executor.timing import Precision
 from dooly.ir import Kind, Operation, Program
 
 __all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
 
-HOST_COST_S = {"cpu": 20.0, "cuda": 220.0}
+HOST_COST_S = {"cpu": 20.0, "cuda": 290.0}
 """Rough wall seconds of measuring host time, imports not included."""
 
 _AROUND = HOST_PARTS[:2]
-_DEVICE = HOST_PARTS[-2:]
+_ON_GPU = HOST_PARTS[-3:]
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""
 
@@ -51,7 +53,7 @@ def missing_host_points(database: Database, machine: Machine) -> bool:
         if not have >= set(load.points):
             return True
     on_gpu = machine.torch_device == "cuda"
-    if on_gpu and not all(database.points(part, environment) for part in _DEVICE):
+    if on_gpu and not all(database.points(part, environment) for part in _ON_GPU):
         return True
     between = LAUNCH_PARTS if on_gpu else ("host_dispatch",)
     depths = ({each.point.axes["N"] for each in database.points(part, environment)} for part in between)
@@ -82,20 +84,23 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
             folders = {depth: load.write_model(Path(name) / f"layers-{depth}", depth) for depth in load.depths}
             note("host time: operations of the models")
             programs = {depth: _operations(folder, machine) for depth, folder in folders.items()}
+            mixture = load.write_mixture(Path(name) / "experts")
             marks: dict[int, tuple[str, Point]] = {}
             for depth, program in programs.items():
                 sizes = {"N": _queued(program), "R": DECODE} if on_gpu else {"N": _queued(program)}
                 marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
                 book.claim(*marks[depth])
             if on_gpu:
-                for signature in _DEVICE:
+                for signature in _ON_GPU:
                     book.claim(signature, Point.of(R=DECODE))
             if not book.held:
                 return 0
             deepest = max(folders)
             every = [op for program in programs.values() for op in program]
+            experts = () if mixture is None else _operations(mixture, machine)
             if on_gpu:
-                alone = in_own_process(_alone, machine, [op for op in every if op.kind.stateful])
+                mixtures = [op for op in experts if op.kind is Kind.MOE]
+                alone = in_own_process(_alone, machine, [*(op for op in every if op.kind.stateful), *mixtures])
             else:
                 alone = _alone(machine, every)
             for depth, folder in folders.items():
@@ -116,6 +121,11 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                         _store_device(book, steps)
                 else:
                     _store_dispatch(book, steps, programs[depth], alone)
+            if mixture is not None and book.holds("host_experts"):
+                note("host time: engine with experts")
+                given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
+                dense = database.points("host_launch_none", host_environment(machine))
+                _store_experts(book, in_own_process(record, *given), experts, alone, dense)
     finally:
         book.release()
     return book.stored
@@ -184,6 +194,8 @@ def _batch(operation: Operation, device: str) -> Point:
     if operation.kind is Kind.ATTENTION:
         each = (CONTEXT, 0) if device == "cuda" else (1, CONTEXT + STEPS // 2)
         return Point.of_requests([each] * DECODE)
+    if operation.kind is Kind.MOE:
+        return coarse_points(operation, Ranges())[1]  # the most tokens
     return Point.of(**dict.fromkeys(operation.axes, DECODE))
 
 
@@ -248,6 +260,41 @@ def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
         between = [step.between_us for step in busy if step.between_us is not None]
         if len(between) >= _FEWEST:
             _store(book, "host_between", Point.of(R=requests), [max(1.0, each_us) for each_us in between])
+
+
+def _store_experts(
+    book: _Claims,
+    steps: Sequence[TimedStep],
+    operations: Sequence[Operation],
+    alone: Mapping[str, Samples],
+    dense: Sequence[Measurement],
+) -> None:
+    """What steps that are launched one by one take beyond those without experts, for each mixture.
+
+    Beside it stands what queueing that mixture takes by itself, which is less: other mixtures are to it as they are.
+
+    Args:
+        dense: queueing steps of models without experts, of two depths at least.
+    """
+    counts = {op.signature: op.count for op in operations if op.kind is Kind.MOE}
+    aside = tuple((name, us) for name, us in alone[min(counts)].aside if name == "queued_us")
+    first_us, each_us = _line([(point.point.axes["N"], point.latency_us) for point in dense])
+    others_us = first_us + each_us * (_queued(operations) - sum(counts.values()))
+    alike: dict[int, list[float]] = {}
+    for step in steps:
+        if step.mode == "NONE":
+            alike.setdefault(step.requests, []).append(max(1.0, (step.launch_us - others_us) / sum(counts.values())))
+    for requests, seen in alike.items():
+        if len(seen) >= _FEWEST:
+            _store(book, "host_experts", Point.of(R=requests), seen, aside)
+
+
+def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """(at 0, per unit) through the medians at the smallest and the largest size."""
+    low, high = min(size for size, _ in points), max(size for size, _ in points)
+    at_low, at_high = (statistics.median(us for size, us in points if size == end) for end in (low, high))
+    each = (at_high - at_low) / (high - low)
+    return at_low - each * low, each
 
 
 def _store(

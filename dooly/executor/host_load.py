@@ -40,6 +40,8 @@ class HostLoad:
         decodes: requests that decode together.
         prefills: (requests, prompt tokens of each) that are prefilled together.
         mixed: requests that decode while prompts of any size arrive one by one.
+        mixture: bundled model with a mixture of experts in each layer, of which the fewest layers are served; None
+            where no other way of queueing is to be told apart.
     """
 
     model: str
@@ -50,6 +52,7 @@ class HostLoad:
     decodes: tuple[int, ...]
     prefills: tuple[tuple[int, int], ...]
     mixed: tuple[int, ...] = ()
+    mixture: str | None = None
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -70,6 +73,10 @@ class HostLoad:
         for _ in range(_TURNS):
             yield from self._turn(STEPS + 1)
             yield from (self._arriving(count, sizes) for count in self.mixed)
+
+    def prompts(self) -> Iterator[Workload]:
+        """Those whose kernels are launched one by one, or in pieces."""
+        yield from (each for each in self.workloads() if any(asked.prompt > CONTEXT for asked in each))
 
     def overlapped(self) -> Iterator[Workload]:
         """Those that decode, to be served with asynchronous scheduling."""
@@ -111,10 +118,20 @@ class HostLoad:
 
     def write_model(self, folder: Path, depth: int) -> Path:
         """A config.json of so many layers in a new folder."""
-        _, config = resolve_model(self.model)
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps({**config, **self.sizes, "num_hidden_layers": depth}))
-        return folder
+        return _write(folder, self.model, {**self.sizes, "num_hidden_layers": depth})
+
+    def write_mixture(self, folder: Path) -> Path | None:
+        """A config.json of the model with experts in a new folder, if there is one."""
+        if self.mixture is None:
+            return None
+        return _write(folder, self.mixture, {"num_hidden_layers": min(self.depths)})
+
+
+def _write(folder: Path, model: str, sizes: Mapping[str, int]) -> Path:
+    _, config = resolve_model(model)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**config, **sizes}))
+    return folder
 
 
 _LOADS = {
@@ -144,6 +161,7 @@ _LOADS = {
         decodes=(1, DECODE, 16, 64, 128, 256),
         prefills=((1, 128), (1, 2048), (1, 8192), (DECODE, 64), (DECODE, 256), (16, 16), (16, 128), (64, 32)),
         mixed=(DECODE, 16, 64),
+        mixture="qwen3-30b-a3b",
     ),
 }
 

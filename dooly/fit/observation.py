@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from dooly.batch import Batch
+from dooly.batch import HOST_PARTS, Batch
 from dooly.errors import FitError, PredictError
-from dooly.fit.typical import typical_us
+from dooly.fit.typical import served_us, typical_us
 
 if TYPE_CHECKING:
     from dooly.database import Measurement
@@ -79,13 +79,14 @@ class Observation:
 
     @classmethod
     def of(cls, measurement: "Measurement") -> "Observation":
-        """From the raw samples of a measured point, by `typical_us`.
+        """From the raw samples of a measured point, by `typical_us`; of the host's own work by `served_us`.
 
         Raises:
             FitError: there are no positive times.
         """
         samples = measurement.samples
-        found = cls.read(measurement.point.json, *typical_us(samples.values_us))
+        stands_for = served_us if measurement.operation in HOST_PARTS else typical_us
+        found = cls.read(measurement.point.json, *stands_for(samples.values_us))
         aside = dict(samples.aside)
         return replace(found, plan_us=aside.get("metadata_us", 0.0), queued_us=aside.get("queued_us", 0.0))
 

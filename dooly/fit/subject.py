@@ -151,8 +151,9 @@ HOST_SUBJECTS = {
         *(_host(part, "N", "R") for part in LAUNCH_PARTS),
         _host("host_lead", "R"),
         _host("host_between", "R"),
+        _host("host_experts", "R"),
     )
 }
 """Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), between
 them (us added to a forward pass of N operations), queueing them (us, over N operations and R requests), until an idle
-device starts, and until one that is at the step before does (us, over R each)."""
+device starts, until one that is at the step before does, and queueing one mixture of experts (us, over R each)."""

@@ -34,6 +34,7 @@ class HostModel:
             (attention operations, around which the rest is graphs, in mode PIECEWISE) and requests; empty on a CPU.
         lead: of mode FULL over R, until an idle device starts; None where that was not measured.
         between: over R, until a device that is still at the step before starts; None where that was not measured.
+        experts: over R, queueing a mixture of experts in the engine; None where that was not measured.
     """
 
     before: Formula
@@ -42,6 +43,7 @@ class HostModel:
     launch: tuple[Formula, ...]
     lead: Formula | None
     between: Formula | None = None
+    experts: Formula | None = None
 
     @classmethod
     def of(cls, formulas: Mapping[str, Formula]) -> "HostModel":
@@ -58,8 +60,8 @@ class HostModel:
                 )
         launch = tuple(formulas[part] for part in LAUNCH_PARTS) if on_gpu else ()
         dispatch = None if on_gpu else formulas["host_dispatch"]
-        lead, between = (formulas.get(part) if on_gpu else None for part in ("host_lead", "host_between"))
-        return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, lead, between)
+        known = (formulas.get(part) if on_gpu else None for part in ("host_lead", "host_between", "host_experts"))
+        return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, *known)
 
     def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """(before, after) in us and whether either is extrapolated, for one step."""
@@ -77,6 +79,12 @@ class HostModel:
         if self.lead is None or MODES[mode] != "FULL":
             return 0.0, False
         return self.lead.predict_one({"R": float(requests)})
+
+    def stretch(self, requests: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many times as long as by itself it takes to queue a mixture of experts among the engine's other work."""
+        if self.experts is None or not self.experts.queued_us:
+            return np.ones(len(requests))
+        return np.broadcast_to(self.experts.predict({"R": requests})[0], len(requests)) / self.experts.queued_us
 
     def between_one(self, requests: int) -> float:
         """us until a device that is still at the step before starts; measured with whole graphs, whatever the mode."""

@@ -63,7 +63,7 @@ class StepModel:
             host = replace(host, lead=None)
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
-        self._queued, self._slower_us = _queueing(self.work, host)
+        self._queued, self._slower_us, self._experts_us = _queueing(self.work, host)
         self._tables = [
             (axis, SizeTable(axis, [each for each in self.work if each.axis == axis]))
             for axis in sorted({each.axis for each in self.work if each.axis is not None})
@@ -138,6 +138,8 @@ class StepModel:
             return padded, 0.0, 0.0, 0.0, False
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
+        if self._experts_us and mode == "NONE":
+            launch += self._experts_us * float(self.host.stretch(np.array([float(requests)]))[0])
         lead, beyond = self.host.lead_one(place, requests)
         between = self.host.between_one(requests)
         return padded, _grid(launch + self._slower_us[place]), _grid(lead), _grid(between), outside or beyond
@@ -180,7 +182,10 @@ class StepModel:
         if self.host.launch:
             launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
             lead, late = self.host.lead_many(modes, floats["R"])
-            launch, lead = on_grid(launch + np.array(self._slower_us)[modes]), on_grid(lead)
+            launch = launch + np.array(self._slower_us)[modes]
+            if self._experts_us:
+                launch += self._experts_us * self.host.stretch(floats["R"]) * (modes == MODES.index("NONE"))
+            launch, lead = on_grid(launch), on_grid(lead)
             outside = outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
         before, after = on_grid(before) + self._plan_us, on_grid(after)
@@ -231,8 +236,9 @@ _SAME = 1.25
 """Up to this factor two times to queue a call are those of one code: so much a host's speed changes meanwhile."""
 
 
-def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """By place in `MODES`: operations that the host queues one by one, and us that some take it beyond the usual.
+def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...], float]:
+    """By place in `MODES`: operations that the host queues one by one, and us that attention takes it beyond the usual;
+    us of all mixtures of experts, each by itself.
 
     Experts, which are many kernels, are not among the operations where it is known what they take by themselves.
     Attention takes longer by as much as it does by itself than that of the host's load, beyond what the host's speed
@@ -242,7 +248,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, 
     attention = [each for each in work if each.operation.kind.stateful]
     pieces = sum(each.count for each in attention)
     if host is None or not host.launch:
-        return (launches, pieces, launches), (0.0, 0.0, 0.0)
+        return (launches, pieces, launches), (0.0, 0.0, 0.0), 0.0
     experts = [each for each in work if each.operation.kind is Kind.MOE and each.formula.queued_us]
     experts_us = sum(each.count * each.formula.queued_us for each in experts)
 
@@ -253,7 +259,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, 
 
     _, in_pieces, one_by_one = (beyond_us(launch.queued_us) for launch in host.launch)
     queued = launches, pieces, launches - sum(each.count for each in experts)
-    return queued, (0.0, in_pieces, one_by_one + experts_us)
+    return queued, (0.0, in_pieces, one_by_one), experts_us
 
 
 def _grid(latency_us: float) -> float:

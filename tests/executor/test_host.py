@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dooly.executor import host, host_environment, machine
 from dooly.executor.host import measure_host, missing_host_points
 from dooly.executor.host_engine import Asked, TimedStep, record
 from dooly.executor.host_load import load_for
+from dooly.ir import Use
 
 pytestmark = pytest.mark.engine
 
@@ -72,6 +74,36 @@ def test_beside_the_time_to_queue_a_step_stands_that_of_its_attention(tmp_path: 
     assert found.samples.values_us == (900.0, 901.0, 902.0)
     assert found.samples.aside == (("queued_us", 30.0),)
     database.close()
+
+
+def test_experts_take_what_a_step_takes_beyond_one_without_them(tmp_path: Path, step, moe):
+    """Of a model with seven other operations and four mixtures, where each operation takes 10 us and a step 100."""
+    here, database = machine(), Database(tmp_path / "latency.db")
+    book = host._Claims(database, host_environment(here))
+    for count in (50, 250):
+        host._store(book, "host_launch_none", Point.of(N=count, R=1), [100.0 + 10.0 * count] * 3)
+    dense = database.points("host_launch_none", host_environment(here))
+    mixture, other = replace(moe("f32"), uses=(Use("m", "experts", 4),)), step("f32")["linear2 512"]
+    operations = (mixture, replace(other, uses=(Use("m", "linear", 7),)))
+    alone = {mixture.signature: Samples((90.0,), aside=(("queued_us", 400.0),))}
+    seen = [TimedStep(4, 90, "NONE", False, 100.0, 170.0 + 4 * 900.0, 5000.0, 6000.0)] * 3
+    seen += [TimedStep(4, 4, "FULL", False, 100.0, 50.0, 500.0, 700.0)] * 3
+    seen += [TimedStep(9, 90, "NONE", False, 100.0, 170.0, 5000.0, 6000.0)] * 2
+    host._store_experts(book, seen, operations, alone, dense)
+    (found,) = database.points("host_experts", host_environment(here))
+    assert (found.point, found.samples.values_us) == (Point.of(R=4), pytest.approx((900.0, 900.0, 900.0)))
+    assert found.samples.aside == (("queued_us", 400.0),)
+    database.close()
+
+
+def test_a_gpus_load_has_a_model_with_experts_and_prompts_for_it(tmp_path: Path):
+    load = load_for(replace(machine(), platform="h200"))
+    folder = load.write_mixture(tmp_path / "experts")
+    assert folder is not None
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == ("qwen3_moe", 8)
+    assert all(max(asked.prompt for asked in each) > 32 for each in load.prompts())
+    assert load_for(machine()).write_mixture(tmp_path / "none") is None
 
 
 def test_prompts_that_arrive_meanwhile_are_prefilled_beside_those_that_decode(tmp_path: Path):

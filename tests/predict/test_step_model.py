@@ -178,6 +178,14 @@ def test_experts_and_slow_attention_take_the_host_longer(either: StepModel, form
     # Four operations less are queued in the usual time, 90 us each.
     assert after["NONE"] - before["NONE"] == pytest.approx(4 * 30.0 + 4 * (400.0 - 90.0), rel=0.05)
     assert list(model.step_times(list(batches.values())).launch_us) == list(after.values())
+    in_engine = fit_host("host_experts", [Observation((("R", r),), None, 750.0, queued_us=500.0) for r in (1, 8, 64)])
+    served = StepModel(
+        collect_work((*OPERATIONS, PICKED), slower, MODEL), replace(host, experts=in_engine), model.graphs
+    )
+    longer = served.step_time(batches["NONE"]).launch_us
+    assert longer - after["NONE"] == pytest.approx(4 * 400.0 * (750.0 / 500.0 - 1.0), rel=1e-3)
+    assert served.step_times([batches["NONE"]]).launch_us[0] == longer
+    assert served.step_time(batches["PIECEWISE"]).launch_us == after["PIECEWISE"]
     alike = {key: replace(each, queued_us=min(each.queued_us, 120.0)) for key, each in slower.items()}
     same = StepModel(collect_work((*OPERATIONS, PICKED), alike, MODEL), host, either.graphs)
     assert same.step_time(batches["PIECEWISE"]).launch_us == before["PIECEWISE"]
