@@ -41,8 +41,8 @@ HOST_PARTS = ("host_before", "host_after", "host_dispatch", *LAUNCH_PARTS, "host
 
 Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
 each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
-whole graph ``host_lead``, until an idle device starts, and ``host_between``, until one that is still at the step before
-does.  ``host_experts`` is queueing one mixture of experts, which is many kernels.
+whole graph ``host_lead``, until an idle device starts.  ``host_between``, until a device that is still at the step
+before starts (measured with whole graphs, the same for all); ``host_experts``, queueing one mixture of experts.
 """
 
 

@@ -72,7 +72,7 @@ class SeenStep:
         last.synchronize()
         return 1e3 * first.elapsed_time(last)
 
-    def after_us(self, before: "SeenStep") -> float:
+    def gap_us(self, before: "SeenStep") -> float:
         """On a GPU from the end of `before`'s kernels to the beginning of this step's: its inputs are copied meanwhile.
 
         The host's time, too, where it was not done with queueing them by then.  Must be asked after the step has ended.

@@ -36,7 +36,7 @@ def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
 
 
 def product_rows(limit: int, salt: str) -> list[int]:
-    """Rows of a matrix product: powers of two up to 256, then eight in each octave, and ``limit`` itself.
+    """Rows of a matrix product: powers of two up to 256, eight in each octave beyond (first: seven), and ``limit``.
 
     Beyond 256 the time per row goes up and down from one size to the next, as kernels and their tiles change: mostly by
     several per cent, between 450 and 700 rows by up to a half.  So six sizes lie off the powers of two, in the middle

@@ -12,7 +12,8 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
 ``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
 ``host_experts``   {R}: queueing one mixture of experts, many kernels and much code, where all are launched one by one
 
-What is left of the steps of a real engine when its device's own work is taken away does not depend on the model.
+What is left of the steps of a real engine when its device's own work is taken away depends on the model only through
+the number of its operations, and of its mixtures of experts.
 """
 
 import statistics
@@ -23,15 +24,15 @@ from pathlib import Path
 from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES
 from dooly.child import in_own_process
 from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
-from dooly.errors import ProfileError
+from dooly.errors import FitError, ProfileError
 from dooly.executor.environment import host_environment
 from dooly.executor.host_engine import TimedStep, record
 from dooly.executor.host_load import CONTEXT, DECODE, STEPS, load_for
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
-from dooly.executor.sweep import Ranges, coarse_points
 from dooly.executor.timing import Precision
+from dooly.fit import Observation, fit_host
 from dooly.ir import Kind, Operation, Program
 
 __all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
@@ -40,7 +41,8 @@ HOST_COST_S = {"cpu": 20.0, "cuda": 290.0}
 """Rough wall seconds of measuring host time, imports not included."""
 
 _AROUND = HOST_PARTS[:2]
-_ON_GPU = HOST_PARTS[-3:]
+_DEVICE = HOST_PARTS[-3:-1]
+_ON_GPU = (*_DEVICE, "host_experts")
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""
 
@@ -97,14 +99,13 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 return 0
             deepest = max(folders)
             every = [op for program in programs.values() for op in program]
-            experts = () if mixture is None else _operations(mixture, machine)
             if on_gpu:
-                mixtures = [op for op in experts if op.kind is Kind.MOE]
-                alone = in_own_process(_alone, machine, [*(op for op in every if op.kind.stateful), *mixtures])
+                alone = in_own_process(_alone, machine, [op for op in every if op.kind.stateful])
             else:
                 alone = _alone(machine, every)
             for depth, folder in folders.items():
-                if depth != deepest and not book.holds(*_AROUND) and marks[depth] not in book.held:
+                device = _DEVICE if depth == deepest else ()
+                if not book.holds(*_AROUND, *device) and marks[depth] not in book.held:
                     continue  # an earlier run came so far
                 note(f"host time: engine with {depth} layers")
                 given = folder, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads())
@@ -125,7 +126,7 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
                 note("host time: engine with experts")
                 given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
                 dense = database.points("host_launch_none", host_environment(machine))
-                _store_experts(book, in_own_process(record, *given), experts, alone, dense)
+                _store_experts(book, in_own_process(record, *given), _operations(mixture, machine), dense)
     finally:
         book.release()
     return book.stored
@@ -194,8 +195,6 @@ def _batch(operation: Operation, device: str) -> Point:
     if operation.kind is Kind.ATTENTION:
         each = (CONTEXT, 0) if device == "cuda" else (1, CONTEXT + STEPS // 2)
         return Point.of_requests([each] * DECODE)
-    if operation.kind is Kind.MOE:
-        return coarse_points(operation, Ranges())[1]  # the most tokens
     return Point.of(**dict.fromkeys(operation.axes, DECODE))
 
 
@@ -263,38 +262,30 @@ def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
 
 
 def _store_experts(
-    book: _Claims,
-    steps: Sequence[TimedStep],
-    operations: Sequence[Operation],
-    alone: Mapping[str, Samples],
-    dense: Sequence[Measurement],
+    book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], dense: Sequence[Measurement]
 ) -> None:
     """What steps that are launched one by one take beyond those without experts, for each mixture.
 
-    Beside it stands what queueing that mixture takes by itself, which is less: other mixtures are to it as they are.
-
     Args:
-        dense: queueing steps of models without experts, of two depths at least.
+        dense: queueing steps of models without experts.
+
+    Raises:
+        ProfileError: there are too few of those.
     """
-    counts = {op.signature: op.count for op in operations if op.kind is Kind.MOE}
-    aside = tuple((name, us) for name, us in alone[min(counts)].aside if name == "queued_us")
-    first_us, each_us = _line([(point.point.axes["N"], point.latency_us) for point in dense])
-    others_us = first_us + each_us * (_queued(operations) - sum(counts.values()))
+    try:
+        usual = fit_host("host_launch_none", map(Observation.of, dense))
+    except FitError as error:
+        raise ProfileError(f"host time: what experts take is not known: {error}") from error
+    mixtures = sum(op.count for op in operations if op.kind is Kind.MOE)
+    others = float(_queued(operations) - mixtures)
     alike: dict[int, list[float]] = {}
     for step in steps:
         if step.mode == "NONE":
-            alike.setdefault(step.requests, []).append(max(1.0, (step.launch_us - others_us) / sum(counts.values())))
+            usual_us, _ = usual.predict_one({"N": others, "R": float(step.requests)})
+            alike.setdefault(step.requests, []).append(max(1.0, (step.launch_us - usual_us) / mixtures))
     for requests, seen in alike.items():
         if len(seen) >= _FEWEST:
-            _store(book, "host_experts", Point.of(R=requests), seen, aside)
-
-
-def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """(at 0, per unit) through the medians at the smallest and the largest size."""
-    low, high = min(size for size, _ in points), max(size for size, _ in points)
-    at_low, at_high = (statistics.median(us for size, us in points if size == end) for end in (low, high))
-    each = (at_high - at_low) / (high - low)
-    return at_low - each * low, each
+            _store(book, "host_experts", Point.of(R=requests), seen)
 
 
 def _store(

@@ -60,8 +60,9 @@ class TimedStep:
     @classmethod
     def of(cls, step: SeenStep, overlapped: bool, before: SeenStep | None = None) -> "TimedStep":
         """Asks the GPU's events, so the step must have ended; `before` is the one before it, if there was one."""
-        meanwhile = overlapped and before is not None and step.start_s < before.ready_s
-        between_us = step.after_us(before) if meanwhile and before is not None else None
+        between_us = None
+        if overlapped and before is not None and step.start_s < before.ready_s:
+            between_us = step.gap_us(before)
         times = step.before_us, step.launch_us, step.device_us, step.total_us
         return cls(step.batch.count, step.batch.tokens, step.mode, overlapped, *times, between_us)
 

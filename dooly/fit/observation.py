@@ -26,7 +26,7 @@ class Observation:
     Attributes:
         sizes: (axis, value) of a stateless operation, sorted; empty for a stateful one.
         batch: requests of a stateful operation, else None.
-        latency_us: typical time of one call (the median of its samples), positive.
+        latency_us: typical time of one call (`typical_us` or `served_us` of its samples), positive.
         spread: of its samples, as interquartile range over median; points that scatter count less.
         plan_us: what the host took to plan it, once for all layers; 0 where nothing is planned.
         queued_us: what the host took to queue one call; 0 where that is not known.

@@ -161,10 +161,12 @@ def fit_curve(
     Args:
         at: float64[points], distinct and ascending values of `axis`; at least one.
         symbolic: us at any sizes.
-        trust: float64[points] in (0, 1], the share of its correction that a point gets.
+        trust: float64[points] in (0, 1], the share of its correction that a point gets; the rest is none where times
+            rise, and its neighbours' where they need not.
         rising: more work cannot take less time: where the times fall as the size grows, take their mean level instead.
     """
-    ratio = trust * np.clip(np.log(latency_us / symbolic(at)), -BOUND, BOUND)
+    ratio = np.clip(np.log(latency_us / symbolic(at)), -BOUND, BOUND)
+    ratio = trust * ratio if rising else trust * ratio + (1 - trust) * _of_neighbours(np.log(at), ratio)
     places = np.arange(np.log(at[0]), np.log(at[-1]), _STEP)
     knots = np.unique(np.concatenate([at, np.exp(places[1:])]))
     weight = np.where(np.isin(knots, at), np.interp(knots, at, trust), 1e-3)
@@ -172,6 +174,14 @@ def fit_curve(
     times = np.exp(_isotonic(level, weight) if rising else level)
     first, last = symbolic(at[[0, -1]]).tolist()
     return Curve(axis, tuple(map(float, knots)), tuple(map(float, times)), (first, last))
+
+
+def _of_neighbours(at: Column, values: Column) -> Column:
+    """At each place what lies between the values left and right of it; at the ends that of the only one."""
+    if len(at) < 3:
+        return values[::-1]
+    part = (at[1:-1] - at[:-2]) / (at[2:] - at[:-2])
+    return np.concatenate([values[1:2], values[:-2] + (values[2:] - values[:-2]) * part, values[-2:-1]])
 
 
 def _isotonic(values: Column, sizes: Column) -> Column:

@@ -10,7 +10,7 @@ from dooly.errors import FitError
 __all__ = ["served_us", "typical_us"]
 
 _REACH = 1.5
-_STALL = 5.0
+_STALL = 3.0
 
 
 def typical_us(values_us: Sequence[float]) -> tuple[float, float]:
@@ -38,7 +38,7 @@ def served_us(values_us: Sequence[float]) -> tuple[float, float]:
     """Time and spread of raw samples of the host's own work.
 
     A server waits for its host as it is, disturbed or not, and each of its steps adds to what a request takes: so this
-    is the mean.  What takes five times as long as the median happens once (code that is compiled) and is left out.
+    is the mean.  What takes three times as long as the median happens once (code that is compiled) and is left out.
 
     Returns:
         (time in us, interquartile range over the median).

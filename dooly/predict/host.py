@@ -23,7 +23,9 @@ heard of the device then, which starts with the next graph at once.
 
 @dataclass(frozen=True)
 class HostModel:
-    """Host work, measured once per host and engine; it depends on the model only through its number of operations.
+    """Host work, measured once per host and engine.
+
+    It depends on the model only through the number of its operations, and of its mixtures of experts.
 
     Attributes:
         before: scheduling and input preparation over R and T.
@@ -80,15 +82,20 @@ class HostModel:
             return 0.0, False
         return self.lead.predict_one({"R": float(requests)})
 
-    def stretch(self, requests: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How many times as long as by itself it takes to queue a mixture of experts among the engine's other work."""
-        if self.experts is None or not self.experts.queued_us:
-            return np.ones(len(requests))
-        return np.broadcast_to(self.experts.predict({"R": requests})[0], len(requests)) / self.experts.queued_us
+    def experts_one(self, requests: int) -> tuple[float, bool]:
+        """us of queueing one mixture of experts among the engine's other work, and whether extrapolated."""
+        return (0.0, False) if self.experts is None else self.experts.predict_one({"R": float(requests)})
 
-    def between_one(self, requests: int) -> float:
-        """us until a device that is still at the step before starts; measured with whole graphs, whatever the mode."""
-        return 0.0 if self.between is None else self.between.predict_one({"R": float(requests)})[0]
+    def experts_many(self, requests: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """`experts_one` for many steps."""
+        if self.experts is None:
+            return np.zeros(len(requests)), np.zeros(len(requests), dtype=bool)
+        found, beyond = self.experts.predict({"R": requests})
+        return np.broadcast_to(found, len(requests)), beyond
+
+    def between_one(self, requests: int) -> tuple[float, bool]:
+        """us until a device that is still at the step before starts, in any mode; whether extrapolated."""
+        return (0.0, False) if self.between is None else self.between.predict_one({"R": float(requests)})
 
     def many(
         self, tokens: NDArray[np.float64], requests: NDArray[np.float64]

@@ -45,7 +45,8 @@ class StepModel:
     On a CPU the host issues an operation and waits for it, so the parts of a step add up:
     ``total = before + (sum of operations + dispatch) + after``.  On a GPU it queues the operations, which takes it some
     time of its own, and waits for the last: ``total = before + max(launch, lead + sum of operations) + after``, where
-    the lead is the time until the device starts; attention that is planned late (`PLANNED_LATE`) is planned at the end
+    the lead is the time until the device starts (one that is busy with the step before copies inputs first, which only
+    simulations of overlapping steps ask for); attention that is planned late (`PLANNED_LATE`) is planned at the end
     of what comes before, and has no lead.  Without a host (None: its time was not measured) steps are the sum of
     operations, and every host part is zero.
 
@@ -63,7 +64,7 @@ class StepModel:
             host = replace(host, lead=None)
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
-        self._queued, self._slower_us, self._experts_us = _queueing(self.work, host)
+        self._queued, self._slower_us, self._mixtures = _queueing(self.work, host)
         self._tables = [
             (axis, SizeTable(axis, [each for each in self.work if each.axis == axis]))
             for axis in sorted({each.axis for each in self.work if each.axis is not None})
@@ -138,10 +139,11 @@ class StepModel:
             return padded, 0.0, 0.0, 0.0, False
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
-        if self._experts_us and mode == "NONE":
-            launch += self._experts_us * float(self.host.stretch(np.array([float(requests)]))[0])
+        if self._mixtures and mode == "NONE":
+            experts, further = self.host.experts_one(requests)
+            launch, outside = launch + self._mixtures * experts, outside or further
         lead, beyond = self.host.lead_one(place, requests)
-        between = self.host.between_one(requests)
+        between, _ = self.host.between_one(requests)  # no part of the step's total, which is what is extrapolated
         return padded, _grid(launch + self._slower_us[place]), _grid(lead), _grid(between), outside or beyond
 
     def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
@@ -183,8 +185,10 @@ class StepModel:
             launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
             lead, late = self.host.lead_many(modes, floats["R"])
             launch = launch + np.array(self._slower_us)[modes]
-            if self._experts_us:
-                launch += self._experts_us * self.host.stretch(floats["R"]) * (modes == MODES.index("NONE"))
+            if self._mixtures:
+                alone = modes == MODES.index("NONE")
+                experts, further = self.host.experts_many(floats["R"])
+                launch, beyond = launch + self._mixtures * experts * alone, beyond | (further & alone)
             launch, lead = on_grid(launch), on_grid(lead)
             outside = outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
@@ -236,21 +240,23 @@ _SAME = 1.25
 """Up to this factor two times to queue a call are those of one code: so much a host's speed changes meanwhile."""
 
 
-def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...], float]:
-    """By place in `MODES`: operations that the host queues one by one, and us that attention takes it beyond the usual;
-    us of all mixtures of experts, each by itself.
+def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...], int]:
+    """By place in `MODES`: operations that the host queues one by one, and us that some take it beyond the usual; and
+    the number of mixtures of experts of which the host knows what they take.
 
-    Experts, which are many kernels, are not among the operations where it is known what they take by themselves.
-    Attention takes longer by as much as it does by itself than that of the host's load, beyond what the host's speed
-    changes by.
+    Experts, which are many kernels, are not among the operations.  Where the host was not measured with any, they take
+    what they take by themselves, if that is known.  Attention takes longer by as much as it does by itself than that of
+    the host's load, beyond what the host's speed changes by.
     """
     launches = sum(each.count for each in work)
     attention = [each for each in work if each.operation.kind.stateful]
     pieces = sum(each.count for each in attention)
     if host is None or not host.launch:
-        return (launches, pieces, launches), (0.0, 0.0, 0.0), 0.0
-    experts = [each for each in work if each.operation.kind is Kind.MOE and each.formula.queued_us]
-    experts_us = sum(each.count * each.formula.queued_us for each in experts)
+        return (launches, pieces, launches), (0.0, 0.0, 0.0), 0
+    measured = host.experts is not None
+    experts = [each for each in work if each.operation.kind is Kind.MOE and (measured or each.formula.queued_us)]
+    mixtures = sum(each.count for each in experts)
+    alone_us = 0.0 if measured else sum(each.count * each.formula.queued_us for each in experts)
 
     def beyond_us(usual_us: float) -> float:
         if not usual_us:
@@ -258,8 +264,8 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, 
         return sum(each.count * max(0.0, each.formula.queued_us - _SAME * usual_us) for each in attention)
 
     _, in_pieces, one_by_one = (beyond_us(launch.queued_us) for launch in host.launch)
-    queued = launches, pieces, launches - sum(each.count for each in experts)
-    return queued, (0.0, in_pieces, one_by_one), experts_us
+    queued = launches, pieces, launches - mixtures
+    return queued, (0.0, in_pieces, one_by_one + alone_us), mixtures if measured else 0
 
 
 def _grid(latency_us: float) -> float:

@@ -177,10 +177,11 @@ class _Simulator:
             return
         cost = self.cost(batch)
         self.now_s += (cost.host_before_us - cost.plan_us) / 1e6
+        free_s = self.device_free_s + cost.between_us / 1e6
         if cost.plan_us > 0.0:
-            self.now_s = max(self.now_s, self.device_free_s) + cost.plan_us / 1e6
+            self.now_s = max(self.now_s, free_s) + cost.plan_us / 1e6
         # The device starts with the first kernel that is queued, and cannot end before the last one is.
-        begin_s = max(self.device_free_s + cost.between_us / 1e6, self.now_s + cost.lead_us / 1e6)
+        begin_s = max(free_s, self.now_s + cost.lead_us / 1e6)
         ready_s = begin_s + cost.device_us / 1e6
         self.now_s += cost.launch_us / 1e6
         self.device_free_s = max(ready_s, self.now_s)

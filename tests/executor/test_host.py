@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import HOST_PARTS
+from dooly.batch import HOST_PARTS, Batch
 from dooly.child import in_own_process
 from dooly.database import Database, Point, Samples
 from dooly.engine import EngineSettings
-from dooly.errors import SimulationError
+from dooly.errors import ProfileError, SimulationError
 from dooly.executor import host, host_environment, machine
 from dooly.executor.host import measure_host, missing_host_points
 from dooly.executor.host_engine import Asked, TimedStep, record
 from dooly.executor.host_load import load_for
+from dooly.fit import Observation
 from dooly.ir import Use
+from dooly.probe import SeenStep
 
 pytestmark = pytest.mark.engine
 
@@ -77,23 +79,52 @@ def test_beside_the_time_to_queue_a_step_stands_that_of_its_attention(tmp_path: 
 
 
 def test_experts_take_what_a_step_takes_beyond_one_without_them(tmp_path: Path, step, moe):
-    """Of a model with seven other operations and four mixtures, where each operation takes 10 us and a step 100."""
+    """Of a model with seven other operations and four mixtures, where each operation takes 10 us and a step 100.
+
+    A host that scatters (some steps take twice as long) does so with either model, and is in neither number.
+    """
     here, database = machine(), Database(tmp_path / "latency.db")
     book = host._Claims(database, host_environment(here))
-    for count in (50, 250):
-        host._store(book, "host_launch_none", Point.of(N=count, R=1), [100.0 + 10.0 * count] * 3)
+    scatter = (1.0, 1.0, 2.0)
+    for count, requests in ((5, 1), (250, 1), (5, 8), (250, 8)):
+        values = [(100.0 + 10.0 * count) * each for each in scatter]
+        host._store(book, "host_launch_none", Point.of(N=count, R=requests), values)
     dense = database.points("host_launch_none", host_environment(here))
     mixture, other = replace(moe("f32"), uses=(Use("m", "experts", 4),)), step("f32")["linear2 512"]
     operations = (mixture, replace(other, uses=(Use("m", "linear", 7),)))
-    alone = {mixture.signature: Samples((90.0,), aside=(("queued_us", 400.0),))}
-    seen = [TimedStep(4, 90, "NONE", False, 100.0, 170.0 + 4 * 900.0, 5000.0, 6000.0)] * 3
+    seen = [TimedStep(4, 90, "NONE", False, 1.0, 170.0 * each + 4 * 900.0, 5000.0, 6000.0) for each in scatter]
     seen += [TimedStep(4, 4, "FULL", False, 100.0, 50.0, 500.0, 700.0)] * 3
     seen += [TimedStep(9, 90, "NONE", False, 100.0, 170.0, 5000.0, 6000.0)] * 2
-    host._store_experts(book, seen, operations, alone, dense)
+    host._store_experts(book, seen, operations, dense)
     (found,) = database.points("host_experts", host_environment(here))
-    assert (found.point, found.samples.values_us) == (Point.of(R=4), pytest.approx((900.0, 900.0, 900.0)))
-    assert found.samples.aside == (("queued_us", 400.0),)
+    assert found.point == Point.of(R=4)
+    assert Observation.of(found).latency_us == pytest.approx(900.0, rel=0.01)
+    with pytest.raises(ProfileError, match="what experts take is not known"):
+        host._store_experts(book, seen, operations, dense[:1])
     database.close()
+
+
+def test_how_long_a_device_copies_is_asked_of_its_events_where_steps_overlap():
+    class Event:
+        def __init__(self, at_ms):
+            self.at_ms = at_ms
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            return other.at_ms - self.at_ms
+
+    def seen(start_s, ready_s, first_ms, last_ms):
+        moments = {"called_s": start_s + 1e-3, "issued_s": start_s + 2e-3, "ready_s": ready_s, "end_s": ready_s + 1e-4}
+        events = (Event(first_ms), Event(last_ms))
+        return SeenStep(("a",), Batch.of((1, 5)), (), start_s, start_s, **moments, mode="FULL", events=events)
+
+    first, second, third = seen(0.0, 0.012, 1.0, 10.0), seen(0.005, 0.020, 10.05, 19.0), seen(0.021, 0.03, 21.5, 29.0)
+    assert TimedStep.of(second, True, first).between_us == pytest.approx(50.0)
+    assert TimedStep.of(third, True, second).between_us is None  # the device was idle
+    assert TimedStep.of(second, False, first).between_us is None
+    assert TimedStep.of(first, True, None).between_us is None
 
 
 def test_a_gpus_load_has_a_model_with_experts_and_prompts_for_it(tmp_path: Path):
@@ -102,7 +133,8 @@ def test_a_gpus_load_has_a_model_with_experts_and_prompts_for_it(tmp_path: Path)
     assert folder is not None
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"]) == ("qwen3_moe", 8)
-    assert all(max(asked.prompt for asked in each) > 32 for each in load.prompts())
+    one_by_one = [each for each in load.prompts() if len(each) == 4 and sum(asked.prompt for asked in each) > 512]
+    assert len(one_by_one) >= 3
     assert load_for(machine()).write_mixture(tmp_path / "none") is None
 
 

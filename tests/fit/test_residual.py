@@ -61,6 +61,13 @@ def test_curve_follows_points_that_fall_where_they_may() -> None:
     np.testing.assert_allclose(curve.scale(law(at), {"T": at}), [1.0, 1.4, 0.9, 1.0])
 
 
+def test_a_point_that_was_disturbed_is_as_its_neighbours_where_times_may_fall() -> None:
+    at = np.array([1.0, 250.0, 500.0, 1000.0])
+    disturbed, trust = np.array([1.4, 1.4, 1.9, 1.4]), np.array([1.0, 1.0, 0.1, 1.0])
+    curve = fit_curve("T", at, law, law(at) * disturbed, trust, rising=False)
+    np.testing.assert_allclose(curve.scale(law(at), {"T": at}), 1.4, rtol=0.05)
+
+
 def test_corrections_of_a_curve_are_bounded() -> None:
     curve = fit_curve("T", np.array([4.0]), law, np.array([1000.0]), np.ones(1))
     assert np.log(curve.scale_one(13.0, {"T": 4.0})) == pytest.approx(BOUND)

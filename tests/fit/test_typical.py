@@ -6,7 +6,8 @@ import pytest
 
 from dooly.database import Measurement, Point, Samples, Status
 from dooly.errors import FitError
-from dooly.fit import Observation, typical_us
+from dooly.fit import Observation
+from dooly.fit.typical import served_us, typical_us
 
 
 def test_quiet_samples_have_their_median() -> None:
@@ -35,7 +36,16 @@ def test_observation_of_a_measurement() -> None:
     assert (unknown.plan_us, unknown.queued_us) == (0.0, 0.0)
 
 
+def test_a_part_of_the_host_takes_what_a_step_waits_for() -> None:
+    samples = Samples((40.0, 40.0, 70.0, 900.0))
+    point = Point.of(R=4)
+    of_the_host = Measurement("host_between", "e", point, Status.OK, None, samples)
+    assert Observation.of(of_the_host).latency_us == pytest.approx(50.0)
+    assert Observation.of(replace(of_the_host, operation="4182a73512345678")).latency_us == 40.0
+
+
 @pytest.mark.parametrize("values", [[], [0.0, 1.0], [-1.0], [float("nan"), 1.0]])
 def test_times_must_be_positive(values: list[float]) -> None:
-    with pytest.raises(FitError, match="expected positive times"):
-        typical_us(values)
+    for stands_for in (typical_us, served_us):
+        with pytest.raises(FitError, match="expected positive times"):
+            stands_for(values)

@@ -13,6 +13,7 @@ from dooly.fit import Formula, Observation, fit, fit_host
 from dooly.ir.operation import Operation, Use
 from dooly.ir.types import attributes
 from dooly.predict import HOST_PARTS, GraphPlan, StepModel
+from dooly.predict.host import HostModel
 from dooly.predict.work import collect_work
 from tests.fit import laws
 
@@ -157,6 +158,22 @@ def test_attention_that_is_planned_late_adds_to_the_host(
     assert late.step_times([batch]).total_us[0] == late.breakdown(batch).cost.total_us == after.total_us
 
 
+def test_what_a_gpu_does_between_two_steps_is_beside_the_total(either: StepModel, formulas: dict[str, Formula]) -> None:
+    if either.host is None or not either.host.launch:
+        return
+    known = ("host_between", 45.0), ("host_experts", 700.0)
+    parts = {part: fit_host(part, [Observation((("R", r),), None, us) for r in (1, 8, 64)]) for part, us in known}
+    launch = dict(zip(LAUNCH_PARTS, either.host.launch, strict=True))
+    host = HostModel.of(formulas | launch | parts)
+    assert (host.between_one(8)[0], host.experts_one(8)[0]) == (pytest.approx(45.0), pytest.approx(700.0))
+    batch = Batch.of(*[(1, 40)] * 8)
+    model = StepModel(either.work, replace(either.host, between=host.between), either.graphs)
+    found, before = model.step_time(batch), either.step_time(batch)
+    assert (found.between_us, before.between_us) == (pytest.approx(45.0, rel=1e-3), 0.0)
+    assert found.total_us == before.total_us == model.breakdown(batch).cost.total_us
+    assert model.breakdown(batch).cost.between_us == found.between_us
+
+
 def test_experts_and_slow_attention_take_the_host_longer(either: StepModel, formulas: dict[str, Formula]) -> None:
     """In a graph of the whole step they take it no time at all."""
     queued = {"attention": 155.0, "moe": 400.0}
@@ -178,14 +195,16 @@ def test_experts_and_slow_attention_take_the_host_longer(either: StepModel, form
     # Four operations less are queued in the usual time, 90 us each.
     assert after["NONE"] - before["NONE"] == pytest.approx(4 * 30.0 + 4 * (400.0 - 90.0), rel=0.05)
     assert list(model.step_times(list(batches.values())).launch_us) == list(after.values())
-    in_engine = fit_host("host_experts", [Observation((("R", r),), None, 750.0, queued_us=500.0) for r in (1, 8, 64)])
-    served = StepModel(
-        collect_work((*OPERATIONS, PICKED), slower, MODEL), replace(host, experts=in_engine), model.graphs
-    )
-    longer = served.step_time(batches["NONE"]).launch_us
-    assert longer - after["NONE"] == pytest.approx(4 * 400.0 * (750.0 / 500.0 - 1.0), rel=1e-3)
-    assert served.step_times([batches["NONE"]]).launch_us[0] == longer
-    assert served.step_time(batches["PIECEWISE"]).launch_us == after["PIECEWISE"]
+    in_engine = fit_host("host_experts", [Observation((("R", r),), None, 750.0) for r in (1, 8, 64)])
+    for known in (slower, {key: replace(each, queued_us=0.0) for key, each in slower.items()}):
+        work = collect_work((*OPERATIONS, PICKED), known, MODEL)
+        alone = StepModel(work, host, model.graphs)
+        served = StepModel(work, replace(host, experts=in_engine), model.graphs)
+        longer = {mode: served.step_time(batch).launch_us for mode, batch in batches.items()}
+        unlike = 4 * (750.0 - (400.0 if known is slower else 90.0))
+        assert longer["NONE"] - alone.step_time(batches["NONE"]).launch_us == pytest.approx(unlike, rel=0.02)
+        assert longer["PIECEWISE"] == alone.step_time(batches["PIECEWISE"]).launch_us
+        assert list(served.step_times(list(batches.values())).launch_us) == list(longer.values())
     alike = {key: replace(each, queued_us=min(each.queued_us, 120.0)) for key, each in slower.items()}
     same = StepModel(collect_work((*OPERATIONS, PICKED), alike, MODEL), host, either.graphs)
     assert same.step_time(batches["PIECEWISE"]).launch_us == before["PIECEWISE"]
