@@ -24,6 +24,9 @@ _FADE = log(4.0)
 """Beyond the knots the correction is gone after a factor of four; longer than BOUND keeps the whole monotone."""
 _STEP = log(1.5)
 """How close the knots of a curve are at least."""
+_SPIKE, _APART = log(1.15), log(1.01)
+"""A time that lies by more above what is between its neighbours is of that size alone, not of those around it; unless
+one of them is so near that it shows a step: another row of tiles begins."""
 _LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
 _RIDGES = (0.03, 0.1, 0.3, 1.0)
 
@@ -164,9 +167,17 @@ def fit_curve(
         trust: float64[points] in (0, 1], the share of its correction that a point gets; the rest is none where times
             rise, and its neighbours' where they need not.
         rising: more work cannot take less time: where the times fall as the size grows, take their mean level instead.
+            Else they may, and a single high one inside is left out: a slow choice of kernel is narrower than measured
+            sizes are apart.
     """
     ratio = np.clip(np.log(latency_us / symbolic(at)), -BOUND, BOUND)
-    ratio = trust * ratio if rising else trust * ratio + (1 - trust) * _of_neighbours(np.log(at), ratio)
+    if rising:
+        ratio = trust * ratio
+    else:
+        between = _of_neighbours(np.log(at), ratio)
+        gaps = np.concatenate([[0.0], np.diff(np.log(at)), [0.0]])
+        alone = (ratio - between > _SPIKE) & (np.minimum(gaps[:-1], gaps[1:]) > _APART)
+        ratio = np.where(alone, between, trust * ratio + (1 - trust) * between)
     places = np.arange(np.log(at[0]), np.log(at[-1]), _STEP)
     knots = np.unique(np.concatenate([at, np.exp(places[1:])]))
     weight = np.where(np.isin(knots, at), np.interp(knots, at, trust), 1e-3)

@@ -312,8 +312,8 @@ def _residual(data: Data, found: Estimate) -> Residual | None:
         def symbolic(sizes: Column) -> Column:
             return found.predict({axis: sizes}, len(sizes))
 
-        # Of matrix products libraries have many kernels, and some that they choose are slow: 551 rows may take a third
-        # longer than 608.
+        # Of matrix products libraries have many kernels, and some that they choose are slow: 513 rows may take longer
+        # than 608.
         rising = data.subject.kind is not Kind.GEMM
         return fit_curve(axis, at, symbolic, data.latency_us, data.trust, rising=rising)
     symbolic_us = found.predict(data.columns, len(data))

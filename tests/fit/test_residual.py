@@ -56,9 +56,16 @@ def test_curve_pools_points_that_fall() -> None:
 
 
 def test_curve_follows_points_that_fall_where_they_may() -> None:
-    at = np.array([1.0, 551.0, 608.0, 1024.0])
-    curve = fit_curve("T", at, law, law(at) * [1.0, 1.4, 0.9, 1.0], np.ones(4), rising=False)
-    np.testing.assert_allclose(curve.scale(law(at), {"T": at}), [1.0, 1.4, 0.9, 1.0])
+    at, factors = np.array([1.0, 512.0, 513.0, 608.0, 1024.0]), [1.0, 0.9, 1.3, 0.8, 1.0]
+    curve = fit_curve("T", at, law, law(at) * factors, np.ones(5), rising=False)
+    np.testing.assert_allclose(curve.scale(law(at), {"T": at}), factors)
+
+
+def test_a_slow_kernel_of_one_size_is_not_that_of_its_neighbours() -> None:
+    at = np.array([1.0, 513.0, 551.0, 608.0, 1024.0])
+    curve = fit_curve("T", at, law, law(at) * [1.0, 1.0, 1.5, 1.0, 1.0], np.ones(5), rising=False)
+    around = np.array([513.0, 530.0, 551.0, 580.0])
+    np.testing.assert_allclose(curve.scale(law(around), {"T": around}), 1.0, rtol=1e-3)
 
 
 def test_a_point_that_was_disturbed_is_as_its_neighbours_where_times_may_fall() -> None:
