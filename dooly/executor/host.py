@@ -41,7 +41,7 @@ HOST_COST_S = {"cpu": 20.0, "cuda": 290.0}
 """Rough wall seconds of measuring host time, imports not included."""
 
 _AROUND = HOST_PARTS[:2]
-_DEVICE = HOST_PARTS[-3:-1]
+_DEVICE = "host_lead", "host_between"
 _ON_GPU = (*_DEVICE, "host_experts")
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""

@@ -8,7 +8,7 @@ import pytest
 from dooly.batch import Batch, StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
-from dooly.simulate import Trace, TraceRequest, shipped_trace, simulate, simulate_fast, summarize
+from dooly.simulate import Run, Trace, TraceRequest, shipped_trace, simulate, simulate_fast, summarize
 
 MODELS = Path(__file__).parents[2] / "dooly" / "models"
 SETTINGS = EngineSettings(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=256)
@@ -71,6 +71,14 @@ def test_an_idle_device_waits_for_its_first_kernel(
     assert run.requests[0].finish_s == pytest.approx(1.1e-3 + 3 * later_ms / 1e3)
 
 
+def forty_tokens(models: dict[str, Path], cost: StepCost, settings: EngineSettings, fast: bool) -> Run:
+    """One request of ten tokens that gets forty, by the engine's scheduler or the compact one."""
+    trace = trace_of((0, 10, 40))
+    if fast:
+        return simulate_fast("llama", trace, lambda batch: cost, settings)
+    return simulate(models["llama"], trace, lambda batch: cost, settings)
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("asynchronous", "later_ms"), [(False, 1.0), (True, 0.75)])
@@ -79,11 +87,7 @@ def test_a_device_copies_the_inputs_of_the_next_step_between_two(
 ) -> None:
     cost = StepCost(100, 700, 200, 1000, launch_us=150, between_us=50)
     settings = replace(SETTINGS, async_scheduling=asynchronous)
-    trace = trace_of((0, 10, 40))
-    if fast:
-        run = simulate_fast("llama", trace, lambda batch: cost, settings)
-    else:
-        run = simulate(models["llama"], trace, lambda batch: cost, settings)
+    run = forty_tokens(models, cost, settings, fast)
     assert run.requests[0].first_token_s == pytest.approx(1e-3)
     assert run.requests[0].finish_s == pytest.approx((1.0 + 39 * later_ms) / 1e3, abs=0.06e-3)
 
@@ -97,11 +101,7 @@ def test_what_is_planned_late_waits_for_the_step_before(
     """Asynchronously the next step is planned, too, before the tokens of one are taken."""
     cost = StepCost(150, 700, 200, 1050, plan_us=50)
     settings = replace(SETTINGS, async_scheduling=asynchronous)
-    trace = trace_of((0, 10, 40))
-    if fast:
-        run = simulate_fast("llama", trace, lambda batch: cost, settings)
-    else:
-        run = simulate(models["llama"], trace, lambda batch: cost, settings)
+    run = forty_tokens(models, cost, settings, fast)
     assert run.requests[0].first_token_s == pytest.approx(first_ms / 1e3)
     assert run.requests[0].finish_s == pytest.approx((first_ms + 39 * later_ms) / 1e3, abs=0.06e-3)
 
