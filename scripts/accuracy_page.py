@@ -1,7 +1,6 @@
 """Write docs/accuracy.md from what ships with dooly: python -m scripts.accuracy_page"""
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ import numpy as np
 
 from dooly.cli.output import Column, Table, markdown
 from dooly.cli.shipped import DATA, evaluation, measured_models, measurements
-from dooly.database import Measurement, Status
+from dooly.database import Database, Measurement, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import FitError
+from dooly.executor import Machine, environment_for, stored_machine
 from dooly.files import write_text
 from dooly.fit import ENOUGH, fit_families
 from dooly.fit.judge import Unseen, judge, unseen_errors
@@ -33,7 +33,8 @@ over measured less one, as absolute values. `dooly formulas` prints each formula
 ## Held-out points
 
 Formulas are fitted to the points of the adaptive sweep. The held-out points were drawn at random over all that the
-sweep covers, a few for each operation, and no fit has seen them. *Noise* is what differs when the same points are
+sweep covers, a few for each operation, and no fit has seen them; those that a later sweep happened to measure, too,
+do not count. *Noise* is what differs when the same points are
 measured again on the same kind of GPU: no formula does better.
 """
 
@@ -47,7 +48,7 @@ Each model in turn without the points of the operations that it alone has: how f
 prediction with all points, in per cent, with nothing of its own and with points for {BUDGETS_S[1]:g} and
 {BUDGETS_S[2]:g} GPU-seconds, in the order in which the planner takes them. Decode is at contexts of 1,024 tokens, the
 mixed step has 31 such requests beside a prompt of 481 tokens. Steps are sums of operations; those that were never
-measured on this GPU (collectives of four; on the H100 of two, too) count in neither prediction.
+measured on this GPU (collectives of four) count in neither prediction.
 """
 
 _CLASSES = (
@@ -89,9 +90,12 @@ def main() -> int:
 
 def _page() -> Iterator[str]:
     yield HEAD
-    swept = {path.stem: read_points(measurements(path.stem)) for path in sorted(DATA.glob("*.parquet"))}
+    platforms = [path.stem for path in sorted(DATA.glob("*.parquet"))]
+    machines = {platform: _measured_on(platform) for platform in platforms}
+    swept = {platform: read_points(measurements(platform), machine) for platform, machine in machines.items()}
     for platform, points in swept.items():
-        rows = class_errors(points, *(read_points(evaluation(platform, what)) for what in ("heldout", "repeat")))
+        others = (read_points(evaluation(platform, what), machines[platform]) for what in ("heldout", "repeat"))
+        rows = class_errors(points, *others)
         yield markdown(Table(f"### {platform.upper()}", _CLASSES, rows))
     yield f"## Shapes that were never measured\n{FAMILIES}"
     for platform, points in swept.items():
@@ -102,23 +106,32 @@ def _page() -> Iterator[str]:
         yield markdown(Table(f"### {platform.upper()}", _ZERO, rows))
 
 
-def read_points(path: Path) -> dict[Operation, list[Measurement]]:
-    """Good points of a file by operation, in the environment that has most of its; none of a file that is not there."""
-    found: dict[str, tuple[Operation, dict[str, list[Measurement]]]] = {}
+def _measured_on(platform: str) -> Machine:
+    database = Database("sqlite://")
+    database.add_records(read_parquet(measurements(platform)))
+    return stored_machine(database, platform)
+
+
+def read_points(path: Path, machine: Machine) -> dict[Operation, list[Measurement]]:
+    """Good points of a file by operation, in its environment on this machine; none of a file that is not there."""
+    found: dict[Operation, list[Measurement]] = {}
+    operations: dict[str, tuple[Operation, str]] = {}
     for record in read_parquet(path) if path.exists() else ():
-        signature = record.operation.signature
+        signature, text = record.operation.signature, record.operation.text
         skewed = record.measurement.point.skewed
-        if record.measurement.status is not Status.OK or skewed or not record.operation.text.startswith("operation"):
+        if record.measurement.status is not Status.OK or skewed or not text.startswith("operation"):
             continue
-        if signature not in found:
-            (operation,) = parse_program(record.operation.text).operations
-            found[signature] = operation, defaultdict(list)
-        found[signature][1][record.measurement.environment].append(record.measurement)
-    return {operation: max(places.values(), key=len) for operation, places in found.values()}
+        if signature not in operations:
+            (operation,) = parse_program(text).operations
+            operations[signature] = operation, environment_for(operation, machine).key
+        operation, home = operations[signature]
+        if record.environment.key == home:
+            found.setdefault(operation, []).append(record.measurement)
+    return found
 
 
 def class_errors(points: Points, held_out: Points, repeated: Points) -> list[dict[str, Any]]:
-    """A row for each class of operations, attention also by backend."""
+    """A row for each class of operations, attention also by backend; points that are fitted are not held out."""
     errors: dict[str, list[Unseen]] = {}
     counts: dict[str, int] = {}
     noise: dict[str, list[float]] = {}
@@ -131,7 +144,10 @@ def class_errors(points: Points, held_out: Points, repeated: Points) -> list[dic
                 formula = families.fit(operation, observed(found))
             except FitError:
                 continue
-            unseen = unseen_errors(operation, formula, observed(held_out[operation]))
+            fitted = {each.point for each in found}
+            unseen = unseen_errors(
+                operation, formula, observed([each for each in held_out[operation] if each.point not in fitted])
+            )
             for name in names:
                 errors.setdefault(name, []).extend(unseen)
                 counts[name] = counts.get(name, 0) + 1

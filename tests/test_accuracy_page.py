@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from dooly.database import Environment, Measurement, Point, Record, Samples, Status, StoredOperation
+from dooly.database import Database, Environment, Measurement, Point, Record, Samples, Status, StoredOperation
 from dooly.database.exchange import write_parquet
+from dooly.executor import stored_machine
 from dooly.ir import Operation, Program
 from dooly.ir.operation import Use
 from scripts.accuracy_page import class_errors, family_rows, read_points, zero_shot
@@ -49,19 +50,39 @@ def test_classes_have_errors_beside_goal_and_noise() -> None:
     assert row["repeated"] == 4
 
 
-def test_points_of_the_environment_with_most_of_them_are_read(tmp_path) -> None:
+def test_points_of_the_measured_machine_alone_are_read(tmp_path) -> None:
     operation = linear(*SHAPES[0])
     stored = StoredOperation(operation.signature, operation.target, str(Program((), (operation,))))
+    facts = {
+        "platform": "h200",
+        "device": "NVIDIA H200",
+        "driver": "1",
+        "cuda": "13.0",
+        "torch": "2.11.0",
+        "cublas": "13",
+    }
     records = [
         Record(stored, environment, replace(each, environment=environment.key))
-        for environment, sizes in ((Environment.of(gpu="x"), SIZES[:2]), (Environment.of(gpu="y"), SIZES[:3]))
+        for mode, sizes in (("graph", SIZES[:3]), ("eager", SIZES[:2]))
+        for environment in [Environment.of(**facts, mode=mode)]
         for each in measured(operation, sizes)
     ]
     write_parquet(records, tmp_path / "points.parquet")
-    (found,) = read_points(tmp_path / "points.parquet").values()
+    database = Database("sqlite://")
+    database.add_records(records)
+    machine = stored_machine(database, "h200")
+    (found,) = read_points(tmp_path / "points.parquet", machine).values()
     assert len(found) == 3
-    assert {each.environment for each in found} == {Environment.of(gpu="y").key}
-    assert read_points(tmp_path / "none.parquet") == {}
+    assert {each.environment for each in found} == {Environment.of(**facts, mode="graph").key}
+    assert read_points(tmp_path / "none.parquet", machine) == {}
+
+
+def test_a_point_that_is_fitted_is_not_held_out() -> None:
+    operations = [linear(k, n) for k, n in SHAPES]
+    points = {each: measured(each, SIZES) for each in operations}
+    held_out = {each: measured(each, (SIZES[0], 777)) for each in operations}
+    (row,) = class_errors(points, held_out, {})
+    assert row["points"] == 5
 
 
 def test_families_are_listed_once_with_their_parameters() -> None:

@@ -12,8 +12,10 @@ _STEP = 4
 _SHORT = 16
 _CHUNK = 16
 """New tokens of a chunk so short that its history is what takes time."""
-_JAGGED = 256
-"""Rows beyond which the time of a product goes up and down as its kernels change."""
+_FEW = 256
+"""Rows up to which the time of a product is smooth; beyond, it goes up and down as its kernels change."""
+_JAGGED = range(512, 1024)
+"""Rows where it does so most often."""
 _IN_OCTAVE = 6
 _UNEVEN = (1, 3, 6, 16)
 """Thirty-seconds of the most requests that decode together with contexts of different lengths."""
@@ -38,22 +40,24 @@ def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
 def product_rows(limit: int, salt: str) -> list[int]:
     """Rows of a matrix product: powers of two up to 256, eight in each octave beyond (first: seven), and ``limit``.
 
-    Beyond 256 the time per row goes up and down from one size to the next, as kernels and their tiles change: mostly by
-    several per cent, between 450 and 700 rows by up to a half.  So six sizes lie off the powers of two, in the middle
-    half of each sixth of an octave, where `salt` puts them: products that run the same kernels show them at different
-    sizes.  They are no multiples of anything, as prompts are not.  The other two are a power of two, where an engine's
-    budget of tokens ends, and the next one, where another row of tiles begins.  A wider range keeps the inner points.
+    Beyond 256 the time per row goes up and down from one size to the next, as kernels and their tiles change.  Six
+    sizes lie off the powers of two, in the middle half of each sixth of an octave, where `salt` puts them: products
+    that run the same kernels show them at different sizes.  They are no multiples of anything, as prompts are not.  The
+    other two are a power of two, where an engine's budget of tokens ends, and the next one, where another row of tiles
+    begins.  Between 512 and 1,024 a size and the one that follows 16 rows later differ by up to a half, so there it is
+    the middle of every 16 rows, for all products.  A wider range keeps the inner points.
 
-    >>> product_rows(1024, "one")
-    [1, 2, 4, 8, 16, 32, 64, 128, 256, 269, 302, 333, 389, 440, 486, 512, 513, 545, 622, 680, 760, 860, 995, 1024]
-    >>> product_rows(1024, "another")
-    [1, 2, 4, 8, 16, 32, 64, 128, 256, 272, 299, 334, 378, 442, 483, 512, 513, 558, 605, 681, 746, 866, 973, 1024]
+    >>> product_rows(570, "one")
+    [1, 2, 4, 8, 16, 32, 64, 128, 256, 269, 302, 333, 389, 440, 486, 512, 513, 520, 536, 552, 568, 570]
+    >>> product_rows(2048, "another")[-10:]
+    [1016, 1024, 1025, 1067, 1253, 1364, 1528, 1733, 1896, 2048]
     """
-    parts = range(math.ceil(_IN_OCTAVE * math.log2(limit / _JAGGED)))
+    parts = range(math.ceil(_IN_OCTAVE * math.log2(limit / _FEW)))
     places = [part + random.Random(f"{salt}/{part}").uniform(0.25, 0.75) for part in parts]
-    inner = [rows for rows in geometric(limit, step=2) if rows <= _JAGGED]
-    beyond = [round(_JAGGED * 2 ** (place / _IN_OCTAVE)) for place in places]
-    beyond += [edge for rows in geometric(limit, 2 * _JAGGED, 2) for edge in (rows, rows + 1)]
+    inner = [rows for rows in geometric(limit, step=2) if rows <= _FEW]
+    beyond = [round(_FEW * 2 ** (place / _IN_OCTAVE)) for place in places]
+    beyond = [rows for rows in beyond if rows not in _JAGGED] + [*range(_JAGGED.start + 8, _JAGGED.stop, 16)]
+    beyond += [edge for rows in geometric(limit, 2 * _FEW, 2) for edge in (rows, rows + 1)]
     return sorted({*inner, *(rows for rows in beyond if rows < limit), limit})
 
 

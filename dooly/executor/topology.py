@@ -9,7 +9,8 @@ from typing import Any
 __all__ = ["links_between", "settings"]
 
 _ANCESTORS = {0: "one board", 10: "one PCIe switch", 20: "PCIe switches", 30: "one host bridge", 40: "one NUMA node"}
-_SWITCHES = ("NVSHMEM_DISABLE_NVLS", "TORCH_SYMM_MEM_DISABLE_MULTICAST")
+_NO_MULTICAST, _SYMMETRIC = "TORCH_SYMM_MEM_DISABLE_MULTICAST", "VLLM_ALLREDUCE_USE_SYMM_MEM"
+_SWITCHES = ("NVSHMEM_DISABLE_NVLS", _NO_MULTICAST)
 _PREFIXES = ("NCCL_", "VLLM_ALLREDUCE_", "VLLM_NCCL_", "VLLM_USE_NCCL_")
 _TALK = ("NCCL_DEBUG", "VLLM_NCCL_SO_PATH")
 
@@ -65,10 +66,14 @@ def _ancestor(nvml: Any, one: Any, other: Any) -> int:
 
 
 def settings() -> str:
-    """Variables that choose between ways of communicating, as ``NAME=value``, sorted; ``defaults`` if none is set."""
+    """Variables that choose between ways of communicating, as ``NAME=value``, sorted; ``defaults`` if none is set.
+
+    Not the one for symmetric memory where multicast is off: vLLM 0.26.0 does without it there, whatever that one says.
+    """
+    idle = (_SYMMETRIC,) if os.environ.get(_NO_MULTICAST) == "1" else ()
     chosen = [
         f"{name}={value}"
         for name, value in sorted(os.environ.items())
-        if (name in _SWITCHES or name.startswith(_PREFIXES)) and not name.startswith(_TALK)
+        if (name in _SWITCHES or name.startswith(_PREFIXES)) and not name.startswith(_TALK) and name not in idle
     ]
     return " ".join(chosen) or "defaults"

@@ -104,10 +104,8 @@ def test_shipped_data_is_sound_and_of_this_version():
         assert all(record.environment.get("processor") for record in of_the_host)
         taken = [record for record in taken if record.operation.target not in HOST_PARTS]
         assert len(taken) > 1000
-        kinds = {"attention", "linear", "mla_attention", "moe", "region"}
+        kinds = {"attention", "linear", "mla_attention", "moe", "region", "scaled_linear"}
         kinds |= {"all_gather", "all_reduce", "recv", "reduce_scatter", "send"}
-        if path.stem == "h100":
-            kinds.add("scaled_linear")
         assert {record.operation.target for record in taken} == kinds
         assert all(record.environment.get("driver") for record in taken)
         assert all(record.measurement.samples.clock_mhz for record in taken)

@@ -1,5 +1,7 @@
 """The machine behind stored points: what ships with dooly is found again, and nothing is mixed."""
 
+from dataclasses import replace
+
 import pytest
 
 from dooly.batch import HOST_PARTS
@@ -7,7 +9,7 @@ from dooly.database import Database, Environment, Point, Samples
 from dooly.database.exchange import read_parquet, shipped_files
 from dooly.errors import ProfileError
 from dooly.executor import environment_for, host_environment, stored_machine
-from dooly.ir import parse_program
+from dooly.ir import Kind, parse_program
 
 
 def add(database: Database, environment: Environment, points: int) -> None:
@@ -19,7 +21,7 @@ def add(database: Database, environment: Environment, points: int) -> None:
 
 
 @pytest.mark.parametrize(("platform", "device"), [("h100", "NVIDIA H100 80GB HBM3"), ("h200", "NVIDIA H200")])
-def test_every_shipped_point_lies_in_an_environment_of_its_stored_machine(platform: str, device: str):
+def test_every_shipped_point_is_of_its_stored_machine_or_a_collective_of_it_by_other_ways(platform: str, device: str):
     records = [record for path in shipped_files() for record in read_parquet(path)]
     database = Database("sqlite://")
     database.add_records(records)
@@ -27,12 +29,15 @@ def test_every_shipped_point_lies_in_an_environment_of_its_stored_machine(platfo
     assert (machine.platform, machine.device, machine.mode) == (platform, device, "graph")
     homes = {(each.operation, each.environment) for each in records if each.environment.get("platform") == platform}
     assert len(homes) > 100
+    facts = tuple((name, "nccl" if name == "all_reduce" else value) for name, value in machine.facts)
+    others = replace(machine, facts=facts), replace(machine, mode="eager")
     for stored, environment in homes:
         if stored.signature in HOST_PARTS:
             assert host_environment(machine) == environment
-        else:
-            (operation,) = parse_program(stored.text).operations
-            assert environment_for(operation, machine) == environment
+            continue
+        (operation,) = parse_program(stored.text).operations
+        places = (machine, *others) if operation.kind is Kind.COLLECTIVE else (machine,)
+        assert environment in [environment_for(operation, place) for place in places]
 
 
 def test_another_machine_of_the_platform_is_left_out():
