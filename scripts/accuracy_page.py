@@ -131,7 +131,7 @@ def read_points(path: Path, machine: Machine) -> dict[Operation, list[Measuremen
 
 
 def class_errors(points: Points, held_out: Points, repeated: Points) -> list[dict[str, Any]]:
-    """A row for each class of operations, attention also by backend; points that are fitted are not held out."""
+    """A row for each class, attention and collectives also by their kinds; points that are fitted are not held out."""
     errors: dict[str, list[Unseen]] = {}
     counts: dict[str, int] = {}
     noise: dict[str, list[float]] = {}
@@ -160,7 +160,8 @@ def class_errors(points: Points, held_out: Points, repeated: Points) -> list[dic
 
 def _names(operation: Operation) -> list[str]:
     kind = operation.kind.value
-    return [kind, f"{kind}, {operation.attr('backend')}"] if operation.kind is Kind.ATTENTION else [kind]
+    parts = {Kind.ATTENTION: operation.attr("backend"), Kind.COLLECTIVE: operation.target}
+    return [kind, f"{kind}, {parts[operation.kind]}"] if operation.kind in parts else [kind]
 
 
 def _class_row(name: str, operations: int, errors: Sequence[Unseen], noise: Sequence[float]) -> dict[str, Any]:

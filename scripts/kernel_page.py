@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dooly.cli.kernel_tables import kernel_classes
 from dooly.cli.options import DATABASE
 from dooly.cli.output import markdown
 from dooly.cli.recorded import kernel_report
@@ -26,12 +27,14 @@ of the KV cache to attention; what the engine's compiler made to regions; the ch
 the engine's own bookkeeping kernels to input, which is no operation of the IR. What no pattern knows is unattributed.
 
 Operations are measured one by one, in a CUDA graph that repeats them; steps were recorded with the engine's own
-scheduler. Likely causes of differences, none of them proven here: an operation's time includes the gap before its
-kernel, which the sum of kernels leaves out (some 1 us: much of a small region); clocks differ between a short
-measurement and a long step; between 513 and 767 rows the library changes the tiles of a product more often than it was
-measured, and predictions are up to a quarter too long there. Where the host is slower than the GPU (mixed and short
-prefill steps without full graphs) the GPU waits: GPU time with its gaps is then longer than the sum of all operations.
-Launches are slower in a process that a profiler has been in, as all of these were.
+scheduler. Causes of differences: an operation's time includes the gap before its kernel, which the sum of kernels
+leaves out (some 1 us: much of a small region); between 513 and 1,023 rows the library changes the kernel of a product
+every 8 or 16 rows, and the H100 was measured at six sizes there; products that are measured one after the other are
+held down by the power limit, which a single step is not, and one of 8,192 tokens is; experts were measured with tokens
+spread equally ([predicted beside measured](validation.md) has figures of each). Some regions are probably compiled to
+other kernels in the engine than by themselves. Where the host is slower than the GPU (mixed and short prefill steps
+without full graphs) the GPU waits: GPU time with its gaps is then longer than the sum of all operations. Launches are
+slower in a process that a profiler has been in, as all of these were.
 """
 
 
@@ -43,9 +46,13 @@ def main() -> int:
 
 def _page() -> Iterator[str]:
     yield HEAD
-    for path in sorted((DATA / "evaluation").glob("*-steps-*.json")):
-        yield f"## {path.stem}\n"
-        yield from map(markdown, kernel_report(path.stem, load_steps(path), DATABASE).tables())
+    paths = sorted((DATA / "evaluation").glob("*-steps-*.json"))
+    reports = {path.stem: kernel_report(path.stem, load_steps(path), DATABASE) for path in paths}
+    every = [{**row, "label": f"{name}, {row['label']}"} for name, found in reports.items() for row in found.profiled]
+    yield markdown(kernel_classes("## All steps", every))
+    for name, report in reports.items():
+        yield f"## {name}\n"
+        yield from map(markdown, report.tables())
 
 
 if __name__ == "__main__":

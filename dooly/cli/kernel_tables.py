@@ -1,7 +1,7 @@
 """Recorded engine steps beside predictions, as tables and as one document."""
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from dooly.predict import StepModel
 from dooly.simulate.attribution import RoleTime, account, recorded_cost
 from dooly.simulate.steps import EngineStep, StepRecording
 
-__all__ = ["KernelReport"]
+__all__ = ["KernelReport", "kernel_classes"]
 
 Row = Mapping[str, Any]
 
@@ -35,17 +35,22 @@ _ROLES = (
     Column("worst_percent", "worst (%)", "+.1f"),
     Column("worst_step", "at"),
 )
-_SPANS = (
-    Column("kind", "class"),
-    Column("shapes", "shapes", ",d"),
-    Column("steps", "steps", ",d"),
+_SPREAD = (
     Column("median_percent", "median error (%)", ".1f"),
     Column("p90_percent", "90 % (%)", ".1f"),
     Column("bias_percent", "median bias (%)", "+.1f"),
     Column("worst_percent", "worst (%)", "+.1f"),
     Column("worst_step", "at"),
+)
+_SUMS = (Column("kind", "class"), Column("shapes", "steps", ",d"), *_SPREAD)
+_SPANS = (
+    Column("kind", "class"),
+    Column("shapes", "shapes", ",d"),
+    Column("steps", "steps", ",d"),
+    *_SPREAD,
     Column("noise_percent", "noise (%)", ".1f"),
 )
+_KINDS = ("decode", "prefill", "mixed")
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class KernelReport:
                 f"{self.title}: GPU time of kernels, beside the sum of predicted operations", _STEPS, self.profiled
             )
             if any(row["operations"] for row in self.by_role):
+                yield kernel_classes("by class of step", self.profiled)
                 yield self._matrix()
             yield Table(
                 "by what the kernels belong to, over these steps",
@@ -116,6 +122,16 @@ class KernelReport:
         for role in roles:
             columns += [Column(f"{role}_us", f"{role} (us)", ",.0f"), Column(f"{role}_percent", "error (%)", "+.1f")]
         return Table("step by step", columns, [_matrix_row(row, roles) for row in self.profiled])
+
+
+def kernel_classes(title: str, profiled: Iterable[Row]) -> Table:
+    """Errors of the sum of predicted operations beside kernels, over steps of each class; rows of `profiled`."""
+    errors: dict[str, dict[str, float]] = {kind: {} for kind in _KINDS}
+    for row in profiled:
+        if row["error_percent"] is not None:
+            errors[row["kind"]][row["label"]] = row["error_percent"]
+    rows = [{"kind": kind, "shapes": len(found), **_spread(found)} for kind, found in errors.items() if found]
+    return Table(title, _SUMS, rows)
 
 
 def _matrix_row(step: Row, roles: Sequence[str]) -> Row:
@@ -202,7 +218,7 @@ def _noise(steps: Sequence[EngineStep]) -> float | None:
 
 def _class_rows(shapes: Sequence[Row]) -> list[Row]:
     rows: list[Row] = []
-    for kind in ("decode", "prefill", "mixed"):
+    for kind in _KINDS:
         mine = [shape for shape in shapes if shape["kind"] == kind]
         if mine:
             noise = [shape["noise_percent"] for shape in mine if shape["noise_percent"] is not None]

@@ -34,10 +34,12 @@ def fullest_bounds(tokens: int, top_k: int, activated: int) -> tuple[int, int]:
 def routing(
     tokens: int, experts: int, top_k: int, activated: int, shift: int = 0, fullest: int | None = None
 ) -> npt.NDArray[np.int64]:
-    """Experts of each token, [tokens, top_k]: exactly `activated` are hit, all equally often, give or take one.
+    """Experts of each token, [tokens, top_k]: exactly `activated` are hit, all equally likely.
+
+    As with a router that has no favourites some get more tokens than others, and so fill another tile of the kernel.
 
     Args:
-        shift: which experts: `shift`, `shift + 1`, ... modulo `experts`.
+        shift: which experts: `shift`, `shift + 1`, ... modulo `experts`; also the seed.
         fullest: tokens that the first of them gets; the others share the rest equally.
 
     Raises:
@@ -47,8 +49,7 @@ def routing(
     if not low <= activated <= high:
         raise ValueError(f"{tokens} tokens of top {top_k} activate {low} to {high} experts, not {activated}")
     if fullest is None:
-        slots = np.arange(tokens * top_k, dtype=np.int64).reshape(tokens, top_k)
-        return (slots % activated + shift) % experts
+        return (_any_of(activated, tokens, top_k, np.random.default_rng(shift)) + shift) % experts
     low, high = fullest_bounds(tokens, top_k, activated)
     if not low <= fullest <= high or (activated == top_k and fullest < tokens):
         raise ValueError(f"the fullest of {activated} experts gets {low} to {high} of {tokens} tokens, not {fullest}")
@@ -58,6 +59,14 @@ def routing(
         first = [0] if token < fullest else []
         chosen.append(first + list(itertools.islice(others, top_k - len(first))))
     return (np.array(chosen, dtype=np.int64) + shift) % experts
+
+
+def _any_of(activated: int, tokens: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Of so many experts any `top_k` for each token, [tokens, top_k]; the first tokens take each expert once."""
+    liking = random.random((tokens, activated))
+    every = np.arange(activated)
+    liking[every // top_k, every] += 1.0
+    return np.argsort(-liking, axis=1)[:, :top_k]
 
 
 class MoeRunner:

@@ -147,7 +147,7 @@ class PagedRunner(ABC):
             slot_mapping=slot_mapping,
             causal=True,
         )
-        self.builder.build(0, common)
+        metadata = self.builder.build(0, common)
         taken_us: list[float] = []
         for _ in range(_PLANS):
             _elsewhere().sum()

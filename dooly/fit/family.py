@@ -64,7 +64,7 @@ class Family:
     parameters: tuple[Parameter, ...]
     median: float
     p90: float
-    plan_us: float
+    plan_us: tuple[float, float]
     queued_us: float
 
     def formula(self, operation: Operation, observations: Iterable[Observation] = ()) -> Formula:
@@ -221,9 +221,14 @@ def _fit(members: Sequence[_Member]) -> Family | None:
         parameters=parameters_of(found, intervals(found, columns, latency, trust)),
         median=float(np.median(sizes)),
         p90=float(np.quantile(sizes, 0.9)),
-        plan_us=min(member.data.plan_us for member in members),
+        plan_us=_least(member.data.plan_us for member in members),
         queued_us=min((us for member in members if (us := member.data.queued_us)), default=0.0),
     )
+
+
+def _least(plans: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    decodes, prompts = zip(*plans, strict=True)
+    return min(decodes), min(prompts)
 
 
 def _quantity(contribution: Contribution, member: _Member) -> Column:

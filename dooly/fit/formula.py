@@ -101,7 +101,8 @@ class Formula:
         residual: correction, or None where it did not lower the held-out error.
         domain: where it was measured.
         held: how well it does on points that it has not seen.
-        plan_us: host time of planning it, once for all layers of a step; 0 where nothing is planned.
+        plan_us: host time of planning it, once for all layers of a step that only decodes, and of one with prompts; 0
+            where nothing is planned.
         queued_us: host time of queueing it once, by itself outside of a graph; of the host's launching, what queueing
             the attention of one layer takes by itself; 0 where that is not known.
         lenders: operations whose points it rests on, where it has too few of its own: then it is extrapolated anywhere,
@@ -117,7 +118,7 @@ class Formula:
     residual: Residual | None
     domain: tuple[Range, ...]
     held: Held
-    plan_us: float = 0.0
+    plan_us: tuple[float, float] = (0.0, 0.0)
     queued_us: float = 0.0
     lenders: int = 0
 

@@ -24,9 +24,9 @@ _FADE = log(4.0)
 """Beyond the knots the correction is gone after a factor of four; longer than BOUND keeps the whole monotone."""
 _STEP = log(1.5)
 """How close the knots of a curve are at least."""
-_SPIKE, _APART = log(1.15), log(1.05)
+_SPIKE, _APART = log(1.15), log(1 + 16 / 512)
 """A time that lies by more above what is between its neighbours is of that size alone, not of those around it; unless
-one of them is so near that it shows a step, or how wide the slow choice is."""
+one of them is so near that it shows a step, or how wide the slow choice is: no further than 16 rows at 512."""
 _LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
 _RIDGES = (0.03, 0.1, 0.3, 1.0)
 

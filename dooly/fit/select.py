@@ -66,9 +66,14 @@ class Data:
         return len(self.observations)
 
     @property
-    def plan_us(self) -> float:
-        """Host time of planning a call."""
-        return float(np.median([observation.plan_us for observation in self.observations]))
+    def plan_us(self) -> tuple[float, float]:
+        """Host time of planning a step that only decodes, and one with prompts; that of any where a kind is unknown."""
+        every = [each.plan_us for each in self.observations]
+        kinds = [each.batch is None or each.batch.tokens == each.batch.count for each in self.observations]
+        decodes, prompts = (
+            [us for us, kind in zip(every, kinds, strict=True) if kind is wanted] for wanted in (True, False)
+        )
+        return float(np.median(decodes or every)), float(np.median(prompts or every))
 
     @property
     def queued_us(self) -> float:

@@ -15,7 +15,7 @@ from dooly.ir.expr_parser import ExprSyntaxError, parse_expr
 
 __all__ = ["FORMAT", "from_json", "to_json"]
 
-FORMAT = 5
+FORMAT = 6
 """Version of the form.  1: first.  2: curves over their axis.  3: time of planning.  4: what terms count for.
 5: time of queueing."""
 
@@ -122,7 +122,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
             int(_number(held["disturbed"])),
             int(_number(held["points"])),
         ),
-        plan_us=_number(value["plan_us"]),
+        plan_us=_pair(value["plan_us"]),
         queued_us=_number(value["queued_us"]),
         lenders=int(_number(value["lenders"])),
     )
@@ -140,8 +140,9 @@ def _residual_from_json(value: Mapping[str, Any] | None) -> Residual | None:
     if value is None:
         return None
     if value["kind"] == "curve":
-        first, last = _numbers(value["ends_us"])
-        return Curve(_text(value["axis"]), _numbers(value["at"]), _numbers(value["latency_us"]), (first, last))
+        return Curve(
+            _text(value["axis"]), _numbers(value["at"]), _numbers(value["latency_us"]), _pair(value["ends_us"])
+        )
     if value["kind"] == "field":
         return Field(
             tuple(_expr(e) for e in value["coordinates"]),
@@ -166,6 +167,11 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise TypeError(f"expected a finite number, found {value!r}")
     return float(value)
+
+
+def _pair(values: list[object]) -> tuple[float, float]:
+    first, second = _numbers(values)
+    return first, second
 
 
 def _numbers(values: list[object]) -> tuple[float, ...]:

@@ -59,8 +59,9 @@ class StepModel:
     def __init__(self, work: Sequence[Work], host: HostModel | None, graphs: GraphPlan | None = None) -> None:
         self.work = tuple(work)
         late = [each for each in self.work if each.operation.attr("backend") in PLANNED_LATE]
-        self._plan_us = 0.0 if host is None else _grid(sum(each.formula.plan_us for each in late))
-        if host is not None and self._plan_us:
+        plans = [each.formula.plan_us for each in late if host is not None]
+        self._plan_us = _grid(sum(decodes for decodes, _ in plans)), _grid(sum(prompts for _, prompts in plans))
+        if host is not None and any(self._plan_us):
             host = replace(host, lead=None)
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
@@ -126,7 +127,8 @@ class StepModel:
                 outside = outside or beyond
         before, after, beyond = self._around(tokens, requests)
         total = before + max(launch, lead + device) + after
-        return StepCost(before, device, after, total, outside or beyond, launch, lead, between, self._plan_us)
+        plan = self._plan(tokens, requests)
+        return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan)
 
     def padded(self, tokens: int, requests: int) -> int:
         """Tokens that all but attention works on."""
@@ -149,7 +151,11 @@ class StepModel:
     def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """Host time before and after the model, us; whether extrapolated."""
         before, after, outside = self._host_one(tokens, requests)
-        return _grid(before) + self._plan_us, _grid(after), outside
+        return _grid(before) + self._plan(tokens, requests), _grid(after), outside
+
+    def _plan(self, tokens: int, requests: int) -> float:
+        """Host time of planning attention that is planned late, us; the last part of what comes before the model."""
+        return self._plan_us[tokens > requests]
 
     def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
         """Work that several sizes decide together."""
@@ -192,7 +198,7 @@ class StepModel:
             launch, lead = on_grid(launch), on_grid(lead)
             outside = outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
-        before, after = on_grid(before) + self._plan_us, on_grid(after)
+        before, after = on_grid(before) + np.where(tokens > requests, *self._plan_us[::-1]), on_grid(after)
         total = before + np.maximum(launch, lead + device) + after
         return StepTimes(before, device, after, total, outside | beyond, launch, lead)
 
@@ -226,7 +232,8 @@ class StepModel:
             ]
         extrapolated = any(part[5] for part in parts)
         total = before + device + wait + after
-        cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, self._plan_us)
+        plan = self._plan(batch.tokens, batch.count)
+        cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, plan)
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dooly.cli import main
+from dooly.cli.kernel_tables import kernel_classes
 from dooly.cli.recorded import recorded_platform
 from dooly.cli.shipped import DATA
 from dooly.engine import EngineSettings
@@ -46,6 +47,28 @@ def test_people_get_tables(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "llama-3.1-8b, NVIDIA H200, vllm 0.26.0, FLASH_ATTN" in printed
     assert "unattributed (%)" in printed
+
+
+def test_sums_of_operations_are_judged_by_class_of_step():
+    rows = [
+        {"label": label, "kind": kind, "error_percent": error}
+        for label, kind, error in (
+            ("one", "decode", -1.0),
+            ("two", "decode", 3.0),
+            ("three", "decode", -8.0),
+            ("four", "mixed", 5.0),
+            ("five", "prefill", None),
+        )
+    ]
+    decode, mixed = kernel_classes("title", rows).rows
+    assert (decode["kind"], decode["shapes"], decode["median_percent"], decode["p90_percent"]) == (
+        "decode",
+        3,
+        3.0,
+        8.0,
+    )
+    assert (decode["bias_percent"], decode["worst_percent"], decode["worst_step"]) == (-1.0, -8.0, "three")
+    assert (mixed["kind"], mixed["shapes"], mixed["worst_percent"]) == ("mixed", 1, 5.0)
 
 
 def test_without_formulas_kernels_are_still_attributed(tmp_path, capsys):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,14 +138,21 @@ def test_moe_grid_stays_within_what_can_be_activated(moe):
         assert low <= point.axes["A"] <= high
 
 
-@pytest.mark.parametrize(("tokens", "experts", "top_k", "activated"), [(1, 8, 2, 2), (5, 8, 2, 7), (64, 128, 8, 100)])
-def test_routing_hits_exactly_so_many_experts_evenly(tokens: int, experts: int, top_k: int, activated: int):
-    routed = routing(tokens, experts, top_k, activated, shift=3).tolist()
-    assert all(len(set(row)) == top_k for row in routed)
-    counts = [sum(row.count(expert) for row in routed) for expert in range(experts)]
-    assert sum(count > 0 for count in counts) == min(activated, tokens * top_k)
-    busy = [count for count in counts if count]
-    assert max(busy) - min(busy) <= 1
+@given(st.data())
+def test_routing_hits_exactly_so_many_experts(data: st.DataObject):
+    experts, tokens = data.draw(st.integers(1, 64)), data.draw(st.integers(1, 64))
+    top_k = data.draw(st.integers(1, experts))
+    activated = data.draw(st.integers(*activated_bounds(tokens, experts, top_k)))
+    routed = routing(tokens, experts, top_k, activated, shift=data.draw(st.integers(0, 99)))
+    assert routed.shape == (tokens, top_k)
+    assert all(len(set(row)) == top_k for row in routed.tolist())
+    assert len(np.unique(routed)) == activated
+    assert 0 <= routed.min() <= routed.max() < experts
+
+
+def test_routing_spreads_tokens_as_a_router_without_favourites():
+    counts = np.bincount(routing(2048, 128, 8, 128).ravel(), minlength=128)
+    assert 9.0 < counts.std() < 12.5  # of a binomial distribution: 11
 
 
 def test_impossible_routing_is_refused():

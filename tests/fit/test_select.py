@@ -355,4 +355,13 @@ def test_the_time_to_queue_attention_is_that_of_steps_with_prompts() -> None:
     assert fit(operation, timed).queued_us == 200.0
     alone = [replace(each, queued_us=100.0 if each in decodes else 0.0) for each in points]
     assert fit(operation, alone).queued_us == 100.0
-    assert fit(operation, points).queued_us == 0.0
+
+
+def test_attention_is_planned_for_decodes_and_for_prompts_apart() -> None:
+    operation = laws.attention()
+    points = laws.over_batches(lambda values: 5.0 + values["S"] / 1e3, laws.batches())
+    decodes = [each.batch is not None and each.batch.tokens == each.batch.count for each in points]
+    timed = [replace(each, plan_us=300.0 if only else 900.0) for each, only in zip(points, decodes, strict=True)]
+    assert fit(operation, timed).plan_us == (300.0, 900.0)
+    alone = [each for each, only in zip(timed, decodes, strict=True) if only]
+    assert fit(operation, alone).plan_us == (300.0, 300.0)

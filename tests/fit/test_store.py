@@ -70,7 +70,7 @@ def formulas(draw: st.DrawFn) -> Formula:
             draw(st.integers(0, 9)),
             draw(st.integers(1, 99)),
         ),
-        plan_us=draw(st.just(0.0) | positive),
+        plan_us=draw(st.just((0.0, 0.0)) | st.tuples(positive, positive)),
         queued_us=draw(st.just(0.0) | positive),
         lenders=draw(st.integers(0, 9)),
     )

@@ -143,7 +143,7 @@ def test_attention_that_is_planned_late_adds_to_the_host(
     """Once for layers that are alike: here those with a window and those without.  The device starts at once then."""
     operations = [_of_backend(each, backend) for each in (*OPERATIONS, PICKED)]
     renamed = {
-        changed.signature: replace(formulas[each.signature], plan_us=500.0)
+        changed.signature: replace(formulas[each.signature], plan_us=(500.0, 700.0))
         for each, changed in zip((*OPERATIONS, PICKED), operations, strict=True)
         if each.signature in formulas
     }
@@ -151,6 +151,7 @@ def test_attention_that_is_planned_late_adds_to_the_host(
     batch = Batch.of((1, 40), (1, 64))
     before, after = either.step_time(batch), late.step_time(batch)
     assert after.plan_us == waits * 500.0
+    assert late.step_time(Batch.of((1, 40), (2, 64))).plan_us == waits * 700.0
     assert after.lead_us == (0.0 if waits else before.lead_us)
     assert after.host_before_us - before.host_before_us == after.plan_us
     assert after.total_us - before.total_us == after.plan_us + after.span_us(idle=True) - before.span_us(idle=True)
