@@ -27,7 +27,7 @@ from dooly.database import Claim, Database, Environment, Measurement, Point, Sam
 from dooly.errors import FitError, ProfileError
 from dooly.executor.environment import host_environment
 from dooly.executor.host_engine import TimedStep, record
-from dooly.executor.host_load import CONTEXT, DECODE, STEPS, load_for
+from dooly.executor.host_load import CONTEXT, DECODE, STEPS, HostLoad, load_for
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
@@ -77,59 +77,71 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
     """
     if not missing_host_points(database, machine):
         return 0
-    book, load = _Claims(database, host_environment(machine)), load_for(machine)
-    on_gpu = machine.torch_device == "cuda"
+    book = _Claims(database, host_environment(machine))
     try:
-        for signature in _AROUND:
-            book.claim(signature, *load.points)
         with tempfile.TemporaryDirectory(prefix="dooly-host-") as name:
-            folders = {depth: load.write_model(Path(name) / f"layers-{depth}", depth) for depth in load.depths}
-            note("host time: operations of the models")
-            programs = {depth: _operations(folder, machine) for depth, folder in folders.items()}
-            mixture = load.write_mixture(Path(name) / "experts")
-            marks: dict[int, tuple[str, Point]] = {}
-            for depth, program in programs.items():
-                sizes = {"N": _queued(program), "R": DECODE} if on_gpu else {"N": _queued(program)}
-                marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
-                book.claim(*marks[depth])
-            if on_gpu:
-                for signature in _ON_GPU:
-                    book.claim(signature, Point.of(R=DECODE))
-            if not book.held:
-                return 0
-            deepest = max(folders)
-            every = [op for program in programs.values() for op in program]
-            if on_gpu:
-                alone = in_own_process(_alone, machine, [op for op in every if op.kind.stateful])
-            else:
-                alone = _alone(machine, every)
-            for depth, folder in folders.items():
-                device = _DEVICE if depth == deepest else ()
-                if not book.holds(*_AROUND, *device) and marks[depth] not in book.held:
-                    continue  # an earlier run came so far
-                note(f"host time: engine with {depth} layers")
-                given = folder, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads())
-                if on_gpu:  # compiled code and graphs of an engine keep their part of the memory until its process ends
-                    steps = in_own_process(record, *given, tuple(load.overlapped()))
-                else:
-                    steps = record(*given)
-                one_by_one = [step for step in steps if not step.overlapped]
-                for point in load.points:
-                    _store_around(book, point, one_by_one)
-                if on_gpu:
-                    _store_launch(book, one_by_one, programs[depth], alone)
-                    if depth == deepest:
-                        _store_device(book, steps)
-                else:
-                    _store_dispatch(book, steps, programs[depth], alone)
-            if mixture is not None and book.holds("host_experts"):
-                note("host time: engine with experts")
-                given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
-                dense = database.points("host_launch_none", host_environment(machine))
-                _store_experts(book, in_own_process(record, *given), _operations(mixture, machine), dense)
+            _measure(book, machine, Path(name), note)
     finally:
         book.release()
     return book.stored
+
+
+def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[str], None]) -> None:
+    """Start the engines of the load, one after the other, for whatever is missing; their models go into `folder`."""
+    load, on_gpu = load_for(machine), machine.torch_device == "cuda"
+    note("host time: operations of the models")
+    folders = {depth: load.write_model(folder / f"layers-{depth}", depth) for depth in load.depths}
+    mixture = load.write_mixture(folder / "experts")
+    programs = {depth: _operations(each, machine) for depth, each in folders.items()}
+    marks = _claim_all(book, load, programs, on_gpu)
+    if not book.held:
+        return
+    every = [op for program in programs.values() for op in program]
+    if on_gpu:
+        alone = in_own_process(_alone, machine, [op for op in every if op.kind.stateful])
+    else:
+        alone = _alone(machine, every)
+    deepest = max(folders)
+    for depth, model in folders.items():
+        device = _DEVICE if depth == deepest else ()
+        if not book.holds(*_AROUND, *device) and marks[depth] not in book.held:
+            continue  # an earlier run came so far
+        note(f"host time: engine with {depth} layers")
+        given = model, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads())
+        if on_gpu:  # compiled code and graphs of an engine keep their part of the memory until its process ends
+            steps = in_own_process(record, *given, tuple(load.overlapped()))
+        else:
+            steps = record(*given)
+        one_by_one = [step for step in steps if not step.overlapped]
+        for point in load.points:
+            _store_around(book, point, one_by_one)
+        if on_gpu:
+            _store_launch(book, one_by_one, programs[depth], alone)
+            if depth == deepest:
+                _store_device(book, steps)
+        else:
+            _store_dispatch(book, steps, programs[depth], alone)
+    if mixture is not None and book.holds("host_experts"):
+        note("host time: engine with experts")
+        given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
+        _store_experts(book, in_own_process(record, *given), _operations(mixture, machine), book.dense_launches())
+
+
+def _claim_all(
+    book: "_Claims", load: HostLoad, programs: Mapping[int, Sequence[Operation]], on_gpu: bool
+) -> dict[int, tuple[str, Point]]:
+    """Claim all that is known beforehand; for each depth the point that says whether its engine is still needed."""
+    marks: dict[int, tuple[str, Point]] = {}
+    for signature in _AROUND:
+        book.claim(signature, *load.points)
+    for depth, program in programs.items():
+        sizes = {"N": _queued(program), "R": DECODE} if on_gpu else {"N": _queued(program)}
+        marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
+        book.claim(*marks[depth])
+    if on_gpu:
+        for signature in _ON_GPU:
+            book.claim(signature, Point.of(R=DECODE))
+    return marks
 
 
 class _Claims:
@@ -148,6 +160,10 @@ class _Claims:
             claim = self._database.claim(signature, self._environment, point, retry_failed=True)
             if claim is not None:
                 self.held[signature, point] = claim
+
+    def dense_launches(self) -> Sequence[Measurement]:
+        """Queueing steps of models without experts, as the database has them by now."""
+        return self._database.points("host_launch_none", self._environment)
 
     def holds(self, *signatures: str) -> bool:
         """Whether any point of these is to be measured."""
