@@ -36,6 +36,9 @@ Formulas are fitted to the points of the adaptive sweep. The held-out points wer
 sweep covers, a few for each operation, and no fit has seen them; those that a later sweep happened to measure, too,
 do not count. *Noise* is what differs when the same points are
 measured again on the same kind of GPU: no formula does better.
+
+What pipeline stages hand on (send, recv) is launched from Python and takes as long as the host does: the held-out points
+of the H200 were taken on another host, which needed about twice the time.
 """
 
 FAMILIES = """
