@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from dooly.cli.output import Column, Table, markdown
-from dooly.cli.shipped import DATA, evaluation, measured_models, measurements
-from dooly.database import Database, Measurement, Status
+from dooly.cli.shipped import DATA, evaluation, measured_models, measured_on, measurements
+from dooly.database import Measurement, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import FitError
-from dooly.executor import Machine, environment_for, stored_machine
+from dooly.executor import Machine, at_home
 from dooly.files import write_text
 from dooly.fit import ENOUGH, fit_families
 from dooly.fit.judge import Unseen, judge, unseen_errors
@@ -33,12 +33,12 @@ over measured less one, as absolute values. `dooly formulas` prints each formula
 ## Held-out points
 
 Formulas are fitted to the points of the adaptive sweep. The held-out points were drawn at random over all that the
-sweep covers, a few for each operation, and no fit has seen them; those that a later sweep happened to measure, too,
-do not count. *Noise* is what differs when the same points are
-measured again on the same kind of GPU: no formula does better.
+sweep covers, a few for each operation, and no fit has seen them; those that a later sweep happened to measure, too, do
+not count. *Noise* is what differs when the same points are measured again on the same kind of GPU: no formula does
+better.
 
-What pipeline stages hand on (send, recv) is launched from Python and takes as long as the host does: the held-out points
-of the H200 were taken on another host, which needed about twice the time.
+What pipeline stages hand on (send, recv) is launched from Python and takes as long as the host does: the held-out
+points of the H200 were taken on another host, which needed about twice the time.
 """
 
 FAMILIES = """
@@ -94,7 +94,7 @@ def main() -> int:
 def _page() -> Iterator[str]:
     yield HEAD
     platforms = [path.stem for path in sorted(DATA.glob("*.parquet"))]
-    machines = {platform: _measured_on(platform) for platform in platforms}
+    machines = {platform: measured_on(platform) for platform in platforms}
     swept = {platform: read_points(measurements(platform), machine) for platform, machine in machines.items()}
     for platform, points in swept.items():
         others = (read_points(evaluation(platform, what), machines[platform]) for what in ("heldout", "repeat"))
@@ -109,27 +109,18 @@ def _page() -> Iterator[str]:
         yield markdown(Table(f"### {platform.upper()}", _ZERO, rows))
 
 
-def _measured_on(platform: str) -> Machine:
-    database = Database("sqlite://")
-    database.add_records(read_parquet(measurements(platform)))
-    return stored_machine(database, platform)
-
-
 def read_points(path: Path, machine: Machine) -> dict[Operation, list[Measurement]]:
     """Good points of a file by operation, in its environment on this machine; none of a file that is not there."""
     found: dict[Operation, list[Measurement]] = {}
-    operations: dict[str, tuple[Operation, str]] = {}
-    for record in read_parquet(path) if path.exists() else ():
+    operations: dict[str, Operation] = {}
+    for record in at_home(read_parquet(path), machine) if path.exists() else ():
         signature, text = record.operation.signature, record.operation.text
         skewed = record.measurement.point.skewed
         if record.measurement.status is not Status.OK or skewed or not text.startswith("operation"):
             continue
         if signature not in operations:
-            (operation,) = parse_program(text).operations
-            operations[signature] = operation, environment_for(operation, machine).key
-        operation, home = operations[signature]
-        if record.environment.key == home:
-            found.setdefault(operation, []).append(record.measurement)
+            (operations[signature],) = parse_program(text).operations
+        found.setdefault(operations[signature], []).append(record.measurement)
     return found
 
 
@@ -142,17 +133,16 @@ def class_errors(points: Points, held_out: Points, repeated: Points) -> list[dic
     families = fit_families({operation: observed(found) for operation, found in points.items()}, few)
     for operation, found in points.items():
         names = _names(operation)
-        if operation in held_out:
+        fitted = {each.point for each in found}
+        unseen = [each for each in held_out.get(operation, ()) if each.point not in fitted]
+        if unseen:
             try:
                 formula = families.fit(operation, observed(found))
             except FitError:
                 continue
-            fitted = {each.point for each in found}
-            unseen = unseen_errors(
-                operation, formula, observed([each for each in held_out[operation] if each.point not in fitted])
-            )
+            judged = unseen_errors(operation, formula, observed(unseen))
             for name in names:
-                errors.setdefault(name, []).extend(unseen)
+                errors.setdefault(name, []).extend(judged)
                 counts[name] = counts.get(name, 0) + 1
         before = {each.point: each.latency_us for each in (*found, *held_out.get(operation, ()))}
         again = [each for each in repeated.get(operation, ()) if each.point in before]

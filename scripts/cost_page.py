@@ -36,10 +36,10 @@ median time of a measured point of the same kind, without set-up and compilation
 spent: set-up, compilation, start of the engine, points that failed. So the savings are stated rather too low than too
 high.
 
-Held-out points were drawn at random over all that the sweep covers; no fit has seen them. They and the sweep were
-measured with cold caches, regions and attention of the fixed grid with warm ones, so that only products compare fairly
-in the columns of errors. On the sizes of the grid itself, and on those alone, formulas of a few points are not as good
-as formulas of hundreds: the last two columns.
+Held-out points were drawn at random over all that the sweep covers; those that it measured, too, do not count. They and
+the sweep were measured with cold caches, regions and attention of the fixed grid with warm ones, so that only products
+compare fairly in the columns of errors. On the sizes of the grid itself, and on those alone, formulas of a few points
+are not as good as formulas of hundreds: the last two columns.
 """
 
 REPEATED = """

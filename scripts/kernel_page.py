@@ -29,8 +29,8 @@ the engine's own bookkeeping kernels to input, which is no operation of the IR. 
 Operations are measured one by one, in a CUDA graph that repeats them; steps were recorded with the engine's own
 scheduler. Causes of differences: an operation's time includes the gap before its kernel, which the sum of kernels
 leaves out (some 1 us: much of a small region); between 513 and 1,023 rows the library changes the kernel of a product
-every 8 or 16 rows, and the H100 was measured at six sizes there; products that are measured one after the other are
-held down by the power limit, which a single step is not, and one of 8,192 tokens is; experts were measured with tokens
+every 8 or 16 rows, and the H100 was measured at few of them; products that are measured one after the other are held
+down by the power limit, which a single step is not, and one of 8,192 tokens is; experts were measured with tokens
 spread equally ([predicted beside measured](validation.md) has figures of each). Some regions are probably compiled to
 other kernels in the engine than by themselves. Where the host is slower than the GPU (mixed and short prefill steps
 without full graphs) the GPU waits: GPU time with its gaps is then longer than the sum of all operations. Launches are

@@ -51,8 +51,8 @@ def test_classes_have_errors_beside_goal_and_noise() -> None:
 
 
 def test_points_of_the_measured_machine_alone_are_read(tmp_path) -> None:
-    operation = linear(*SHAPES[0])
-    stored = StoredOperation(operation.signature, operation.target, str(Program((), (operation,))))
+    """However many others there are of one operation."""
+    one, other = linear(*SHAPES[0]), linear(*SHAPES[1])
     facts = {
         "platform": "h200",
         "device": "NVIDIA H200",
@@ -62,18 +62,24 @@ def test_points_of_the_measured_machine_alone_are_read(tmp_path) -> None:
         "cublas": "13",
     }
     records = [
-        Record(stored, environment, replace(each, environment=environment.key))
-        for mode, sizes in (("graph", SIZES[:3]), ("eager", SIZES[:2]))
+        Record(
+            StoredOperation(operation.signature, operation.target, str(Program((), (operation,)))),
+            environment,
+            replace(each, environment=environment.key),
+        )
+        for operation, mode, count in ((one, "graph", 2), (one, "eager", 3), (other, "graph", 4))
         for environment in [Environment.of(**facts, mode=mode)]
-        for each in measured(operation, sizes)
+        for each in measured(operation, SIZES[:count])
     ]
     write_parquet(records, tmp_path / "points.parquet")
     database = Database("sqlite://")
     database.add_records(records)
     machine = stored_machine(database, "h200")
-    (found,) = read_points(tmp_path / "points.parquet", machine).values()
-    assert len(found) == 3
-    assert {each.environment for each in found} == {Environment.of(**facts, mode="graph").key}
+    found = read_points(tmp_path / "points.parquet", machine)
+    assert {operation.signature: len(points) for operation, points in found.items()} == {
+        one.signature: 2,
+        other.signature: 4,
+    }
     assert read_points(tmp_path / "none.parquet", machine) == {}
 
 
@@ -83,6 +89,7 @@ def test_a_point_that_is_fitted_is_not_held_out() -> None:
     held_out = {each: measured(each, (SIZES[0], 777)) for each in operations}
     (row,) = class_errors(points, held_out, {})
     assert row["points"] == 5
+    assert class_errors(points, {each: measured(each, SIZES[:1]) for each in operations}, {}) == []
 
 
 def test_families_are_listed_once_with_their_parameters() -> None:

@@ -21,19 +21,21 @@ def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, he
     """A row for each operation that was measured both ways, and one over all their held-out points.
 
     Args:
-        sweep, grid, held_out: points by signature; held-out ones were drawn at random and are never fitted.
+        sweep, grid, held_out: points by signature; held-out ones were drawn at random, and count where the sweep has
+            not measured the same.
     """
     both = [
         each
         for each in operations
-        if each.signature in sweep and len(_measured(grid, each)) >= _ENOUGH and _measured(held_out, each)
+        if each.signature in sweep and len(_measured(grid, each)) >= _ENOUGH and _unseen(held_out, sweep, each)
     ]
     rows: list[dict[str, Any]] = []
     all_of_grid: list[Unseen] = []
     all_of_sweep: list[Unseen] = []
     with progress_bar("operations") as progress:
         for operation in progress.track(both, description="fitting"):
-            on_grid, swept, unseen = (_measured(points, operation) for points in (grid, sweep, held_out))
+            on_grid, swept = _measured(grid, operation), _measured(sweep, operation)
+            unseen = _unseen(held_out, sweep, operation)
             by_grid, by_sweep = fit(operation, on_grid), fit(operation, swept)
             errors = unseen_errors(operation, by_grid, unseen), unseen_errors(operation, by_sweep, unseen)
             fitted = {each.point for each in swept}
@@ -64,6 +66,11 @@ def _measured(points: Points, operation: Operation) -> list[Observation]:
         for each in points.get(operation.signature, ())
         if each.status is Status.OK and not each.point.skewed
     ]
+
+
+def _unseen(held_out: Points, sweep: Points, operation: Operation) -> list[Observation]:
+    fitted = {each.point for each in _measured(sweep, operation)}
+    return [each for each in _measured(held_out, operation) if each.point not in fitted]
 
 
 def _row(of_grid: Sequence[Unseen], of_sweep: Sequence[Unseen]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _SPREAD = (
     Column("worst_percent", "worst (%)", "+.1f"),
     Column("worst_step", "at"),
 )
-_SUMS = (Column("kind", "class"), Column("shapes", "steps", ",d"), *_SPREAD)
+_SUMS = (Column("kind", "class"), Column("steps", "steps", ",d"), *_SPREAD)
 _SPANS = (
     Column("kind", "class"),
     Column("shapes", "shapes", ",d"),
@@ -130,7 +130,7 @@ def kernel_classes(title: str, profiled: Iterable[Row]) -> Table:
     for row in profiled:
         if row["error_percent"] is not None:
             errors[row["kind"]][row["label"]] = row["error_percent"]
-    rows = [{"kind": kind, "shapes": len(found), **_spread(found)} for kind, found in errors.items() if found]
+    rows = [{"kind": kind, "steps": len(found), **_spread(found)} for kind, found in errors.items() if found]
     return Table(title, _SUMS, rows)
 
 

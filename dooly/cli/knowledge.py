@@ -201,7 +201,7 @@ def fit_stored(database: Database, stored: StoredOperation, environment: Environ
 
 
 def observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
-    """Points of an operation as a fit takes them: of mixtures, those of even loads."""
+    """Points of an operation as a fit takes them: of mixtures, those without a given fullest expert."""
     points = [point for point in database.points(signature, environment) if not point.point.skewed]
     return [Observation.of(point) for point in points]
 

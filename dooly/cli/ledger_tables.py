@@ -7,8 +7,9 @@ from typing import Any
 from dooly.batch import HOST_PARTS
 from dooly.cli.grid_errors import grid_errors
 from dooly.cli.output import Column, Table
-from dooly.cli.shipped import MEASURED, evaluation, measured_models, measurements
+from dooly.cli.shipped import MEASURED, evaluation, measured_models, measured_on, measurements
 from dooly.database.exchange import read_parquet
+from dooly.executor import at_home
 from dooly.executor.ledger import Ledger, by_operation, make_ledger, with_backends
 
 __all__ = ["LedgerReport", "ledger_of"]
@@ -133,9 +134,8 @@ def ledger_of(platform: str, backend: str | None = None, *, errors: bool = True)
     program = measured_models()
     backends = BACKENDS if backend is None else (backend,)
     models = [(name, tp, with_backends(program.for_model(name), backends)) for name, tp in MEASURED]
-    sweep = by_operation(
-        record for record in read_parquet(measurements(platform)) if record.operation.target not in HOST_PARTS
-    )
+    found = at_home(read_parquet(measurements(platform)), measured_on(platform))
+    sweep = by_operation(record for record in found if record.operation.target not in HOST_PARTS)
     grid, held_out = (
         by_operation(read_parquet(path)) if path.exists() else {}
         for path in (evaluation(platform, what) for what in ("vidur-grid", "heldout"))

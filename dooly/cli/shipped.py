@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from dooly.database import Database
+from dooly.database.exchange import read_parquet
 from dooly.errors import DatabaseError
+from dooly.executor import Machine, stored_machine
 from dooly.ir import Program, read_program
 
-__all__ = ["DATA", "MEASURED", "OPERATIONS", "evaluation", "measured_models", "measurements"]
+__all__ = ["DATA", "MEASURED", "OPERATIONS", "evaluation", "measured_models", "measured_on", "measurements"]
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 OPERATIONS = DATA / "models.ir"
@@ -43,6 +46,17 @@ def measurements(platform: str) -> Path:
         there = ", ".join(sorted(each.stem for each in DATA.glob("*.parquet")))
         raise DatabaseError(f"--platform {platform}: no measurements of it ship with dooly; expected one of {there}")
     return path
+
+
+def measured_on(platform: str) -> Machine:
+    """The machine that the measurements of one GPU were taken on.
+
+    Raises:
+        DatabaseError: none ships, or the file is damaged.
+    """
+    database = Database("sqlite://")
+    database.add_records(read_parquet(measurements(platform)))
+    return stored_machine(database, platform)
 
 
 def evaluation(platform: str, what: str) -> Path:

@@ -84,7 +84,7 @@ class Point:
 
     @property
     def skewed(self) -> bool:
-        """Whether experts are not hit alike: formulas, which speak of even loads, leave such points out."""
+        """Whether the fullest expert is given: formulas, which speak of a router without favourites, leave it out."""
         return any(name == "M" for name, _ in self.sizes)
 
     @property

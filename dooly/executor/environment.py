@@ -7,16 +7,18 @@ torch; a region is compiled by torch and Triton from the engine's native code; a
 """
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
+from dooly.batch import HOST_PARTS
 from dooly.capture.platforms import PLATFORMS
-from dooly.database import Database, Environment, Status
+from dooly.database import Database, Environment, Record, Status
 from dooly.database.environment import Fact
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine, kv_block_size
-from dooly.ir import Kind, Operation
+from dooly.ir import Kind, Operation, parse_program
 from dooly.ir.opset import BETWEEN_STAGES
 
-__all__ = ["environment_for", "host_environment", "stored_machine"]
+__all__ = ["at_home", "environment_for", "host_environment", "stored_machine"]
 
 
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
@@ -99,6 +101,22 @@ def host_environment(machine: Machine) -> Environment:
         scheduling="sync",
         **({"processor": machine.fact("processor")} if machine.torch_device == "cuda" else {}),
     )
+
+
+def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
+    """Those that were taken as the engine does it on this machine: not collectives by other ways, or warm caches."""
+    homes: dict[str, str] = {}
+    for record in records:
+        stored = record.operation
+        if stored.signature not in homes:
+            if stored.signature in HOST_PARTS:
+                home = host_environment(machine)
+            else:
+                (operation,) = parse_program(stored.text).operations
+                home = environment_for(operation, machine)
+            homes[stored.signature] = home.key
+        if record.environment.key == homes[stored.signature]:
+            yield record
 
 
 def stored_machine(database: Database, platform: str) -> Machine:

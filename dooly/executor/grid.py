@@ -38,7 +38,7 @@ def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
 
 
 def product_rows(limit: int, salt: str) -> list[int]:
-    """Rows of a matrix product: powers of two up to 256, eight in each octave beyond (first: seven), and ``limit``.
+    """Rows of a matrix product: powers of two up to 256, every 16 from 512 to 1,024, eight in other octaves, ``limit``.
 
     Beyond 256 the time per row goes up and down from one size to the next, as kernels and their tiles change.  Six
     sizes lie off the powers of two, in the middle half of each sixth of an octave, where `salt` puts them: products

@@ -39,7 +39,7 @@ def routing(
     As with a router that has no favourites some get more tokens than others, and so fill another tile of the kernel.
 
     Args:
-        shift: which experts: `shift`, `shift + 1`, ... modulo `experts`; also the seed.
+        shift: which experts: `shift`, `shift + 1`, ... modulo `experts`; 0 or more, also the seed.
         fullest: tokens that the first of them gets; the others share the rest equally.
 
     Raises:
@@ -72,7 +72,8 @@ def _any_of(activated: int, tokens: int, top_k: int, random: np.random.Generator
 class MoeRunner:
     """``moe(x[T, H], router_logits[T, E])`` with `A` activated experts, on several layers in turn.
 
-    Where a point has `M`, the fullest expert gets so many tokens and the others share the rest; else all get alike.
+    Where a point has `M`, the fullest expert gets so many tokens and the others share the rest; else all are equally
+    likely.
 
     Raises:
         Unsupported: attributes that the engine's layer needs are missing, or it has no kernel for them.

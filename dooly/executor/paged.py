@@ -23,7 +23,7 @@ from dooly.ir.expr import Expr
 __all__ = ["PagedRunner", "integer"]
 
 _PLANS = 5
-"""Times that the metadata of a batch is built."""
+"""Times that building the metadata of a batch is timed."""
 
 _OTHER_BYTES = 16 * 2**20
 """Read before each: several times the cache of a core."""
@@ -119,7 +119,7 @@ class PagedRunner(ABC):
         return [list(itertools.islice(free, count)) for count in counts]
 
     def _metadata(self, batch: Sequence[tuple[int, int]]) -> tuple[Any, Any, float]:
-        """The backend's metadata, the slots of the new tokens (int64[tokens]), and how long building took, us."""
+        """The backend's metadata, the slots of the new tokens (int64[tokens]), median us of building the metadata."""
         import torch
         from vllm.v1.attention.backend import CommonAttentionMetadata
 
@@ -147,7 +147,7 @@ class PagedRunner(ABC):
             slot_mapping=slot_mapping,
             causal=True,
         )
-        metadata = self.builder.build(0, common)
+        metadata = self.builder.build(0, common)  # the first takes longer
         taken_us: list[float] = []
         for _ in range(_PLANS):
             _elsewhere().sum()

@@ -15,7 +15,7 @@ from dooly.fit.evaluator import column_evaluator
 from dooly.fit.formula import Formula, Held, Parameter
 from dooly.fit.observation import Observation
 from dooly.fit.residual import BOUND, fit_curve
-from dooly.fit.select import Data, collect, fit, parameters_of
+from dooly.fit.select import Data, collect, fit, parameters_of, plan_of
 from dooly.fit.subject import Subject, subject_of
 from dooly.fit.terms import Contribution, Structure, family_structures
 from dooly.ir.expr import symbol
@@ -55,7 +55,7 @@ class Family:
         kept: parameters that were of use, in order.
         parameters: their values.
         median, p90: absolute error, as fractions, at points of a member by the parameters of all the others.
-        plan_us, queued_us: as of a `Formula`, the least of the members.
+        plan_us, queued_us: as of a `Formula`, the least known of the members.
     """
 
     members: tuple[str, ...]
@@ -221,14 +221,9 @@ def _fit(members: Sequence[_Member]) -> Family | None:
         parameters=parameters_of(found, intervals(found, columns, latency, trust)),
         median=float(np.median(sizes)),
         p90=float(np.quantile(sizes, 0.9)),
-        plan_us=_least(member.data.plan_us for member in members),
+        plan_us=plan_of(member.data.planned_us for member in members),
         queued_us=min((us for member in members if (us := member.data.queued_us)), default=0.0),
     )
-
-
-def _least(plans: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    decodes, prompts = zip(*plans, strict=True)
-    return min(decodes), min(prompts)
 
 
 def _quantity(contribution: Contribution, member: _Member) -> Column:

@@ -167,8 +167,8 @@ def fit_curve(
         trust: float64[points] in (0, 1], the share of its correction that a point gets; the rest is none where times
             rise, and its neighbours' where they need not.
         rising: more work cannot take less time: where the times fall as the size grows, take their mean level instead.
-            Else they may, and a single high one inside is left out: a slow choice of kernel is narrower than measured
-            sizes are apart.
+            Else they may, and a single high one inside is left out unless a neighbour is within 16 rows at 512: a slow
+            choice of kernel is narrower than measured sizes are apart.
     """
     ratio = np.clip(np.log(latency_us / symbolic(at)), -BOUND, BOUND)
     if rising:

@@ -19,7 +19,7 @@ from dooly.ir.expr import FloorDiv, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
-__all__ = ["Data", "collect", "fit", "fit_host", "fit_subject", "parameters_of"]
+__all__ = ["Data", "collect", "fit", "fit_host", "fit_subject", "parameters_of", "plan_of"]
 
 Column = NDArray[np.float64]
 _FOLDS = 6
@@ -66,14 +66,11 @@ class Data:
         return len(self.observations)
 
     @property
-    def plan_us(self) -> tuple[float, float]:
-        """Host time of planning a step that only decodes, and one with prompts; that of any where a kind is unknown."""
-        every = [each.plan_us for each in self.observations]
-        kinds = [each.batch is None or each.batch.tokens == each.batch.count for each in self.observations]
-        decodes, prompts = (
-            [us for us, kind in zip(every, kinds, strict=True) if kind is wanted] for wanted in (True, False)
-        )
-        return float(np.median(decodes or every)), float(np.median(prompts or every))
+    def planned_us(self) -> tuple[float, float]:
+        """Host time of planning a step that only decodes, and one with prompts; 0 of a kind that was not measured."""
+        prompts = [each.plan_us for each in self.observations if each.batch and each.batch.tokens > each.batch.count]
+        decodes = [each.plan_us for each in self.observations if each.batch and each.batch.tokens == each.batch.count]
+        return float(np.median(decodes or [0.0])), float(np.median(prompts or [0.0]))
 
     @property
     def queued_us(self) -> float:
@@ -136,9 +133,15 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
         residual=residual,
         domain=_domain(data),
         held=held,
-        plan_us=data.plan_us,
+        plan_us=plan_of([data.planned_us]),
         queued_us=data.queued_us,
     )
+
+
+def plan_of(planned_us: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Of several times for decodes and for prompts the least known; where a kind is unknown that of the other."""
+    decodes, prompts = (min(filter(None, kind), default=0.0) for kind in zip(*planned_us, strict=True))
+    return decodes or prompts, prompts or decodes
 
 
 def collect(subject: Subject, observations: tuple[Observation, ...], fewest: int | None = None) -> Data:

@@ -17,7 +17,7 @@ __all__ = ["FORMAT", "from_json", "to_json"]
 
 FORMAT = 6
 """Version of the form.  1: first.  2: curves over their axis.  3: time of planning.  4: what terms count for.
-5: time of queueing."""
+5: time of queueing.  6: planning of decodes and of prompts apart."""
 
 
 def to_json(formula: Formula) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def to_json(formula: Formula) -> dict[str, Any]:
             "disturbed": formula.held.disturbed,
             "points": formula.held.points,
         },
-        "plan_us": formula.plan_us,
+        "plan_us": list(formula.plan_us),
         "queued_us": formula.queued_us,
         "lenders": formula.lenders,
     }

@@ -155,7 +155,8 @@ class StepModel:
 
     def _plan(self, tokens: int, requests: int) -> float:
         """Host time of planning attention that is planned late, us; the last part of what comes before the model."""
-        return self._plan_us[tokens > requests]
+        decodes, prompts = self._plan_us
+        return prompts if tokens > requests else decodes
 
     def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
         """Work that several sizes decide together."""
@@ -198,7 +199,8 @@ class StepModel:
             launch, lead = on_grid(launch), on_grid(lead)
             outside = outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
-        before, after = on_grid(before) + np.where(tokens > requests, *self._plan_us[::-1]), on_grid(after)
+        decodes, prompts = self._plan_us
+        before, after = on_grid(before) + np.where(tokens > requests, prompts, decodes), on_grid(after)
         total = before + np.maximum(launch, lead + device) + after
         return StepTimes(before, device, after, total, outside | beyond, launch, lead)
 

@@ -61,14 +61,14 @@ def test_sums_of_operations_are_judged_by_class_of_step():
         )
     ]
     decode, mixed = kernel_classes("title", rows).rows
-    assert (decode["kind"], decode["shapes"], decode["median_percent"], decode["p90_percent"]) == (
+    assert (decode["kind"], decode["steps"], decode["median_percent"], decode["p90_percent"]) == (
         "decode",
         3,
         3.0,
         8.0,
     )
     assert (decode["bias_percent"], decode["worst_percent"], decode["worst_step"]) == (-1.0, -8.0, "three")
-    assert (mixed["kind"], mixed["shapes"], mixed["worst_percent"]) == ("mixed", 1, 5.0)
+    assert (mixed["kind"], mixed["steps"], mixed["worst_percent"]) == ("mixed", 1, 5.0)
 
 
 def test_without_formulas_kernels_are_still_attributed(tmp_path, capsys):

@@ -68,6 +68,12 @@ def test_a_slow_kernel_of_one_size_is_not_that_of_its_neighbours() -> None:
     np.testing.assert_allclose(curve.scale(law(around), {"T": around}), 1.0, rtol=1e-3)
 
 
+def test_a_slow_kernel_between_sizes_16_rows_apart_stays() -> None:
+    at = np.array([1.0, 520.0, 536.0, 552.0, 1024.0])
+    curve = fit_curve("T", at, law, law(at) * [1.0, 1.0, 1.5, 1.0, 1.0], np.ones(5), rising=False)
+    np.testing.assert_allclose(curve.scale(law(at), {"T": at}), [1.0, 1.0, 1.5, 1.0, 1.0])
+
+
 def test_a_point_that_was_disturbed_is_as_its_neighbours_where_times_may_fall() -> None:
     at = np.array([1.0, 250.0, 500.0, 1000.0])
     disturbed, trust = np.array([1.4, 1.4, 1.9, 1.4]), np.array([1.0, 1.0, 0.1, 1.0])

@@ -8,6 +8,7 @@ from dooly.batch import Batch
 from dooly.errors import FitError
 from dooly.fit import Formula, Observation, experts_reached, fit, fit_host
 from dooly.fit.evaluator import scalar_evaluator
+from dooly.fit.select import plan_of
 from dooly.fit.subject import subject_of
 from dooly.fit.terms import regimes
 from dooly.ir import Operation, TensorType, attributes
@@ -355,6 +356,7 @@ def test_the_time_to_queue_attention_is_that_of_steps_with_prompts() -> None:
     assert fit(operation, timed).queued_us == 200.0
     alone = [replace(each, queued_us=100.0 if each in decodes else 0.0) for each in points]
     assert fit(operation, alone).queued_us == 100.0
+    assert fit(operation, points).queued_us == 0.0
 
 
 def test_attention_is_planned_for_decodes_and_for_prompts_apart() -> None:
@@ -365,3 +367,8 @@ def test_attention_is_planned_for_decodes_and_for_prompts_apart() -> None:
     assert fit(operation, timed).plan_us == (300.0, 900.0)
     alone = [each for each, only in zip(timed, decodes, strict=True) if only]
     assert fit(operation, alone).plan_us == (300.0, 300.0)
+
+
+def test_of_several_plans_the_least_that_is_known_counts() -> None:
+    assert plan_of([(300.0, 900.0), (200.0, 0.0), (0.0, 0.0)]) == (200.0, 900.0)
+    assert plan_of([(0.0, 0.0)]) == (0.0, 0.0)

@@ -155,8 +155,10 @@ def test_attention_that_is_planned_late_adds_to_the_host(
     assert after.lead_us == (0.0 if waits else before.lead_us)
     assert after.host_before_us - before.host_before_us == after.plan_us
     assert after.total_us - before.total_us == after.plan_us + after.span_us(idle=True) - before.span_us(idle=True)
-    assert late.step_times([batch]).lead_us[0] == late.breakdown(batch).cost.lead_us == after.lead_us
-    assert late.step_times([batch]).total_us[0] == late.breakdown(batch).cost.total_us == after.total_us
+    for each in (batch, Batch.of((1, 40), (2, 64))):
+        cost = late.step_time(each)
+        assert late.step_times([each]).lead_us[0] == late.breakdown(each).cost.lead_us == cost.lead_us
+        assert late.step_times([each]).total_us[0] == late.breakdown(each).cost.total_us == cost.total_us
 
 
 def test_what_a_gpu_does_between_two_steps_is_beside_the_total(either: StepModel, formulas: dict[str, Formula]) -> None:
