@@ -44,7 +44,7 @@ def formulas(
 
     One line each: time in us, parameters with units and 95 % intervals, measured domain, held-out error, and what the
     measured points reach of the GPU's datasheet.  What is measured but not fitted yet is fitted on the way.  With
-    --platform and no database, of what ships.
+    --platform as the engine runs them there (no collectives by other ways), and without a database of what ships.
 
     Example: dooly formulas linear --platform h200
     """
@@ -100,6 +100,7 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
     from dooly.cli.output import progress_bar, say
     from dooly.database import Status
     from dooly.errors import FitError
+    from dooly.executor import home_of, stored_machine
     from dooly.fit.store import from_json
     from dooly.ir import parse_program
 
@@ -109,10 +110,12 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
     rows = [
         row
         for row in database.summary()
-        if row.status is Status.OK
-        and platform in (None, environments[row.environment].get("platform"))
-        and any(name.startswith(wanted) for name in (names[row.signature], row.signature))
+        if row.status is Status.OK and any(name.startswith(wanted) for name in (names[row.signature], row.signature))
     ]
+    if platform is not None:
+        machine = stored_machine(database, platform)
+        homes = {signature: home_of(stored[signature], machine).key for signature in {row.signature for row in rows}}
+        rows = [row for row in rows if row.environment == homes[row.signature]]
     found: list[_Found] = []
     with progress_bar("operations") as progress:
         for row in progress.track(rows, description="formulas"):

@@ -3,7 +3,7 @@
 Importing this package imports neither torch nor vLLM.
 """
 
-from dooly.executor.environment import at_home, environment_for, host_environment, stored_machine
+from dooly.executor.environment import at_home, environment_for, home_of, host_environment, stored_machine
 from dooly.executor.execute import Event, Outcome, run_plan
 from dooly.executor.machine import Machine, machine
 from dooly.executor.plan import Plan, Row, make_plan
@@ -21,6 +21,7 @@ __all__ = [
     "Row",
     "at_home",
     "environment_for",
+    "home_of",
     "host_environment",
     "machine",
     "make_plan",

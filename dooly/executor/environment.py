@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 
 from dooly.batch import HOST_PARTS
 from dooly.capture.platforms import PLATFORMS
-from dooly.database import Database, Environment, Record, Status
+from dooly.database import Database, Environment, Record, Status, StoredOperation
 from dooly.database.environment import Fact
 from dooly.errors import ProfileError
 from dooly.executor.machine import Machine, kv_block_size
 from dooly.ir import Kind, Operation, parse_program
 from dooly.ir.opset import BETWEEN_STAGES
 
-__all__ = ["at_home", "environment_for", "host_environment", "stored_machine"]
+__all__ = ["at_home", "environment_for", "home_of", "host_environment", "stored_machine"]
 
 
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
@@ -103,19 +103,22 @@ def host_environment(machine: Machine) -> Environment:
     )
 
 
+def home_of(stored: StoredOperation, machine: Machine) -> Environment:
+    """The environment of an operation, or of a part of host time, as the engine runs it on this machine."""
+    if stored.signature in HOST_PARTS:
+        return host_environment(machine)
+    (operation,) = parse_program(stored.text).operations
+    return environment_for(operation, machine)
+
+
 def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
     """Those that were taken as the engine does it on this machine: not collectives by other ways, or warm caches."""
-    homes: dict[str, str] = {}
+    homes: dict[str, Environment] = {}
     for record in records:
         stored = record.operation
         if stored.signature not in homes:
-            if stored.signature in HOST_PARTS:
-                home = host_environment(machine)
-            else:
-                (operation,) = parse_program(stored.text).operations
-                home = environment_for(operation, machine)
-            homes[stored.signature] = home.key
-        if record.environment.key == homes[stored.signature]:
+            homes[stored.signature] = home_of(stored, machine)
+        if record.environment == homes[stored.signature]:
             yield record
 
 

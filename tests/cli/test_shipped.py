@@ -68,6 +68,12 @@ def test_what_is_not_stored_is_one_clear_line(tmp_path, capsys):
     assert "nothing measured on h100 is stored; `dooly db import`" in capsys.readouterr().err
 
 
+def test_a_formula_is_that_of_how_the_engine_runs_it_though_other_ways_ship(tmp_path, capsys):
+    assert main(["formulas", "all_reduce_53eab3f8", "--platform", "h200", "--db", str(tmp_path / "none.sqlite")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("all_reduce_53eab3f8: t_us = 3.")  # 50 us without graphs
+
+
 def test_the_engines_own_scheduler_is_not_run_as_another_platform(capsys):
     assert main(["simulate", "llama-3.1-8b", "--platform", "h200"]) == 2
     assert "--platform h200 needs --fast" in capsys.readouterr().err
