@@ -38,8 +38,6 @@ def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, he
             unseen = _unseen(held_out, sweep, operation)
             by_grid, by_sweep = fit(operation, on_grid), fit(operation, swept)
             errors = unseen_errors(operation, by_grid, unseen), unseen_errors(operation, by_sweep, unseen)
-            fitted = {each.point for each in swept}
-            rest = [each for each in on_grid if each.point not in fitted]
             rows.append(
                 {
                     "operation": operation.name,
@@ -48,7 +46,8 @@ def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, he
                     "grid_points": len(on_grid),
                     "sweep_points": len(swept),
                     "grid_own_percent": 100 * by_grid.held.mape,
-                    "sweep_on_grid_percent": 100 * judge(unseen_errors(operation, by_sweep, rest)).mean,
+                    "sweep_on_grid_percent": 100
+                    * judge(unseen_errors(operation, by_sweep, _unseen(grid, sweep, operation))).mean,
                 }
             )
             all_of_grid += errors[0]
@@ -68,9 +67,10 @@ def _measured(points: Points, operation: Operation) -> list[Observation]:
     ]
 
 
-def _unseen(held_out: Points, sweep: Points, operation: Operation) -> list[Observation]:
+def _unseen(points: Points, sweep: Points, operation: Operation) -> list[Observation]:
+    """Those that a formula of the sweep was not fitted to."""
     fitted = {each.point for each in _measured(sweep, operation)}
-    return [each for each in _measured(held_out, operation) if each.point not in fitted]
+    return [each for each in _measured(points, operation) if each.point not in fitted]
 
 
 def _row(of_grid: Sequence[Unseen], of_sweep: Sequence[Unseen]) -> dict[str, Any]:

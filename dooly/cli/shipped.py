@@ -1,11 +1,12 @@
 """What ships with dooly besides measured points: operations of the measured models, and points to judge by."""
 
+from collections import Counter
 from pathlib import Path
 
-from dooly.database import Database
+from dooly.database import Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import DatabaseError
-from dooly.executor import Machine, stored_machine
+from dooly.executor import Machine, machine_behind
 from dooly.ir import Program, read_program
 
 __all__ = ["DATA", "MEASURED", "OPERATIONS", "evaluation", "measured_models", "measured_on", "measurements"]
@@ -54,9 +55,9 @@ def measured_on(platform: str) -> Machine:
     Raises:
         DatabaseError: none ships, or the file is damaged.
     """
-    database = Database("sqlite://")
-    database.add_records(read_parquet(measurements(platform)))
-    return stored_machine(database, platform)
+    records = read_parquet(measurements(platform))
+    points = Counter(record.environment for record in records if record.measurement.status is Status.OK)
+    return machine_behind(points, platform)
 
 
 def evaluation(platform: str, what: str) -> Path:

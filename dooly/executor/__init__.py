@@ -3,7 +3,14 @@
 Importing this package imports neither torch nor vLLM.
 """
 
-from dooly.executor.environment import at_home, environment_for, home_of, host_environment, stored_machine
+from dooly.executor.environment import (
+    at_home,
+    environment_for,
+    home_of,
+    host_environment,
+    machine_behind,
+    stored_machine,
+)
 from dooly.executor.execute import Event, Outcome, run_plan
 from dooly.executor.machine import Machine, machine
 from dooly.executor.plan import Plan, Row, make_plan
@@ -24,6 +31,7 @@ __all__ = [
     "home_of",
     "host_environment",
     "machine",
+    "machine_behind",
     "make_plan",
     "run_plan",
     "stored_machine",

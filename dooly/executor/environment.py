@@ -7,7 +7,7 @@ torch; a region is compiled by torch and Triton from the engine's native code; a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from dooly.batch import HOST_PARTS
 from dooly.capture.platforms import PLATFORMS
@@ -18,7 +18,7 @@ from dooly.executor.machine import Machine, kv_block_size
 from dooly.ir import Kind, Operation, parse_program
 from dooly.ir.opset import BETWEEN_STAGES
 
-__all__ = ["at_home", "environment_for", "home_of", "host_environment", "stored_machine"]
+__all__ = ["at_home", "environment_for", "home_of", "host_environment", "machine_behind", "stored_machine"]
 
 
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
@@ -125,8 +125,7 @@ def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
 def stored_machine(database: Database, platform: str) -> Machine:
     """The GPU machine whose points the database holds: `environment_for` of it gives their environments.
 
-    Where several machines of the platform were measured, it is the one of the environment with most points, with every
-    other environment that does not contradict it.  The size of its cache is not stored and is 0.
+    Where several machines of the platform were measured, it is the one that `machine_behind` finds.
 
     Raises:
         ProfileError: not a GPU, or nothing of it is stored.
@@ -139,13 +138,26 @@ def stored_machine(database: Database, platform: str) -> Machine:
     for row in database.summary():
         if row.status is Status.OK:
             points[row.environment] += row.points
-    found = [each for each in database.environments() if each.get("platform") == platform and points[each.key]]
-    if not found:
+    found = {each: points[each.key] for each in database.environments() if each.get("platform") == platform}
+    if not any(found.values()):
         raise ProfileError(
             f"{database.place}: nothing measured on {platform} is stored; `dooly db import` adds what ships with dooly"
         )
+    return machine_behind(found, platform)
+
+
+def machine_behind(points: Mapping[Environment, int], platform: str) -> Machine:
+    """The machine of the environment with most points, with every other environment that does not contradict it.
+
+    The size of its cache is not stored and is 0.
+
+    Args:
+        points: good ones by environment, all of this platform; at least one.
+        platform: a GPU.
+    """
+    spec = PLATFORMS[platform]
     facts: dict[str, Fact] = {}
-    for each in sorted(found, key=lambda each: (-points[each.key], each.json)):
+    for each in sorted((each for each, count in points.items() if count), key=lambda each: (-points[each], each.json)):
         if all(facts.get(name, value) == value for name, value in each.facts):
             facts |= dict(each.facts)
     text = {name: str(value) for name, value in facts.items()}

@@ -125,9 +125,8 @@ class StepModel:
                 latency, beyond = each.total_us_one(values)
                 device += latency
                 outside = outside or beyond
-        before, after, beyond = self._around(tokens, requests)
+        before, plan, after, beyond = self._around(tokens, requests)
         total = before + max(launch, lead + device) + after
-        plan = self._plan(tokens, requests)
         return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan)
 
     def padded(self, tokens: int, requests: int) -> int:
@@ -148,15 +147,12 @@ class StepModel:
         between, _ = self.host.between_one(requests)  # no part of the step's total, which is what is extrapolated
         return padded, _grid(launch + self._slower_us[place]), _grid(lead), _grid(between), outside or beyond
 
-    def _around(self, tokens: int, requests: int) -> tuple[float, float, bool]:
-        """Host time before and after the model, us; whether extrapolated."""
+    def _around(self, tokens: int, requests: int) -> tuple[float, float, float, bool]:
+        """Host time before the model, its last part, which plans late attention, and after it, us; if extrapolated."""
         before, after, outside = self._host_one(tokens, requests)
-        return _grid(before) + self._plan(tokens, requests), _grid(after), outside
-
-    def _plan(self, tokens: int, requests: int) -> float:
-        """Host time of planning attention that is planned late, us; the last part of what comes before the model."""
         decodes, prompts = self._plan_us
-        return prompts if tokens > requests else decodes
+        plan = prompts if tokens > requests else decodes
+        return _grid(before) + plan, plan, _grid(after), outside
 
     def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
         """Work that several sizes decide together."""
@@ -218,7 +214,7 @@ class StepModel:
             total, beyond = each.total_us_one(values)
             operation = each.operation
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
-        before, after, outside = self._around(batch.tokens, batch.count)
+        before, plan, after, outside = self._around(batch.tokens, batch.count)
         device = sum(part[4] for part in parts) + self._dispatch_us
         wait = max(launch - device, lead)
         if self.host is not None:
@@ -234,7 +230,6 @@ class StepModel:
             ]
         extrapolated = any(part[5] for part in parts)
         total = before + device + wait + after
-        plan = self._plan(batch.tokens, batch.count)
         cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, plan)
         return Breakdown(
             tuple(
