@@ -78,7 +78,7 @@ class KernelReport:
         title = (
             f"{name}: {recording.model}, {facts.get('device', '?')}, {facts.get('engine', '?')}, {recording.backend}"
         )
-        accounts = [(step, account(step, model.work if model else ())) for step in recording.profiled]
+        accounts = [(step, account(step, model)) for step in recording.profiled]
         shapes = [_shape_row(label, steps, model) for label, steps in recording.timed.items()] if model else []
         return cls(
             title,

@@ -12,7 +12,8 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from dooly.database import Samples
@@ -21,7 +22,7 @@ from dooly.executor.runner import Trial
 from dooly.executor.tensors import random_tensor
 from dooly.executor.timing import ALONE, Peers, Precision, confidence
 
-__all__ = ["check_clocks", "measure_on_gpu"]
+__all__ = ["between_events", "captured", "check_clocks", "measure_on_gpu", "side_stream"]
 
 _LONGEST_SAMPLE_US = 20_000.0
 _MOST_LOOPS = 256
@@ -31,6 +32,10 @@ _BATCH = 5
 _WIDTH = 4096
 """Columns of the weights that are read between calls."""
 
+_BURST_US = 20_000.0
+"""Work in one go, and then a rest as long, that no power limit slows down: on an H200 it acts after 30 ms of large
+products, and no longer after 20 ms without any."""
+
 
 def measure_on_gpu(
     trial: Trial, precision: Precision, *, graph: bool, cache_bytes: int, peers: Peers = ALONE
@@ -38,7 +43,8 @@ def measure_on_gpu(
     """Time `trial` between CUDA events.
 
     A sample is several calls back to back, and as many turns of the trial's weights as fit: each call finds its
-    weights where the engine's next layer would, in memory.
+    weights where the engine's next layer would, in memory.  Between a few samples the GPU rests as long
+    as they took, or the power limit would hold its clocks down for large products, and for what is measured next.
 
     Args:
         graph: replay the calls from one CUDA graph; else launch them one by one, gaps between launches included and
@@ -54,32 +60,33 @@ def measure_on_gpu(
         RuntimeError: a kernel fails, or cannot be captured.
         Slowed: the GPU, or that of a peer, is slower than it should be.
     """
-    import torch
-
     collecting = gc.isenabled()
     gc.disable()
-    stream: Any = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
     try:
-        with torch.cuda.stream(stream):
-            warmups = [_between_events([trial.call], peers)[0] for _ in range(max(precision.warmups, 1))]
+        with side_stream() as stream:
+            warmups = [between_events([trial.call], peers)[0] for _ in range(max(precision.warmups, 1))]
             queued_us = statistics.median(_queueing_us(trial.call) for _ in range(_BATCH))
             rest = _rest_of_step(trial.fresh, cache_bytes) if graph and trial.fresh is not None else None
             call = trial.call if rest is None else functools.partial(_in_turn, rest, trial.call)
             loops, call_us, run = 0, min(warmups), call
             while (wanted := loops_for(trial.turns, call_us, precision.sample_us)) > 1.5 * loops:
                 loops = wanted
-                run = _captured(call, loops, peers) if graph else functools.partial(_repeat, call, loops)
-                warmups += [value / loops for value in _between_events([run] * 2, peers)]
+                run = captured(call, loops, peers) if graph else functools.partial(_repeat, call, loops)
+                warmups += [value / loops for value in between_events([run] * 2, peers)]
                 call_us = warmups[-1]  # a call in a graph is far shorter than one that is launched
-            runs = [run] if rest is None else [run, _captured(rest, loops, peers)]
+            runs = [run] if rest is None else [run, captured(rest, loops, peers)]
             values: list[float] = []
+            worked_us = _BURST_US
             started = time.perf_counter()
             elapsed_s = 0.0
             while not _enough(values, precision, elapsed_s):
                 if peers is not ALONE:
                     trial.call()  # all leave it at the same time: none waits for another in the first sample
-                values += [value / loops for value in without_rest(_between_events(runs * _BATCH, peers), len(runs))]
+                else:
+                    time.sleep(worked_us / 1e6)
+                times_us = between_events(runs * samples_at_once(call_us * loops), peers)
+                values += [value / loops for value in without_rest(times_us, len(runs))]
+                worked_us = sum(times_us)
                 (elapsed_s,) = peers.slowest([time.perf_counter() - started])
             reading = _gauge().read()
             stream.synchronize()
@@ -91,6 +98,17 @@ def measure_on_gpu(
     return Samples(
         tuple(values), tuple(warmups), loops, (*trial.aside, *state), reading.clock_mhz, reading.temperature_c
     )
+
+
+@contextmanager
+def side_stream() -> Generator[Any]:
+    """A stream of its own, in which CUDA graphs can be captured; it is current inside."""
+    import torch
+
+    stream: Any = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield stream
 
 
 def check_clocks(reading: Reading, peers: Peers) -> None:
@@ -115,6 +133,15 @@ def loops_for(turns: int, call_us: float, sample_us: float) -> int:
     """
     wanted = turns * math.ceil(sample_us / (call_us * turns))
     return max(1, min(wanted, math.floor(_LONGEST_SAMPLE_US / call_us), _MOST_LOOPS))
+
+
+def samples_at_once(sample_us: float) -> int:
+    """Samples that are queued together, no more work than a rested GPU does at full clocks.
+
+    >>> samples_at_once(1000.0), samples_at_once(9000.0), samples_at_once(50_000.0)
+    (5, 2, 1)
+    """
+    return max(1, min(_BATCH, int(_BURST_US / sample_us)))
 
 
 def without_rest(times_us: Sequence[float], kinds: int) -> list[float]:
@@ -163,7 +190,7 @@ def _repeat(call: Callable[[], object], loops: int) -> None:
         call()
 
 
-def _captured(call: Callable[[], object], loops: int, peers: Peers) -> Callable[[], None]:
+def captured(call: Callable[[], object], loops: int, peers: Peers) -> Callable[[], None]:
     """The calls as one CUDA graph, to be replayed."""
     import torch
 
@@ -176,7 +203,7 @@ def _captured(call: Callable[[], object], loops: int, peers: Peers) -> Callable[
     return graph.replay
 
 
-def _between_events(runs: Sequence[Callable[[], object]], peers: Peers) -> list[float]:
+def between_events(runs: Sequence[Callable[[], object]], peers: Peers) -> list[float]:
     """Microseconds of each run, queued one after the other."""
     import torch
 

@@ -14,6 +14,8 @@ _CHUNK = 16
 """New tokens of a chunk so short that its history is what takes time."""
 _FEW = 256
 """Rows up to which the time of a product is smooth; beyond, it goes up and down as its kernels change."""
+_PADDED = range(272, 513, 16)
+"""Rows of the engine's CUDA graphs beyond those."""
 _JAGGED = range(512, 1024)
 """Rows where it does so most often."""
 _IN_OCTAVE = 6
@@ -38,17 +40,18 @@ def geometric(limit: int, start: int = 1, step: int = _STEP) -> list[int]:
 
 
 def product_rows(limit: int, salt: str) -> list[int]:
-    """Rows of a matrix product: powers of two up to 256, every 16 from 512 to 1,024, eight in other octaves, ``limit``.
+    """Rows of a matrix product: powers of two up to 256, every 16 to 1,024, eight in each octave beyond, ``limit``.
 
-    Beyond 256 the time per row goes up and down from one size to the next, as kernels and their tiles change.  Six
-    sizes lie off the powers of two, in the middle half of each sixth of an octave, where `salt` puts them: products
-    that run the same kernels show them at different sizes.  They are no multiples of anything, as prompts are not.  The
-    other two are a power of two, where an engine's budget of tokens ends, and the next one, where another row of tiles
-    begins.  Between 512 and 1,024 a size and the one that follows 16 rows later differ by up to a half, so there it is
-    the middle of every 16 rows, for all products.  A wider range keeps the inner points.
+    Beyond 256 the time per row goes up and down from one size to the next, as kernels and their tiles change.  Up to
+    512 rows an engine pads a step to the next of its CUDA graphs, which are made for multiples of 16.  Between 512 and
+    1,024 a size and the one that follows 16 rows later differ by up to a half, so there it is the middle of every 16
+    rows, for all products.  In an octave beyond, six sizes lie in the middle half of each of its sixths, where `salt`
+    puts them: products that run the same kernels show them at different sizes.  They are no multiples of anything, as
+    prompts are not.  The other two are a power of two, where an engine's budget of tokens ends, and the next one, where
+    another row of tiles begins.  A wider range keeps the inner points.
 
-    >>> product_rows(570, "one")
-    [1, 2, 4, 8, 16, 32, 64, 128, 256, 269, 302, 333, 389, 440, 486, 512, 513, 520, 536, 552, 568, 570]
+    >>> product_rows(600, "one")[9:]
+    [272, 288, 304, 320, 336, 352, 368, 384, 400, 416, 432, 448, 464, 480, 496, 512, 513, 520, 536, 552, 568, 584, 600]
     >>> product_rows(2048, "another")[-10:]
     [1016, 1024, 1025, 1067, 1253, 1364, 1528, 1733, 1896, 2048]
     """
@@ -56,7 +59,7 @@ def product_rows(limit: int, salt: str) -> list[int]:
     places = [part + random.Random(f"{salt}/{part}").uniform(0.25, 0.75) for part in parts]
     inner = [rows for rows in geometric(limit, step=2) if rows <= _FEW]
     beyond = [round(_FEW * 2 ** (place / _IN_OCTAVE)) for place in places]
-    beyond = [rows for rows in beyond if rows not in _JAGGED] + [*range(_JAGGED.start + 8, _JAGGED.stop, 16)]
+    beyond = [rows for rows in beyond if rows >= _JAGGED.stop] + [*_PADDED, *range(_JAGGED.start + 8, _JAGGED.stop, 16)]
     beyond += [edge for rows in geometric(limit, 2 * _FEW, 2) for edge in (rows, rows + 1)]
     return sorted({*inner, *(rows for rows in beyond if rows < limit), limit})
 

@@ -1,4 +1,4 @@
-"""Host time: what a step of the real engine takes besides its operations, measured once per host and engine.
+"""What a step of the real engine takes besides its operations, mostly host time; measured once per host and engine.
 
 Pseudo operations hold it, so that it is stored, claimed and fitted as everything else:
 
@@ -11,6 +11,7 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
 ``host_lead``      {R}: until an idle device starts with a whole graph that it is given
 ``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
 ``host_experts``   {R}: queueing one mixture of experts, many kernels and much code, where all are launched one by one
+``power_limit``    {U}: on a GPU, work of U us at full clocks, as its power limit lets it (`dooly.executor.power`)
 
 What is left of the steps of a real engine when its device's own work is taken away depends on the model only through
 the number of its operations, and of its mixtures of experts.
@@ -21,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES
+from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
 from dooly.child import in_own_process
 from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
 from dooly.errors import FitError, ProfileError
@@ -29,6 +30,7 @@ from dooly.executor.environment import host_environment
 from dooly.executor.host_engine import TimedStep, record
 from dooly.executor.host_load import CONTEXT, DECODE, STEPS, HostLoad, load_for
 from dooly.executor.machine import Machine
+from dooly.executor.power import WORK_US, measure_power_limit
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.timing import Precision
@@ -37,12 +39,12 @@ from dooly.ir import Kind, Operation, Program
 
 __all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
 
-HOST_COST_S = {"cpu": 20.0, "cuda": 290.0}
+HOST_COST_S = {"cpu": 20.0, "cuda": 310.0}
 """Rough wall seconds of measuring host time, imports not included."""
 
 _AROUND = HOST_PARTS[:2]
 _DEVICE = "host_lead", "host_between"
-_ON_GPU = (*_DEVICE, "host_experts")
+_ON_GPU = (*_DEVICE, "host_experts", POWER_LIMIT)
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""
 
@@ -96,16 +98,21 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     marks = _claim_all(book, load, programs, on_gpu)
     if not book.held:
         return
-    every = [op for program in programs.values() for op in program]
+    deepest = max(folders)
+
+    def wanted(depth: int) -> bool:
+        """Whether an earlier run has not come so far."""
+        return book.holds(*_AROUND, *(_DEVICE if depth == deepest else ())) or marks[depth] in book.held
+
+    every = [op for depth in filter(wanted, folders) for op in programs[depth]]
     if on_gpu:
-        alone = in_own_process(_alone, machine, [op for op in every if op.kind.stateful])
+        every = [op for op in every if op.kind.stateful]
+        alone = in_own_process(_alone, machine, every) if every else {}
     else:
         alone = _alone(machine, every)
-    deepest = max(folders)
     for depth, model in folders.items():
-        device = _DEVICE if depth == deepest else ()
-        if not book.holds(*_AROUND, *device) and marks[depth] not in book.held:
-            continue  # an earlier run came so far
+        if not wanted(depth):
+            continue
         note(f"host time: engine with {depth} layers")
         given = model, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads())
         if on_gpu:  # compiled code and graphs of an engine keep their part of the memory until its process ends
@@ -125,6 +132,11 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         note("host time: engine with experts")
         given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
         _store_experts(book, in_own_process(record, *given), _operations(mixture, machine), book.dense_launches())
+    if book.holds(POWER_LIMIT):
+        note("power limit")
+        products = [op for op in programs[deepest] if op.kind is Kind.GEMM and op.count == deepest]
+        for point, samples in in_own_process(measure_power_limit, machine, products).items():
+            book.store(POWER_LIMIT, point, samples)
 
 
 def _claim_all(
@@ -139,8 +151,9 @@ def _claim_all(
         marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
         book.claim(*marks[depth])
     if on_gpu:
-        for signature in _ON_GPU:
+        for signature in (*_DEVICE, "host_experts"):
             book.claim(signature, Point.of(R=DECODE))
+        book.claim(POWER_LIMIT, *(Point.of(U=work_us) for work_us in WORK_US))
     return marks
 
 

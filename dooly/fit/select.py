@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from dooly.batch import POWER_LIMIT
 from dooly.errors import FitError
 from dooly.fit.estimate import Estimate, estimate, intervals
 from dooly.fit.evaluator import column_evaluator
@@ -311,7 +312,7 @@ def _held_out(data: Data, folds: Sequence[NDArray[np.bool_]], found: Estimate, c
 
 
 def _residual(data: Data, found: Estimate) -> Residual | None:
-    if data.subject.kind is None:
+    if data.subject.kind is None and data.subject.signature != POWER_LIMIT:
         return None  # host work is counted, not shaped: linear by construction
     axis = data.subject.single
     if axis is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from dooly.batch import LAUNCH_PARTS
+from dooly.batch import LAUNCH_PARTS, POWER_LIMIT
 from dooly.errors import FitError
 from dooly.fit.observation import Mixture, Observation
 from dooly.ir.expr import Expr, evaluate, normal, symbol
@@ -152,8 +152,10 @@ HOST_SUBJECTS = {
         _host("host_lead", "R"),
         _host("host_between", "R"),
         _host("host_experts", "R"),
+        _host(POWER_LIMIT, "U"),
     )
 }
 """Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), between
 them (us added to a forward pass of N operations), queueing them (us, over N operations and R requests), until an idle
-device starts, until one that is at the step before does, and queueing one mixture of experts (us, over R each)."""
+device starts, until one that is at the step before does, and queueing one mixture of experts (us, over R each); and
+what a power limit makes of U us of work."""

@@ -58,6 +58,7 @@ PARAMETERS = {
     "per_expert": ParameterKind("us/expert"),
     "per_logit": ParameterKind("us/row"),
     "per_operation": ParameterKind("us/operation"),
+    "per_work": ParameterKind("us/us"),
 }
 """By name.  ``chain`` is what one row costs where the rows of the longest context are worked off one after another.
 ``..._mixed`` is the same parameter where a request has several new tokens, ``..._unsplit`` where more requests decode
@@ -65,7 +66,14 @@ than those whose contexts are split: other code serves such a step.  Over operat
 ``per_depth`` is the time that a product takes longer for each column that it sums over, ``per_head`` that of one KV
 head of one request."""
 
-_PER_SYMBOL = {"T": "per_token", "R": "per_request", "A": "per_expert", "L": "per_logit", "N": "per_operation"}
+_PER_SYMBOL = {
+    "T": "per_token",
+    "R": "per_request",
+    "A": "per_expert",
+    "L": "per_logit",
+    "N": "per_operation",
+    "U": "per_work",
+}
 
 
 _ONE = cast(Expr, sympy.Integer(1))

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import MODES, Batch, BatchColumns, StepBatch, StepCost
+from dooly.batch import MODES, POWER_LIMIT, Batch, BatchColumns, StepBatch, StepCost
 from dooly.fit.formula import Formula
 from dooly.fit.observation import Routing, experts_reached
 from dooly.ir.operation import Operation
@@ -15,12 +15,15 @@ from dooly.ir.opset import Kind
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import PLANNED_LATE, HostModel
+from dooly.predict.power import PowerLimit
 from dooly.predict.table import SizeTable
 from dooly.predict.work import GRID, Work, collect_work, on_grid
 
 __all__ = ["StepModel", "StepTimes"]
 
 Column = NDArray[np.float64]
+
+_NO_LIMIT = PowerLimit()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,8 @@ class StepModel:
     time of its own, and waits for the last: ``total = before + max(launch, lead + sum of operations) + after``, where
     the lead is the time until the device starts (one that is busy with the step before copies inputs first, which only
     simulations of overlapping steps ask for); attention that is planned late (`PLANNED_LATE`) is planned at the end
-    of what comes before, and has no lead.  Without a host (None: its time was not measured) steps are the sum of
+    of what comes before, and has no lead.  The sum of operations is as long as the device's power limit makes it, where
+    that is known (`PowerLimit`).  Without a host (None: its time was not measured) steps are the sum of
     operations, and every host part is zero.
 
     Where CUDA graphs are replayed, all but attention works on as many tokens as the step is padded to.
@@ -56,8 +60,14 @@ class StepModel:
     decide is remembered; attention is computed.
     """
 
-    def __init__(self, work: Sequence[Work], host: HostModel | None, graphs: GraphPlan | None = None) -> None:
-        self.work = tuple(work)
+    def __init__(
+        self,
+        work: Sequence[Work],
+        host: HostModel | None,
+        graphs: GraphPlan | None = None,
+        power: PowerLimit = _NO_LIMIT,
+    ) -> None:
+        self.work, self.power = tuple(work), power
         late = [each for each in self.work if each.operation.attr("backend") in PLANNED_LATE]
         plans = [each.formula.plan_us for each in late if host is not None]
         self._plan_us = _grid(sum(decodes for decodes, _ in plans)), _grid(sum(prompts for _, prompts in plans))
@@ -104,7 +114,7 @@ class StepModel:
             PredictError: a formula is missing; names the operation and the command that measures it.
         """
         work = collect_work(operations, formulas, model, routing)
-        return cls(work, None if device_only else HostModel.of(formulas), graphs)
+        return cls(work, None if device_only else HostModel.of(formulas), graphs, PowerLimit.of(formulas))
 
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
@@ -125,7 +135,9 @@ class StepModel:
                 latency, beyond = each.total_us_one(values)
                 device += latency
                 outside = outside or beyond
+        device, further = self.power.one(device, tokens, requests)
         before, plan, after, beyond = self._around(tokens, requests)
+        outside = outside or further
         total = before + max(launch, lead + device) + after
         return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan)
 
@@ -180,6 +192,8 @@ class StepModel:
                 latency, beyond = each.total_us(values)
                 device += latency
                 outside |= beyond
+        device, beyond = self.power.many(device, tokens, requests)
+        device, outside = on_grid(device), outside | beyond
         nothing = np.zeros(len(columns))
         if self.host is None:
             return StepTimes(nothing, device, nothing, device, outside, nothing, nothing)
@@ -215,7 +229,10 @@ class StepModel:
             operation = each.operation
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
         before, plan, after, outside = self._around(batch.tokens, batch.count)
-        device = sum(part[4] for part in parts) + self._dispatch_us
+        work = sum(part[4] for part in parts) + self._dispatch_us
+        device, beyond = self.power.one(work, batch.tokens, batch.count)
+        if self.power.formula is not None:
+            parts.append((POWER_LIMIT, POWER_LIMIT, "power", 1, device - work, beyond))
         wait = max(launch - device, lead)
         if self.host is not None:
             dispatch = "host", self.launches, self._dispatch_us, self._dispatch_outside

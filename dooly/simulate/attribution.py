@@ -5,7 +5,7 @@ stable, so a short list of patterns suffices; what none of them knows is reporte
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -96,13 +96,19 @@ def predicted_us(work: Work, batch: Batch, padded: int) -> float:
 
 def recorded_cost(model: StepModel, batch: Batch, padded: int) -> StepCost:
     """Cost of a step that was padded to so many tokens; as `StepModel.step_time`, whatever that would pad it to."""
-    device = sum(predicted_us(work, batch, padded) for work in model.work)
+    device, _ = model.power.one(
+        sum(predicted_us(work, batch, padded) for work in model.work), batch.tokens, batch.count
+    )
     cost = replace(model.step_time(batch), device_us=device)
     return replace(cost, total_us=cost.host_before_us + cost.span_us(idle=True) + cost.host_after_us)
 
 
-def account(step: EngineStep, works: Iterable[Work]) -> tuple[RoleTime, ...]:
-    """Kernels of a profiled step by role, beside what the model's operations are predicted to take."""
+def account(step: EngineStep, model: StepModel | None) -> tuple[RoleTime, ...]:
+    """Kernels of a profiled step by role, beside what the model's operations are predicted to take.
+
+    Where the GPU's power limit makes the step longer, it does so to all of them alike.
+    """
+    works = model.work if model else ()
     launches: dict[Role, int] = dict.fromkeys(ROLES, 0)
     measured: dict[Role, float] = dict.fromkeys(ROLES, 0.0)
     for kernel in step.kernels:
@@ -115,8 +121,11 @@ def account(step: EngineStep, works: Iterable[Work]) -> tuple[RoleTime, ...]:
         role = operation_role(work.operation)
         operations[role] += work.count
         predicted[role] += predicted_us(work, step.batch, step.padded)
+    work_us, longer = sum(predicted.values()), 1.0
+    if model and work_us:
+        longer = model.power.one(work_us, step.batch.tokens, step.batch.count)[0] / work_us
     return tuple(
-        RoleTime(role, launches[role], operations[role], measured[role], predicted[role])
+        RoleTime(role, launches[role], operations[role], measured[role], longer * predicted[role])
         for role in ROLES
         if launches[role] or operations[role]
     )

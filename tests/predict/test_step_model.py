@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.batch import LAUNCH_PARTS, Batch, BatchColumns
+from dooly.batch import LAUNCH_PARTS, POWER_LIMIT, Batch, BatchColumns
 from dooly.errors import PredictError
 from dooly.fit import Formula, Observation, fit, fit_host
 from dooly.ir.operation import Operation, Use
@@ -84,7 +84,7 @@ def model(formulas: dict[str, Formula]) -> StepModel:
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"])
 def either(request: pytest.FixtureRequest, model: StepModel, formulas: dict[str, Formula]) -> StepModel:
-    """On a CPU, or a GPU whose host is slower than it in some steps and faster in others."""
+    """On a CPU, or a GPU with a power limit whose host is slower than it in some steps and faster in others."""
     if request.param == "cpu":
         return model
     parts = dict(zip(LAUNCH_PARTS, (1.0, 40.0, 90.0), strict=True))
@@ -94,7 +94,9 @@ def either(request: pytest.FixtureRequest, model: StepModel, formulas: dict[str,
         for part, each in parts.items()
     }
     launch["host_lead"] = fit_host("host_lead", [Observation((("R", r),), None, 50.0 + r) for _, r in points])
-    return StepModel.build((*OPERATIONS, PICKED), formulas | launch, MODEL, graphs=GraphPlan.of(16, 512))
+    held = [Observation((("U", u),), None, u + 0.2 * max(0, u - 1000)) for u in (300, 600, 1000, 2000, 4000, 50_000)]
+    power = {POWER_LIMIT: fit_host(POWER_LIMIT, held)}
+    return StepModel.build((*OPERATIONS, PICKED), formulas | launch | power, MODEL, graphs=GraphPlan.of(16, 512))
 
 
 requests = st.lists(st.tuples(st.integers(1, 300) | st.just(1), st.integers(0, 1500)), min_size=1, max_size=20)
@@ -127,6 +129,16 @@ def test_many_steps_cost_what_each_does(either: StepModel, batches: list[Batch])
         assert times.host_after_us[i] == pytest.approx(cost.host_after_us, rel=1e-9)
         assert times.total_us[i] == pytest.approx(cost.total_us, rel=1e-9)
         assert bool(times.extrapolated[i]) == cost.extrapolated
+
+
+def test_prompts_meet_the_power_limit(either: StepModel) -> None:
+    decode, prompt = Batch.of(*[(1, 1500)] * 40), Batch.of((1, 40), (1500, 0))
+    unlimited = StepModel(either.work, either.host, either.graphs)
+    longer = [either.step_time(batch).device_us - unlimited.step_time(batch).device_us for batch in (decode, prompt)]
+    rows = [sum(row.total_us for row in either.breakdown(batch).rows if row.kind == "power") for batch in (decode, prompt)]
+    assert rows == longer
+    assert longer[0] == 0.0
+    assert (longer[1] > 100.0) == (either.graphs is not None)
 
 
 def test_a_device_without_work_waits_for_a_whole_graph_only(either: StepModel) -> None:

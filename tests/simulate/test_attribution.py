@@ -7,7 +7,7 @@ import pytest
 from dooly.batch import Batch
 from dooly.fit import Observation, fit
 from dooly.ir import Operation, TensorType, Use, parse_expr
-from dooly.predict import Work
+from dooly.predict import StepModel, Work
 from dooly.simulate.attribution import ROLES, account, kernel_role, operation_role, predicted_us
 from dooly.simulate.steps import EngineStep, Kernel, load_steps
 
@@ -72,7 +72,7 @@ WORK = Work(LINEAR, 2, (), fit(LINEAR, POINTS))
 def test_a_step_is_divided_among_roles_and_nothing_is_lost() -> None:
     kernels = (Kernel("nvjet_a", 2, 20.0), Kernel("mystery", 3, 4.0), Kernel("Memcpy HtoD", 1, 1.0))
     step = EngineStep("decode-3", Batch.of((1, 5), (1, 5), (1, 5)), "FULL", 4, 90.0, 30.0, (), kernels)
-    rows = {row.role: row for row in account(step, [WORK])}
+    rows = {row.role: row for row in account(step, StepModel([WORK], None))}
     assert list(rows) == ["gemm", "input", "unattributed"]
     assert sum(row.measured_us for row in rows.values()) == step.kernels_us
     assert (rows["gemm"].launches, rows["gemm"].operations, rows["gemm"].measured_us) == (2, 2, 20.0)
@@ -87,7 +87,7 @@ def test_operations_have_the_role_of_their_kernels() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_recorded_steps_are_attributed_to_the_last_percent(path: Path) -> None:
     for step in load_steps(path).profiled:
-        rows = account(step, [])
+        rows = account(step, None)
         assert sum(row.measured_us for row in rows) == pytest.approx(step.kernels_us)
         unknown = sum(row.measured_us for row in rows if row.role == "unattributed")
         assert unknown < 0.01 * step.kernels_us, step.label
