@@ -55,7 +55,7 @@ def in_dooly(model: SavedModel, trace: Trace) -> Served:
     """`dooly simulate --fast`, sequential scheduling."""
     settings = EngineSettings(REQUESTS, TOKENS, LENGTH, BLOCK)
     start = time.perf_counter()
-    run = simulate_fast(model.name, trace, model.steps.step_time, settings)
+    run = simulate_fast(model.name, trace, model.steps.step_time, settings, power=model.steps.power)
     wall = time.perf_counter() - start
     ttft = [1e3 * request.ttft_s for request in run.requests]
     tpot = [1e3 * request.tpot_s for request in run.requests if request.tpot_s is not None]

@@ -26,15 +26,15 @@ the counters that they clear to GEMM; the attention library with its scheduler, 
 of the KV cache to attention; what the engine's compiler made to regions; the choice of tokens to sampling; copies and
 the engine's own bookkeeping kernels to input, which is no operation of the IR. What no pattern knows is unattributed.
 
-Operations are measured one by one, in a CUDA graph that repeats them; steps were recorded with the engine's own
-scheduler. Causes of differences: an operation's time includes the gap before its kernel, which the sum of kernels
-leaves out (some 1 us: much of a small region); between 513 and 1,023 rows the library changes the kernel of a product
-every 8 or 16 rows, and the H100 was measured at few of them; products that are measured one after the other are held
-down by the power limit, which a single step is not, and one of 8,192 tokens is; experts were measured with tokens
-spread equally ([predicted beside measured](validation.md) has figures of each). Some regions are probably compiled to
-other kernels in the engine than by themselves. Where the host is slower than the GPU (mixed and short prefill steps
-without full graphs) the GPU waits: GPU time with its gaps is then longer than the sum of all operations. Launches are
-slower in a process that a profiler has been in, as all of these were.
+Operations are measured one by one, in a CUDA graph that repeats them, on a rested GPU; steps were recorded with the
+engine's own scheduler. What the power limit makes of a step's operations together is in the H200's predictions
+(`power_limit`, [how it is measured](measuring-on-a-gpu.md)). Causes of differences: an operation's time includes the
+gap before its kernel, which the sum of kernels leaves out (some 1 us: much of a small region); between 513 and 1,023
+rows the library changes the kernel of a product every 8 or 16 rows, and the H100 was measured at few of them; the
+H100's large products were measured without rests, half of them held down by its power limit, which a single step is
+not. Where the host is slower than the GPU (mixed and short prefill steps without full graphs) the GPU waits: GPU time
+with its gaps is then longer than the sum of all operations. Launches are slower in a process that a profiler has been
+in, as all of these were.
 """
 
 
@@ -50,6 +50,9 @@ def _page() -> Iterator[str]:
     reports = {path.stem: kernel_report(path.stem, load_steps(path), DATABASE) for path in paths}
     every = [{**row, "label": f"{name}, {row['label']}"} for name, found in reports.items() for row in found.profiled]
     yield markdown(kernel_classes("## All steps", every))
+    for platform in sorted({row["label"].partition("-")[0] for row in every}):
+        theirs = [row for row in every if row["label"].startswith(f"{platform}-")]
+        yield markdown(kernel_classes(f"## All steps of the {platform.upper()}", theirs))
     for name, report in reports.items():
         yield f"## {name}\n"
         yield from map(markdown, report.tables())

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         database, here = Database(options.db), machine()
         rows = tuple(_row(operation, points, database, here) for operation, points in _wanted(options.points).items())
-        outcome = run_plan(Plan(rows, _ONLY_THESE, here, host_missing=False), database, budget_s=options.budget)
+        outcome = run_plan(Plan(rows, _ONLY_THESE, here, host_s=0.0), database, budget_s=options.budget)
     except DoolyError as error:
         sys.stderr.write(f"measure_points: {error}\n")
         return 2

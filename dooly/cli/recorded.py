@@ -99,14 +99,14 @@ def _compact(saved: SavedModel, settings: EngineSettings) -> bool:
 
 def _replayed(saved: SavedModel, runs: "Sequence[Run]", compact: bool) -> "Validation":
     from dooly.cli.knowledge import model_path
-    from dooly.simulate import Trace, TraceRequest, compare, simulate, simulate_fast
+    from dooly.simulate import Trace, TraceRequest, compare, costs_along, simulate, simulate_fast
 
     settings = runs[0].settings
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
     served = tuple(TraceRequest(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in runs[0].requests)
     trace = Trace(runs[0].trace, served)
     if compact:
-        simulated = simulate_fast(saved.name, trace, steps.step_time, settings)
+        simulated = simulate_fast(saved.name, trace, steps.step_time, settings, power=steps.power)
     else:
-        simulated = simulate(model_path(saved.name), trace, steps.step_time, settings)
-    return compare(runs, [[steps.step_time(step.batch) for step in run.steps] for run in runs], simulated)
+        simulated = simulate(model_path(saved.name), trace, steps.step_time, settings, power=steps.power)
+    return compare(runs, [costs_along(steps, run) for run in runs], simulated)

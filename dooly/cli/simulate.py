@@ -101,7 +101,7 @@ def simulate(
         settings = fill_memory(settings, saved, **shares)
     if fast:
         check_compact(saved.operations, settings)
-    table = output is not None and output.suffix == ".parquet"
+    table, steps = output is not None and output.suffix == ".parquet", saved.steps
     with progress_bar("requests") as progress:
         task = progress.add_task("simulating", total=len(served))
 
@@ -111,9 +111,11 @@ def simulate(
         if fast:
             keep = output is not None and not table
             name = (path.parent if path.name == "config.json" else path).name
-            run = simulate_fast(name, served, saved.steps.step_time, settings, progress=report, keep_steps=keep)
+            run = simulate_fast(
+                name, served, steps.step_time, settings, power=steps.power, progress=report, keep_steps=keep
+            )
         else:
-            run = serve(path, served, saved.steps.step_time, settings, progress=report)
+            run = serve(path, served, steps.step_time, settings, power=steps.power, progress=report)
     if output is not None:
         if table:
             write_requests(run, output)

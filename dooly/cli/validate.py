@@ -86,14 +86,14 @@ def _live(
 ) -> "Validation":
     from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import progress_bar
-    from dooly.simulate import compare, record_runs, simulate
+    from dooly.simulate import compare, costs_along, record_runs, simulate
 
     settings = engine_settings(*limits)
     arrivals = load_trace(trace, requests, rate, settings.max_model_len)
     path = model_path(model)
     saved = saved_model(model, db, backend, settings.block_size)
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
-    simulated = simulate(path, arrivals, steps.step_time, settings)
+    simulated = simulate(path, arrivals, steps.step_time, settings, power=steps.power)
     with progress_bar("requests") as progress:
         task = progress.add_task("real engine", total=repeats * len(arrivals))
         measured = record_runs(
@@ -104,7 +104,7 @@ def _live(
             backend=backend,
             progress=lambda done, _: progress.update(task, completed=done),
         )
-    return compare(measured, [[steps.step_time(step.batch) for step in run.steps] for run in measured], simulated)
+    return compare(measured, [costs_along(steps, run) for run in measured], simulated)
 
 
 def _print(result: "Validation") -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from dooly.database import Claim, Database, Measurement, Point, Status
 from dooly.errors import CaptureError, DoolyError, ProfileError, SimulationError
 from dooly.executor.cost import CostModel
-from dooly.executor.host import HOST_COST_S, measure_host
+from dooly.executor.host import measure_host
 from dooly.executor.plan import Plan, Row
 from dooly.executor.runner import Runner, is_out_of_memory
 from dooly.executor.runners import make_runner
@@ -147,7 +147,7 @@ class _Run:
                 text = format_operation(replace(operation, uses=(), status=""), name=operation.name)
                 self.database.add_operation(operation.signature, operation.target, text)
             self._say("start", "", f"{self.plan.points_missing} points, about {self.plan.estimate_s:.0f} s")
-            if self.plan.host_missing and self.budget_s < HOST_COST_S[self.plan.machine.torch_device]:
+            if self.budget_s < self.plan.host_s:
                 self.left.add("host time")
             elif self.plan.host_missing:
                 self._measure_host()

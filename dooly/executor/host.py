@@ -37,31 +37,34 @@ from dooly.executor.timing import Precision
 from dooly.fit import Observation, fit_host
 from dooly.ir import Kind, Operation, Program
 
-__all__ = ["HOST_COST_S", "measure_host", "missing_host_points"]
+__all__ = ["host_cost_s", "measure_host"]
 
-HOST_COST_S = {"cpu": 20.0, "cuda": 310.0}
-"""Rough wall seconds of measuring host time, imports not included."""
+_COST_S = {"cpu": 20.0, "cuda": 190.0}
+_MORE_ON_GPU_S = {"host_experts": 100.0, POWER_LIMIT: 30.0}
+"""Rough wall seconds of the engines of several depths, and of what else is measured on a GPU; imports not included."""
 
 _AROUND = HOST_PARTS[:2]
 _DEVICE = "host_lead", "host_between"
-_ON_GPU = (*_DEVICE, "host_experts", POWER_LIMIT)
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""
 
 
-def missing_host_points(database: Database, machine: Machine) -> bool:
-    """Whether any part of host time of this machine and engine is unknown."""
+def host_cost_s(database: Database, machine: Machine) -> float:
+    """Rough wall seconds of measuring what is unknown of this machine's and engine's host time; 0 if nothing is."""
     environment, load = host_environment(machine), load_for(machine)
-    for signature in _AROUND:
-        have = {measurement.point for measurement in database.points(signature, environment)}
-        if not have >= set(load.points):
-            return True
     on_gpu = machine.torch_device == "cuda"
-    if on_gpu and not all(database.points(part, environment) for part in _ON_GPU):
-        return True
+
+    def known(part: str) -> list[Point]:
+        return [measurement.point for measurement in database.points(part, environment)]
+
     between = LAUNCH_PARTS if on_gpu else ("host_dispatch",)
-    depths = ({each.point.axes["N"] for each in database.points(part, environment)} for part in between)
-    return any(len(known) < len(load.depths) for known in depths)
+    whole = (
+        all(set(load.points) <= set(known(part)) for part in _AROUND)
+        and all(len({point.axes["N"] for point in known(part)}) >= len(load.depths) for part in between)
+        and (not on_gpu or all(map(known, _DEVICE)))
+    )
+    more_s = sum(cost_s for part, cost_s in _MORE_ON_GPU_S.items() if on_gpu and not known(part))
+    return more_s if whole else more_s + _COST_S[machine.torch_device]
 
 
 def measure_host(database: Database, machine: Machine, note: Callable[[str], None] = lambda _: None) -> int:
@@ -77,7 +80,7 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
         CaptureError: the model of the load cannot be captured.
         ProfileError: an operation of it cannot be run by itself here.
     """
-    if not missing_host_points(database, machine):
+    if not host_cost_s(database, machine):
         return 0
     book = _Claims(database, host_environment(machine))
     try:

@@ -7,7 +7,7 @@ from dooly.database import Database, Environment, Measurement, Point, Status
 from dooly.errors import ProfileError
 from dooly.executor.cost import CostModel
 from dooly.executor.environment import environment_for
-from dooly.executor.host import HOST_COST_S, missing_host_points
+from dooly.executor.host import host_cost_s
 from dooly.executor.machine import Machine
 from dooly.executor.runners import why_not
 from dooly.executor.sweep import ErrorModel, Ranges, coarse_points, expected_refinements, next_point
@@ -55,13 +55,13 @@ class Plan:
     """Rows in the order of measuring: largest share of predicted step time per second of measuring first.
 
     Fields:
-        host_missing: whether host time of this machine and engine is still unknown.
+        host_s: expected wall seconds of what is unknown of this machine's and engine's host time; 0 if nothing is.
     """
 
     rows: tuple[Row, ...]
     ranges: Ranges
     machine: Machine
-    host_missing: bool
+    host_s: float
 
     @property
     def points_missing(self) -> int:
@@ -76,13 +76,17 @@ class Plan:
     @property
     def estimate_s(self) -> float:
         """Expected wall seconds of measuring everything, host time included, start of the engine not."""
-        host_s = HOST_COST_S[self.machine.torch_device] if self.host_missing else 0.0
-        return sum(row.estimate_s for row in self.rows) + host_s
+        return sum(row.estimate_s for row in self.rows) + self.host_s
 
     @property
     def saved_s(self) -> float:
         """Wall seconds that the covered points cost when they were taken."""
         return sum(row.saved_s for row in self.rows)
+
+    @property
+    def host_missing(self) -> bool:
+        """Whether some of the host time of this machine and engine is still unknown."""
+        return self.host_s > 0.0
 
     @property
     def done(self) -> bool:
@@ -144,7 +148,7 @@ def make_plan(
         for operation in operations
     ]
     rows.sort(key=lambda row: (-row.share / max(row.estimate_s, 1e-3), row.operation.signature))
-    return Plan(tuple(rows), ranges, machine, bool(missing_host_points(database, machine)))
+    return Plan(tuple(rows), ranges, machine, host_cost_s(database, machine))
 
 
 def _ok(measurements: Sequence[Measurement]) -> list[Measurement]:

@@ -6,17 +6,21 @@ from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import HostModel
 from dooly.predict.parts import Parts
+from dooly.predict.power import NO_LIMIT, PowerLimit, PowerState
 from dooly.predict.saved import SavedModel, weight_bytes
 from dooly.predict.step_model import StepModel, StepTimes
 from dooly.predict.work import Work, collect_work
 
 __all__ = [
     "HOST_PARTS",
+    "NO_LIMIT",
     "Batch",
     "Breakdown",
     "GraphPlan",
     "HostModel",
     "Parts",
+    "PowerLimit",
+    "PowerState",
     "Routing",
     "Row",
     "SavedModel",

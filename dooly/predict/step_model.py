@@ -15,15 +15,13 @@ from dooly.ir.opset import Kind
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import PLANNED_LATE, HostModel
-from dooly.predict.power import PowerLimit
+from dooly.predict.power import NO_LIMIT, PowerLimit
 from dooly.predict.table import SizeTable
 from dooly.predict.work import GRID, Work, collect_work, on_grid
 
 __all__ = ["StepModel", "StepTimes"]
 
 Column = NDArray[np.float64]
-
-_NO_LIMIT = PowerLimit()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ class StepModel:
         work: Sequence[Work],
         host: HostModel | None,
         graphs: GraphPlan | None = None,
-        power: PowerLimit = _NO_LIMIT,
+        power: PowerLimit = NO_LIMIT,
     ) -> None:
         self.work, self.power = tuple(work), power
         late = [each for each in self.work if each.operation.attr("backend") in PLANNED_LATE]
@@ -135,11 +133,18 @@ class StepModel:
                 latency, beyond = each.total_us_one(values)
                 device += latency
                 outside = outside or beyond
-        device, further = self.power.one(device, tokens, requests)
+        device, work, further = self._limited(device, tokens, requests)
         before, plan, after, beyond = self._around(tokens, requests)
         outside = outside or further
         total = before + max(launch, lead + device) + after
-        return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan)
+        return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan, work)
+
+    def _limited(self, work_us: float, tokens: int, requests: int) -> tuple[float, float, bool]:
+        """us of the device from a rest on, `StepCost.work_us`, and whether extrapolated."""
+        if self.power.formula is None or tokens <= requests:
+            return work_us, 0.0, False
+        device_us, beyond = self.power.one(work_us)
+        return device_us, work_us, beyond
 
     def padded(self, tokens: int, requests: int) -> int:
         """Tokens that all but attention works on."""
@@ -192,8 +197,9 @@ class StepModel:
                 latency, beyond = each.total_us(values)
                 device += latency
                 outside |= beyond
-        device, beyond = self.power.many(device, tokens, requests)
-        device, outside = on_grid(device), outside | beyond
+        prompts = tokens > requests
+        limited, beyond = self.power.many(device)
+        device, outside = np.where(prompts, on_grid(limited), device), outside | (beyond & prompts)
         nothing = np.zeros(len(columns))
         if self.host is None:
             return StepTimes(nothing, device, nothing, device, outside, nothing, nothing)
@@ -230,7 +236,7 @@ class StepModel:
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
         before, plan, after, outside = self._around(batch.tokens, batch.count)
         work = sum(part[4] for part in parts) + self._dispatch_us
-        device, beyond = self.power.one(work, batch.tokens, batch.count)
+        device, prompts, beyond = self._limited(work, batch.tokens, batch.count)
         if self.power.formula is not None:
             parts.append((POWER_LIMIT, POWER_LIMIT, "power", 1, device - work, beyond))
         wait = max(launch - device, lead)
@@ -247,7 +253,7 @@ class StepModel:
             ]
         extrapolated = any(part[5] for part in parts)
         total = before + device + wait + after
-        cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, plan)
+        cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, plan, prompts)
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

@@ -14,7 +14,7 @@ from dooly.simulate.simulator import Progress, StepTime, simulate, simulate_fast
 from dooly.simulate.synthetic import SHIPPED, TraceFit, fit_trace, read_fit, sample_trace, shipped_trace, write_fit
 from dooly.simulate.trace import PREFIX_BLOCK, Trace, TraceRequest
 from dooly.simulate.trace_files import read_trace, write_trace
-from dooly.simulate.validate import RequestError, StepError, Validation, compare
+from dooly.simulate.validate import RequestError, StepError, Validation, compare, costs_along
 
 __all__ = [
     "Candidate",
@@ -38,6 +38,7 @@ __all__ = [
     "Validation",
     "check_compact",
     "compare",
+    "costs_along",
     "evaluate",
     "fit_trace",
     "frontier",

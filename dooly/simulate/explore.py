@@ -111,7 +111,7 @@ def evaluate(
         saved = candidate.steps.under(settings.max_num_seqs, settings.max_num_batched_tokens)
         check_compact(saved.operations, settings)
         served = arrive(trace, candidate.requests_per_s)
-        run = simulate_fast(saved.name, served, saved.steps.step_time, settings)
+        run = simulate_fast(saved.name, served, saved.steps.step_time, settings, power=saved.steps.power)
         latencies = request_frame(run)
         share = targets.percentile / 100
         ttft_ms = latencies["ttft_ms"].quantile(share, "linear")

@@ -16,6 +16,7 @@ from pathlib import Path
 from dooly.batch import Batch, StepBatch, StepCost
 from dooly.engine import EngineSettings, model_folder
 from dooly.errors import SimulationError
+from dooly.predict import NO_LIMIT, PowerLimit, PowerState
 from dooly.simulate.compact import CompactScheduler
 from dooly.simulate.engine import EngineScheduler
 from dooly.simulate.interpolate import DecodeCosts
@@ -46,6 +47,7 @@ def simulate(
     step_time: StepTime,
     settings: EngineSettings | None = None,
     *,
+    power: PowerLimit = NO_LIMIT,
     progress: Progress | None = None,
 ) -> Run:
     """Serve `trace` on a simulated clock.
@@ -60,6 +62,7 @@ def simulate(
         trace: every request must fit into settings.max_model_len (see `Trace.clip`).
         step_time: seconds (all of them on the device) or a StepCost in us for the batch of one step.
         settings: of the engine; None for the defaults.
+        power: what makes steps longer that follow others; `step_time` is of steps of a rested device.
         progress: called with (requests finished, requests) as requests finish.
 
     Raises:
@@ -68,7 +71,7 @@ def simulate(
     settings = EngineSettings() if settings is None else settings
     check_lengths(trace, settings)
     scheduler = EngineScheduler(model, settings)
-    return _Simulator(scheduler, trace, step_time, progress, True).run(model_folder(model).name, settings)
+    return _Simulator(scheduler, trace, step_time, power, progress, True).run(model_folder(model).name, settings)
 
 
 def simulate_fast(
@@ -77,6 +80,7 @@ def simulate_fast(
     step_time: StepTime,
     settings: EngineSettings | None = None,
     *,
+    power: PowerLimit = NO_LIMIT,
     progress: Progress | None = None,
     keep_steps: bool = False,
 ) -> Run:
@@ -87,7 +91,7 @@ def simulate_fast(
 
     Args:
         model: its name.
-        trace, settings, progress: as for `simulate`.
+        trace, settings, power, progress: as for `simulate`.
         step_time: as for `simulate`; a time that asks for single requests (`StepBatch.requests`, or attention within a
             window) makes it slower.
         keep_steps: whether the run lists its steps.
@@ -98,7 +102,7 @@ def simulate_fast(
     """
     settings = EngineSettings() if settings is None else settings
     check_lengths(trace, settings)
-    return _Simulator(CompactScheduler(settings), trace, step_time, progress, keep_steps).run(model, settings)
+    return _Simulator(CompactScheduler(settings), trace, step_time, power, progress, keep_steps).run(model, settings)
 
 
 def check_lengths(trace: Trace, settings: EngineSettings) -> None:
@@ -114,11 +118,17 @@ def check_lengths(trace: Trace, settings: EngineSettings) -> None:
 
 class _Simulator:
     def __init__(
-        self, engine: Scheduler, trace: Trace, step_time: StepTime, progress: Progress | None, keep_steps: bool
+        self,
+        engine: Scheduler,
+        trace: Trace,
+        step_time: StepTime,
+        power: PowerLimit,
+        progress: Progress | None,
+        keep_steps: bool,
     ) -> None:
         self.engine, self.trace, self.step_time, self.progress = engine, trace, step_time, progress
         self.cost = DecodeCosts(self._cost) if isinstance(engine, CompactScheduler) else self._cost
-        self.keep_steps = keep_steps
+        self.power, self.keep_steps = PowerState(power), keep_steps
         self.requests: dict[str, _Request] = {}
         self.steps: list[StepRecord] = []
         self.unlisted = (0, 0)
@@ -182,7 +192,8 @@ class _Simulator:
             self.now_s = max(self.now_s, free_s) + cost.plan_us / 1e6
         # The device starts with the first kernel that is queued, and cannot end before the last one is.
         begin_s = max(free_s, self.now_s + cost.lead_us / 1e6)
-        ready_s = begin_s + cost.device_us / 1e6
+        device_us = self.power.device_us(cost, begin_s)
+        ready_s = begin_s + device_us / 1e6
         self.now_s += cost.launch_us / 1e6
         self.device_free_s = max(ready_s, self.now_s)
         self.in_flight.append((self.device_free_s, cost.host_after_us / 1e6, step))
@@ -193,7 +204,7 @@ class _Simulator:
                     start_s=start_s,
                     batch=batch if isinstance(batch, Batch) else Batch(batch.requests, batch.logits),
                     host_before_us=cost.host_before_us,
-                    device_us=cost.device_us,
+                    device_us=device_us,
                     host_after_us=cost.host_after_us,
                     total_us=(end_s - start_s) * 1e6,
                     launch_us=cost.launch_us,

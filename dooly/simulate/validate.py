@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from dooly.batch import Batch, StepClass, StepCost
 from dooly.errors import SimulationError
+from dooly.predict import PowerState, StepModel
 from dooly.simulate.run import Run, StepRecord
 
-__all__ = ["RequestError", "StepError", "Validation", "compare", "compare_requests", "compare_steps"]
+__all__ = ["RequestError", "StepError", "Validation", "compare", "compare_requests", "compare_steps", "costs_along"]
 
 Floats = NDArray[np.float64]
 Part = Literal["total", "device"]
@@ -112,6 +113,19 @@ def compare(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost]], si
         steps=compare_steps(measured, predicted),
         requests=compare_requests(measured, simulated),
     )
+
+
+def costs_along(model: StepModel, run: Run) -> list[StepCost]:
+    """Predicted cost of each step that a run lists, of a device that has done those before it when they were begun."""
+    state, free_s = PowerState(model.power), 0.0
+    costs: list[StepCost] = []
+    for step in run.steps:
+        cost = model.step_time(step.batch)
+        begin_s = max(free_s, step.start_s + step.host_before_us / 1e6)
+        served = replace(cost, device_us=state.device_us(cost, begin_s))
+        free_s = begin_s + served.device_us / 1e6
+        costs.append(replace(served, total_us=cost.total_us + served.span_us(idle=True) - cost.span_us(idle=True)))
+    return costs
 
 
 def compare_steps(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost]]) -> tuple[StepError, ...]:

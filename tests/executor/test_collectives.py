@@ -93,9 +93,7 @@ def test_a_plan_measures_collectives_where_there_are_enough_devices(tmp_path: Pa
     here = replace(machine(), devices=2)
     database = Database(tmp_path / "latency.db")
     wide = replace(ALL_REDUCE, attrs=attributes(group="tp", ranks=64))
-    plan = replace(
-        make_plan([ALL_REDUCE, wide], database, here, Ranges(max_tokens=8, max_requests=4)), host_missing=False
-    )
+    plan = replace(make_plan([ALL_REDUCE, wide], database, here, Ranges(max_tokens=8, max_requests=4)), host_s=0.0)
     outcome = run_plan(plan, database, budget_s=300.0, precision=QUICK)
     assert (outcome.failed, outcome.left) == (0, [])
     assert len(database.points(ALL_REDUCE.signature, environment_for(ALL_REDUCE, here))) >= 4

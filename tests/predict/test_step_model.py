@@ -135,7 +135,9 @@ def test_prompts_meet_the_power_limit(either: StepModel) -> None:
     decode, prompt = Batch.of(*[(1, 1500)] * 40), Batch.of((1, 40), (1500, 0))
     unlimited = StepModel(either.work, either.host, either.graphs)
     longer = [either.step_time(batch).device_us - unlimited.step_time(batch).device_us for batch in (decode, prompt)]
-    rows = [sum(row.total_us for row in either.breakdown(batch).rows if row.kind == "power") for batch in (decode, prompt)]
+    rows = [
+        sum(row.total_us for row in either.breakdown(batch).rows if row.kind == "power") for batch in (decode, prompt)
+    ]
     assert rows == longer
     assert longer[0] == 0.0
     assert (longer[1] > 100.0) == (either.graphs is not None)

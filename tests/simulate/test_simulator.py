@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import Batch, StepCost
+from dooly.batch import POWER_LIMIT, Batch, StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
+from dooly.fit import Observation, fit_host
+from dooly.predict import NO_LIMIT, PowerLimit
 from dooly.simulate import Run, Trace, TraceRequest, shipped_trace, simulate, simulate_fast, summarize
 
 MODELS = Path(__file__).parents[2] / "dooly" / "models"
@@ -71,12 +73,14 @@ def test_an_idle_device_waits_for_its_first_kernel(
     assert run.requests[0].finish_s == pytest.approx(1.1e-3 + 3 * later_ms / 1e3)
 
 
-def forty_tokens(models: dict[str, Path], cost: StepCost, settings: EngineSettings, fast: bool) -> Run:
+def forty_tokens(
+    models: dict[str, Path], cost: StepCost, settings: EngineSettings, fast: bool, power: PowerLimit = NO_LIMIT
+) -> Run:
     """One request of ten tokens that gets forty, by the engine's scheduler or the compact one."""
     trace = trace_of((0, 10, 40))
     if fast:
-        return simulate_fast("llama", trace, lambda batch: cost, settings)
-    return simulate(models["llama"], trace, lambda batch: cost, settings)
+        return simulate_fast("llama", trace, lambda batch: cost, settings, power=power)
+    return simulate(models["llama"], trace, lambda batch: cost, settings, power=power)
 
 
 @pytest.mark.engine
@@ -90,6 +94,21 @@ def test_a_device_copies_the_inputs_of_the_next_step_between_two(
     run = forty_tokens(models, cost, settings, fast)
     assert run.requests[0].first_token_s == pytest.approx(1e-3)
     assert run.requests[0].finish_s == pytest.approx((1.0 + 39 * later_ms) / 1e3, abs=0.06e-3)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_steps_that_keep_the_device_busy_meet_its_power_limit(
+    models: dict[str, Path], asynchronous: bool, fast: bool
+) -> None:
+    """Forty steps of 20 ms; after 30 ms of work it takes a fifth longer."""
+    held = [Observation((("U", u),), None, u + 0.2 * max(0, u - 30_000)) for u in range(10_000, 200_000, 5_000)]
+    cost = StepCost(10, 20_000, 10, 20_020, work_us=20_000)
+    settings = replace(SETTINGS, async_scheduling=asynchronous)
+    run = forty_tokens(models, cost, settings, fast, PowerLimit(fit_host(POWER_LIMIT, held)))
+    assert run.requests[0].first_token_s == pytest.approx(0.020, rel=2e-3)
+    assert run.requests[0].finish_s == pytest.approx(0.020 + 0.022 + 38 * 0.024, rel=4e-3)
 
 
 @pytest.mark.engine

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from dooly.batch import Batch, StepCost
+from dooly.batch import POWER_LIMIT, Batch, StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
+from dooly.fit import Observation, fit_host
+from dooly.predict import PowerLimit
 from dooly.simulate.run import RequestRecord, Run, StepRecord
-from dooly.simulate.validate import compare, compare_requests, compare_steps
+from dooly.simulate.validate import compare, compare_requests, compare_steps, costs_along
 
 
 def step(batch: Batch, total_us: float, device_us: float) -> StepRecord:
@@ -51,6 +54,22 @@ def test_steps_by_class_and_part() -> None:
     assert errors["prefill", "total"].bias_percent == pytest.approx(-10)
     assert errors["prefill", "total"].noise_percent is None
     assert errors["mixed", "device"].error_percent == pytest.approx(5)
+
+
+def test_predicted_steps_are_of_a_device_that_has_done_those_before() -> None:
+    """Prompts of 40 ms in a row, then one after a pause; after 30 ms of work it takes a fifth longer."""
+    held = [Observation((("U", u),), None, u + 0.2 * max(0, u - 30_000)) for u in range(10_000, 200_000, 5_000)]
+    limit = PowerLimit(fit_host(POWER_LIMIT, held))
+    rested_us, _ = limit.one(40_000)
+    model = SimpleNamespace(
+        power=limit, step_time=lambda _: StepCost(100, rested_us, 50, 150 + rested_us, work_us=40_000)
+    )
+    at = (0.0, 0.042, 0.090, 1.0)
+    steps = tuple(replace(step(PREFILL, 45_000, 44_000), start_s=start_s) for start_s in at)
+    first, second, third, rested = costs_along(model, replace(MEASURED, steps=steps))
+    assert first.device_us == rested.device_us == pytest.approx(rested_us)
+    assert [second.device_us, third.device_us] == pytest.approx([48_000, 48_000], rel=0.01)
+    assert second.total_us - first.total_us == pytest.approx(second.device_us - first.device_us)
 
 
 def test_classes_that_did_not_occur_are_left_out() -> None:
