@@ -329,8 +329,8 @@ class StepCost:
         between_us: until a device that is still at the step before begins with this one: the engine copies its inputs.
         plan_us: last part of `host_before_us`, for which the host waits until the device has done the step before; 0
             where nothing waits.
-        work_us: of a step with prompts, what its operations take at the device's full clocks; `device_us` is what the
-            power limit makes of that from a rest on.  0 of other steps, and where no limit is known.
+        work_us: of a step that can reach the device's power limit, what its operations take at full clocks;
+            `device_us` is what the limit makes of that from a rest on.  0 of other steps, and where none is known.
     """
 
     host_before_us: float

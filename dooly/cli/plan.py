@@ -58,7 +58,7 @@ def print_plan(found: "Plan") -> None:
     from dooly.cli.output import Column, print_table
     from dooly.cli.planning import plan_rows
 
-    host = ", and the host's own time once" if found.host_missing else ""
+    host = ", and what steps take besides once" if found.host_missing else ""
     print_table(
         f"to measure: {found.points_missing} points in about {found.estimate_s:,.1f} s{host}; "
         f"reused: {found.points_covered} points that took {found.saved_s:,.1f} s",

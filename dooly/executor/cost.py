@@ -35,7 +35,7 @@ class _Rates:
         launch_us: least time of a call.
         build_gb_per_s: weights made, scaled and packed: several passes over memory.
         region_build_s: seconds to set a region up; on a GPU it is compiled.
-        point_s: seconds per point besides its samples.
+        point_s: seconds per point besides its samples; on a GPU with the rest before them.
     """
 
     gflops: tuple[float, float]
@@ -49,7 +49,7 @@ class _Rates:
 
 def _rates(machine: Machine) -> _Rates:
     if machine.torch_device == "cuda":
-        return _Rates((40e3, 600e3), 3000.0, 300.0, 3.0, 200.0, 3.0, 0.02)
+        return _Rates((40e3, 600e3), 3000.0, 300.0, 3.0, 200.0, 3.0, 0.04)
     per_thread = _GFLOPS_PER_THREAD.get(machine.isa, _GFLOPS_ELSEWHERE)
     single, half = (rate * machine.threads for rate in per_thread)
     return _Rates((single, half), 10.0, 1.0, 15.0, 1.0, 0.02, 0.0)

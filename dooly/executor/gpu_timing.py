@@ -22,7 +22,7 @@ from dooly.executor.runner import Trial
 from dooly.executor.tensors import random_tensor
 from dooly.executor.timing import ALONE, Peers, Precision, confidence
 
-__all__ = ["between_events", "captured", "check_clocks", "measure_on_gpu", "side_stream"]
+__all__ = ["between_events", "captured", "check_clocks", "gauge", "measure_on_gpu", "side_stream"]
 
 _LONGEST_SAMPLE_US = 20_000.0
 _MOST_LOOPS = 256
@@ -33,8 +33,8 @@ _WIDTH = 4096
 """Columns of the weights that are read between calls."""
 
 _BURST_US = 20_000.0
-"""Work in one go, and then a rest as long, that no power limit slows down: on an H200 it acts after 30 ms of large
-products, and no longer after 20 ms without any."""
+"""Work in one go, and then a rest as long, that no power limit slows down: on an H200 it acts after some 30 ms of large
+products, and hardly after 20 ms without any."""
 
 
 def measure_on_gpu(
@@ -84,11 +84,11 @@ def measure_on_gpu(
                     trial.call()  # all leave it at the same time: none waits for another in the first sample
                 else:
                     time.sleep(worked_us / 1e6)
-                times_us = between_events(runs * samples_at_once(call_us * loops), peers)
+                times_us = between_events(runs * samples_at_once(call_us * loops * len(runs)), peers)
                 values += [value / loops for value in without_rest(times_us, len(runs))]
                 worked_us = sum(times_us)
                 (elapsed_s,) = peers.slowest([time.perf_counter() - started])
-            reading = _gauge().read()
+            reading = gauge().read()
             stream.synchronize()
             check_clocks(reading, peers)
     finally:
@@ -136,7 +136,7 @@ def loops_for(turns: int, call_us: float, sample_us: float) -> int:
 
 
 def samples_at_once(sample_us: float) -> int:
-    """Samples that are queued together, no more work than a rested GPU does at full clocks.
+    """Samples that are queued together: no more work than a rested GPU does at full clocks, or one that is longer.
 
     >>> samples_at_once(1000.0), samples_at_once(9000.0), samples_at_once(50_000.0)
     (5, 2, 1)
@@ -235,5 +235,6 @@ def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool
 
 
 @functools.cache
-def _gauge() -> Gauge:
+def gauge() -> Gauge:
+    """That of the GPU in use."""
     return Gauge()

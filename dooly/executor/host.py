@@ -78,7 +78,7 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
     Raises:
         SimulationError: the engine does not start.
         CaptureError: the model of the load cannot be captured.
-        ProfileError: an operation of it cannot be run by itself here.
+        ProfileError: an operation of it cannot be run by itself here, or the GPU is slowed down.
     """
     if not host_cost_s(database, machine):
         return 0
@@ -102,6 +102,9 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     if not book.held:
         return
     deepest = max(folders)
+    if book.holds(POWER_LIMIT):
+        note("power limit")
+        _store_power_limit(book, machine, [op for op in programs[deepest] if op.count == deepest])
 
     def wanted(depth: int) -> bool:
         """Whether an earlier run has not come so far."""
@@ -134,12 +137,9 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     if mixture is not None and book.holds("host_experts"):
         note("host time: engine with experts")
         given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
-        _store_experts(book, in_own_process(record, *given), _operations(mixture, machine), book.dense_launches())
-    if book.holds(POWER_LIMIT):
-        note("power limit")
-        products = [op for op in programs[deepest] if op.kind is Kind.GEMM and op.count == deepest]
-        for point, samples in in_own_process(measure_power_limit, machine, products).items():
-            book.store(POWER_LIMIT, point, samples)
+        _store_experts(
+            book, in_own_process(record, *given), _operations(mixture, machine), book.known("host_launch_none")
+        )
 
 
 def _claim_all(
@@ -156,7 +156,8 @@ def _claim_all(
     if on_gpu:
         for signature in (*_DEVICE, "host_experts"):
             book.claim(signature, Point.of(R=DECODE))
-        book.claim(POWER_LIMIT, *(Point.of(U=work_us) for work_us in WORK_US))
+        if not book.known(POWER_LIMIT):  # one curve is of one GPU
+            book.claim(POWER_LIMIT, *(Point.of(U=work_us) for work_us in WORK_US))
     return marks
 
 
@@ -177,9 +178,9 @@ class _Claims:
             if claim is not None:
                 self.held[signature, point] = claim
 
-    def dense_launches(self) -> Sequence[Measurement]:
-        """Queueing steps of models without experts, as the database has them by now."""
-        return self._database.points("host_launch_none", self._environment)
+    def known(self, signature: str) -> Sequence[Measurement]:
+        """What the database has of it by now."""
+        return self._database.points(signature, self._environment)
 
     def holds(self, *signatures: str) -> bool:
         """Whether any point of these is to be measured."""
@@ -291,6 +292,21 @@ def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
         between = [step.between_us for step in busy if step.between_us is not None]
         if len(between) >= _FEWEST:
             _store(book, "host_between", Point.of(R=requests), [max(1.0, each_us) for each_us in between])
+
+
+def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operation]) -> None:
+    """What the GPU makes of the products of a layer.
+
+    Raises:
+        ProfileError: they cannot be run, or the GPU is slowed down by something else.
+    """
+    products = [op for op in layer if op.kind is Kind.GEMM]
+    try:
+        found = in_own_process(measure_power_limit, machine, products)
+    except (Unsupported, RuntimeError, MemoryError, OSError) as error:
+        raise ProfileError(f"power limit: the products of the load cannot run here: {error}") from error
+    for point, samples in found.items():
+        book.store(POWER_LIMIT, point, samples)
 
 
 def _store_experts(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dooly.database import Point, Samples
-from dooly.executor.gpu_timing import between_events, captured, side_stream
+from dooly.executor.gpu_timing import between_events, captured, check_clocks, gauge, side_stream
 from dooly.executor.machine import Machine
 from dooly.executor.runners import make_runner
 from dooly.executor.session import open_session
@@ -40,12 +40,15 @@ def measure_power_limit(machine: Machine, products: Sequence[Operation]) -> dict
 
     Raises:
         Unsupported, MemoryError: a product cannot be run here.
+        Slowed: something else than its power limit slows the GPU down.
     """
     with open_session(machine) as session, side_stream():
         calls = [make_runner(each, session).trial(Point.of(T=_ROWS)).call for each in products]
         _all(calls)  # what the library sets up at its first product cannot be captured
         layer = captured(functools.partial(_all, calls), 1, ALONE)
-        return kept_busy(functools.partial(_turn, layer), _TURNS)
+        found = kept_busy(functools.partial(_turn, layer), _TURNS)
+        check_clocks(gauge().read(), ALONE)
+        return found
 
 
 def kept_busy(turn: Callable[[int], list[float]], turns: int) -> dict[Point, Samples]:
@@ -57,7 +60,7 @@ def kept_busy(turn: Callable[[int], list[float]], turns: int) -> dict[Point, Sam
     first = turn(3)
     found = [turn(_pieces(WORK_US[-1], min(first))) for _ in range(turns)]
     fresh = [us for times in found for us, so_far in zip(times, itertools.accumulate(times)) if so_far < _FRESH_US]
-    piece_us = float(np.median(fresh or min(found)))
+    piece_us = float(np.median(fresh or [min(map(min, found))]))
     done = piece_us * np.arange(1 + len(found[0]))
     taken = [np.cumsum([0.0, *times]) for times in found]
     return {

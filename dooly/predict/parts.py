@@ -65,7 +65,7 @@ class Parts:
 
     def at(self, batch: StepBatch) -> tuple[StepCost, list[float], float]:
         """The step's cost, us of each part, and what the step takes beyond them and the host's work before and after:
-        dispatch, or waiting for kernels to be queued."""
+        dispatch, waiting for kernels to be queued, what the power limit adds."""
         cost = self.steps.step_time(batch)
         times = list(self.fixed(batch.tokens, batch.count, batch.logits))
         for window, group in self._varying:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dooly.batch import HOST_PARTS
+from dooly.batch import HOST_PARTS, POWER_LIMIT
 from dooly.errors import DoolyError, PredictError
 from dooly.files import write_text
 from dooly.fit.formula import Formula
@@ -116,7 +116,7 @@ class SavedModel:
     @property
     def device_only(self) -> bool:
         """Whether nothing is known of the host's time: its share of a step is then zero."""
-        return not any(part in self.formulas for part in HOST_PARTS)
+        return not any(part in self.formulas for part in HOST_PARTS if part != POWER_LIMIT)
 
     @cached_property
     def layers(self) -> int:

@@ -15,7 +15,7 @@ from dooly.ir.opset import Kind
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import PLANNED_LATE, HostModel
-from dooly.predict.power import NO_LIMIT, PowerLimit
+from dooly.predict.power import FEWEST_TOKENS, NO_LIMIT, PowerLimit
 from dooly.predict.table import SizeTable
 from dooly.predict.work import GRID, Work, collect_work, on_grid
 
@@ -48,9 +48,9 @@ class StepModel:
     time of its own, and waits for the last: ``total = before + max(launch, lead + sum of operations) + after``, where
     the lead is the time until the device starts (one that is busy with the step before copies inputs first, which only
     simulations of overlapping steps ask for); attention that is planned late (`PLANNED_LATE`) is planned at the end
-    of what comes before, and has no lead.  The sum of operations is as long as the device's power limit makes it, where
-    that is known (`PowerLimit`).  Without a host (None: its time was not measured) steps are the sum of
-    operations, and every host part is zero.
+    of what comes before, and has no lead.  In steps of many tokens the sum of operations is as long as the device's
+    power limit makes it, where that is known (`PowerLimit`); the device is rested when a step begins.  Without a host
+    (None: its time was not measured) steps are the sum of operations, and every host part is zero.
 
     Where CUDA graphs are replayed, all but attention works on as many tokens as the step is padded to.
 
@@ -133,15 +133,15 @@ class StepModel:
                 latency, beyond = each.total_us_one(values)
                 device += latency
                 outside = outside or beyond
-        device, work, further = self._limited(device, tokens, requests)
+        device, work, further = self.limited(device, tokens, requests)
         before, plan, after, beyond = self._around(tokens, requests)
         outside = outside or further
         total = before + max(launch, lead + device) + after
         return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan, work)
 
-    def _limited(self, work_us: float, tokens: int, requests: int) -> tuple[float, float, bool]:
-        """us of the device from a rest on, `StepCost.work_us`, and whether extrapolated."""
-        if self.power.formula is None or tokens <= requests:
+    def limited(self, work_us: float, tokens: int, requests: int) -> tuple[float, float, bool]:
+        """us of the device from a rest on for what its operations take, `StepCost.work_us`, and if extrapolated."""
+        if not self.power.acts_on(tokens, requests):
             return work_us, 0.0, False
         device_us, beyond = self.power.one(work_us)
         return device_us, work_us, beyond
@@ -197,9 +197,9 @@ class StepModel:
                 latency, beyond = each.total_us(values)
                 device += latency
                 outside |= beyond
-        prompts = tokens > requests
+        heavy = (tokens > requests) & (tokens >= FEWEST_TOKENS)
         limited, beyond = self.power.many(device)
-        device, outside = np.where(prompts, on_grid(limited), device), outside | (beyond & prompts)
+        device, outside = np.where(heavy, limited, device), outside | (beyond & heavy)
         nothing = np.zeros(len(columns))
         if self.host is None:
             return StepTimes(nothing, device, nothing, device, outside, nothing, nothing)
@@ -236,8 +236,8 @@ class StepModel:
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
         before, plan, after, outside = self._around(batch.tokens, batch.count)
         work = sum(part[4] for part in parts) + self._dispatch_us
-        device, prompts, beyond = self._limited(work, batch.tokens, batch.count)
-        if self.power.formula is not None:
+        device, limited, beyond = self.limited(work, batch.tokens, batch.count)
+        if limited:
             parts.append((POWER_LIMIT, POWER_LIMIT, "power", 1, device - work, beyond))
         wait = max(launch - device, lead)
         if self.host is not None:
@@ -253,7 +253,7 @@ class StepModel:
             ]
         extrapolated = any(part[5] for part in parts)
         total = before + device + wait + after
-        cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, plan, prompts)
+        cost = StepCost(before, device, after, total, extrapolated, launch, lead, between, plan, limited)
         return Breakdown(
             tuple(
                 Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)

@@ -96,13 +96,10 @@ def predicted_us(work: Work, batch: Batch, padded: int) -> float:
 
 def recorded_cost(model: StepModel, batch: Batch, padded: int) -> StepCost:
     """Cost of a step that was padded to so many tokens; as `StepModel.step_time`, whatever that would pad it to."""
-    device = _limited_us(model, batch, sum(predicted_us(work, batch, padded) for work in model.work))
-    cost = replace(model.step_time(batch), device_us=device)
+    work_us = sum(predicted_us(work, batch, padded) for work in model.work)
+    device, limited, _ = model.limited(work_us, batch.tokens, batch.count)
+    cost = replace(model.step_time(batch), device_us=device, work_us=limited)
     return replace(cost, total_us=cost.host_before_us + cost.span_us(idle=True) + cost.host_after_us)
-
-
-def _limited_us(model: StepModel, batch: Batch, work_us: float) -> float:
-    return model.power.one(work_us)[0] if batch.tokens > batch.count else work_us
 
 
 def account(step: EngineStep, model: StepModel | None) -> tuple[RoleTime, ...]:
@@ -125,7 +122,7 @@ def account(step: EngineStep, model: StepModel | None) -> tuple[RoleTime, ...]:
         predicted[role] += predicted_us(work, step.batch, step.padded)
     work_us, longer = sum(predicted.values()), 1.0
     if model and work_us:
-        longer = _limited_us(model, step.batch, work_us) / work_us
+        longer = model.limited(work_us, step.batch.tokens, step.batch.count)[0] / work_us
     return tuple(
         RoleTime(role, launches[role], operations[role], measured[role], longer * predicted[role])
         for role in ROLES

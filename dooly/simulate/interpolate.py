@@ -54,7 +54,7 @@ class DecodeCosts:
         before, device, after, total, launch, lead = ((b - a) / steps for a, b in zip(self._start, _parts(end)))
         self._slope = (before, device, after, total, launch, lead)
         self._extrapolated = start.extrapolated or end.extrapolated
-        self._fixed_us = start.between_us, start.plan_us
+        self._fixed_us = start.between_us, start.plan_us, start.work_us
 
 
 def _parts(cost: StepCost) -> tuple[float, float, float, float, float, float]:

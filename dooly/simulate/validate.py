@@ -117,13 +117,13 @@ def compare(measured: Sequence[Run], predicted: Sequence[Sequence[StepCost]], si
 
 def costs_along(model: StepModel, run: Run) -> list[StepCost]:
     """Predicted cost of each step that a run lists, of a device that has done those before it when they were begun."""
-    state, free_s = PowerState(model.power), 0.0
+    state, free_s = PowerState(model.power), 0.0  # when the device had really done the step before
     costs: list[StepCost] = []
     for step in run.steps:
         cost = model.step_time(step.batch)
         begin_s = max(free_s, step.start_s + step.host_before_us / 1e6)
         served = replace(cost, device_us=state.device_us(cost, begin_s))
-        free_s = begin_s + served.device_us / 1e6
+        free_s = begin_s + step.device_us / 1e6
         costs.append(replace(served, total_us=cost.total_us + served.span_us(idle=True) - cost.span_us(idle=True)))
     return costs
 

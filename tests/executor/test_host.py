@@ -13,6 +13,7 @@ from dooly.executor import host, host_environment, machine
 from dooly.executor.host import host_cost_s, measure_host
 from dooly.executor.host_engine import Asked, TimedStep, record
 from dooly.executor.host_load import load_for
+from dooly.executor.runner import Unsupported
 from dooly.fit import Observation
 from dooly.ir import Use
 from dooly.probe import SeenStep
@@ -101,6 +102,37 @@ def test_experts_take_what_a_step_takes_beyond_one_without_them(tmp_path: Path, 
     assert Observation.of(found).latency_us == pytest.approx(900.0, rel=0.01)
     with pytest.raises(ProfileError, match="what experts take is not known"):
         host._store_experts(book, seen, operations, dense[:1])
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("known", "seconds"),
+    [((), 320.0), (("power_limit",), 290.0), (("power_limit", "host_experts"), 190.0)],
+)
+def test_what_is_left_of_host_time_on_a_gpu_costs_less(tmp_path: Path, somewhere, known, seconds: float):
+    gpu = replace(somewhere, platform="h200")
+    database, environment = Database(tmp_path / "latency.db"), host_environment(gpu)
+    for part in known:
+        database.add_operation(part, part, f"pseudo operation {part}")
+        claim = database.claim(part, environment, Point.of(U=10_000))
+        database.record_ok(claim, Samples((10_000.0,)))
+    assert host_cost_s(database, gpu) == seconds
+    database.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no graph"), MemoryError("full"), Unsupported("no kernel")])
+def test_products_that_cannot_run_are_said_and_their_claims_given_back(tmp_path: Path, monkeypatch, error: Exception):
+    def failing(*_):
+        raise error
+
+    here, database = machine(), Database(tmp_path / "latency.db")
+    book = host._Claims(database, host_environment(here))
+    book.claim("power_limit", Point.of(U=10_000))
+    monkeypatch.setattr(host, "in_own_process", failing)
+    with pytest.raises(ProfileError, match=f"power limit: the products of the load cannot run here: {error}"):
+        host._store_power_limit(book, here, ())
+    book.release()
+    assert database.points("power_limit", host_environment(here), status=None) == []
     database.close()
 
 

@@ -33,6 +33,12 @@ def test_work_takes_as_long_as_the_pieces_that_it_is(piece_us: float):
         assert samples.values_us[0] == pytest.approx(expected, abs=0.16 * piece_us)
 
 
+def test_a_piece_that_is_longer_than_a_gpu_stays_fresh_counts_as_the_shortest():
+    found = kept_busy(slowing(20_000.0, 30_000.0, 1.16), turns=3)
+    assert found[Point.of(U=40_000)].values_us == pytest.approx([40_000.0] * 3)
+    assert found[Point.of(U=320_000)].values_us[0] == pytest.approx(40_000.0 + 1.16 * 280_000.0)
+
+
 def test_turns_are_kept_apart():
     """One turn in three finds the GPU at other clocks; full clocks are those of most pieces."""
     speeds = itertools.cycle([1000.0, 1000.0, 1000.0, 1100.0])

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dooly.batch import POWER_LIMIT, StepCost
-from dooly.executor.power import WORK_US
 from dooly.fit import Observation, fit_host
 from dooly.predict import NO_LIMIT, PowerLimit, PowerState
+
+WORK_US = [round(10_000 * 2 ** (place / 4)) for place in range(29)]
 
 
 def taken(work_us: float) -> float:
@@ -40,6 +41,7 @@ def test_longer_work_never_takes_less_and_beyond_the_longest_is_said():
     work = np.geomspace(1e3, 1e7, 2000)
     found, beyond = LIMIT.many(work)
     assert np.all(np.diff(found) > 0)
+    assert np.all(np.diff(found / work) > -1e-9)
     assert list(beyond) == list(work > WORK_US[-1])
 
 

@@ -140,7 +140,7 @@ def test_prompts_meet_the_power_limit(either: StepModel) -> None:
     ]
     assert rows == longer
     assert longer[0] == 0.0
-    assert (longer[1] > 100.0) == (either.graphs is not None)
+    assert (longer[1] > 100.0) == (either.power.formula is not None)
 
 
 def test_a_device_without_work_waits_for_a_whole_graph_only(either: StepModel) -> None:

@@ -58,7 +58,7 @@ class Slots:
         self._parts = Parts(self.model.steps, _NAMES, shares_of)
         self._layers = self.model.layers
         self._sized = lru_cache(maxsize=65536)(self._divide)
-        # Dispatch is alike in all steps, so attention is what else the device has to do: it need not be computed twice.
+        # Dispatch is alike in all steps, so attention is what else its operations take: it need not be computed twice.
         one = step_of(((1, 1),))
         self._dispatch = self._step_time(one).device_us - self._sized(1, 1, 1).us - self._parts.varying(one)
 
@@ -68,7 +68,7 @@ class Slots:
         cost = self._step_time(step)
         self.outside.note(step, cost.extrapolated)
         sized = self._sized(step.tokens, step.count, step.logits)
-        attention = cost.device_us - sized.us - self._dispatch
+        attention = (cost.work_us or cost.device_us) - sized.us - self._dispatch
         before, after = cost.host_before_us * 1e-3, cost.host_after_us * 1e-3
         dispatch = (cost.total_us - sized.us - attention) * 1e-3 - before - after
         per_layer = attention * 1e-3 / self._layers

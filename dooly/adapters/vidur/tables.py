@@ -41,7 +41,8 @@ def write_tables(model: SavedModel, folder: Path, limits: Limits, block_size: in
     several.  A prediction is one number: it stands for minimum, maximum, mean and median, with standard deviation 0.
 
     Returns:
-        The files, and what lay outside of the measured sizes: not of the host's, whose time is in no table.
+        The files, and what lay outside of the measured sizes: not of the host's, whose time is in no table, as what a
+        power limit does is in none.
     """
     shape, outside = shape_of(model), Outside()
     model = replace(model, formulas={key: each for key, each in model.formulas.items() if key not in HOST_PARTS})
