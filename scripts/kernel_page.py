@@ -31,7 +31,7 @@ engine's own scheduler. What the power limit makes of a step's operations togeth
 (`power_limit`, [how it is measured](measuring-on-a-gpu.md)). Causes of differences: an operation's time includes the
 gap before its kernel, which the sum of kernels leaves out (some 1 us: much of a small region); between 513 and 1,023
 rows the library changes the kernel of a product every 8 or 16 rows, and the H100 was measured at few of them; the
-H100's large products were measured without rests, half of them held down by its power limit, which a single step is
+H100's large products were measured without rests, half of them held down by its power limit, which a short step is
 not. Where the host is slower than the GPU (mixed and short prefill steps without full graphs) the GPU waits: GPU time
 with its gaps is then longer than the sum of all operations. Launches are slower in a process that a profiler has been
 in, as all of these were.
