@@ -22,7 +22,9 @@ __all__ = ["at_home", "environment_for", "home_of", "host_environment", "machine
 
 
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
-_FACTS = tuple(sorted((*_BETWEEN_GPUS, "caches", "cublas", "cuda", "driver", "flashinfer", "processor", "triton")))
+_FACTS = tuple(
+    sorted((*_BETWEEN_GPUS, "caches", "clocks", "cublas", "cuda", "driver", "flashinfer", "processor", "triton"))
+)
 """`Machine.facts` of a GPU."""
 
 
@@ -78,6 +80,8 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
         facts |= {"compiler": compiler}
     if operation.kind not in (Kind.GEMM, Kind.COLLECTIVE) and machine.fact("caches"):
         facts["caches"] = machine.fact("caches")
+    if operation.kind in (Kind.GEMM, Kind.MOE) and machine.fact("clocks"):
+        facts["clocks"] = machine.fact("clocks")
     return Environment.of(**facts)
 
 

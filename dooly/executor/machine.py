@@ -40,7 +40,8 @@ class Machine:
         block_size: tokens in one KV-cache block.
         mode: how kernels are launched while they are timed.
         facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor, how
-            GPUs are connected and what is set for their communication, whether small operations find `caches` cold.
+            GPUs are connected and what is set for their communication, whether small operations find `caches` cold,
+            and at what `clocks` large products begin.
         devices: GPUs that may work together, or groups of `threads` processors: so many ranks can be measured.
     """
 
@@ -89,7 +90,7 @@ def machine(*, block_size: int | None = None, mode: Mode | None = None, custom_a
         from dooly.executor.gpu import gpu_facts
 
         found = gpu_facts(_device())
-        facts = {"all_reduce": "custom" if custom_all_reduce else "nccl"}
+        facts = {"all_reduce": "custom" if custom_all_reduce else "nccl", "clocks": "rested"}
         if mode != "eager":
             facts["caches"] = "cold"
         found["facts"] = tuple(sorted((*found["facts"], *facts.items())))

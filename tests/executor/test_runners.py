@@ -159,6 +159,15 @@ def test_an_environment_says_whether_caches_were_cold(step, somewhere):
     assert not any(name.startswith("linear") for name in differ)
 
 
+def test_an_environment_of_large_products_says_whether_the_gpu_was_rested(step, moe, somewhere):
+    busy = replace(somewhere, platform="h200", mode="graph")
+    rested = replace(busy, facts=(("clocks", "rested"),))
+    operations = {**step("bf16"), "moe": moe("bf16")}
+    differ = {name for name, each in operations.items() if environment_for(each, busy) != environment_for(each, rested)}
+    assert "moe" in differ
+    assert differ - {"moe"} == {name for name in operations if name.startswith("linear")}
+
+
 def test_attention_of_another_backend_is_refused(session, step):
     operation = step("bf16")["attention3 128"]
     facts = dict(operation.attrs) | {"backend": "FLASH_ATTN"}
