@@ -78,7 +78,7 @@ def measure_host(database: Database, machine: Machine, note: Callable[[str], Non
     Raises:
         SimulationError: the engine does not start.
         CaptureError: the model of the load cannot be captured.
-        ProfileError: an operation of it cannot be run by itself here, or the GPU is slowed down.
+        ProfileError: an operation of it cannot be run by itself here.
     """
     if not host_cost_s(database, machine):
         return 0
@@ -104,7 +104,10 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     deepest = max(folders)
     if book.holds(POWER_LIMIT):
         note("power limit")
-        _store_power_limit(book, machine, [op for op in programs[deepest] if op.count == deepest])
+        try:
+            _store_power_limit(book, machine, [op for op in programs[deepest] if op.count == deepest])
+        except ProfileError as error:  # no reason to leave the host out; a later run tries again
+            note(str(error))
 
     def wanted(depth: int) -> bool:
         """Whether an earlier run has not come so far."""
