@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dooly.batch import HOST_PARTS, POWER_LIMIT
+from dooly.batch import HOST_PARTS
 from dooly.cli.output import say
 from dooly.cli.serving import LIMITS
 from dooly.cli.store import look_into, open_database
@@ -14,7 +14,7 @@ from dooly.executor import Machine, environment_for, host_environment, machine, 
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
 from dooly.ir import Graph, Kind, Operation, Program, parse_program, read_program
-from dooly.predict import GraphPlan, SavedModel, weight_bytes
+from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 
 __all__ = [
     "fit_stored",
@@ -160,7 +160,7 @@ def saved_from(database: Database, program: Program, here: Machine, *, fit_missi
     formulas = formulas_here(database, program.operations, here)
     if fit_missing:
         formulas |= _fit_missing(database, program.operations, here, formulas)
-    host_known = not fit_missing or any(part in formulas for part in HOST_PARTS if part != POWER_LIMIT)
+    host_known = not fit_missing or knows_host(formulas)
     captured, usual = here.torch_device == "cuda" and here.mode == "graph", LIMITS["cuda"]
     graphs = GraphPlan.of(usual.sequences, usual.batched_tokens) if captured else None
     saved = SavedModel.of(

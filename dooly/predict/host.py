@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import LAUNCH_PARTS, MODES
+from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
 
-__all__ = ["PLANNED_LATE", "HostModel"]
+__all__ = ["PLANNED_LATE", "HostModel", "knows_host"]
 
 PLANNED_LATE = frozenset({"FLASHINFER"})
 """Attention backends that read a batch's lengths back from the device before they plan it.
@@ -127,3 +127,8 @@ class HostModel:
         if self.lead is not None and at.any():
             found[at], beyond[at] = self.lead.predict({"R": requests[at]})
         return found, beyond
+
+
+def knows_host(formulas: Mapping[str, Formula]) -> bool:
+    """Whether any part of the host's time is among formulas by signature; what a power limit does is the device's."""
+    return any(part in formulas for part in HOST_PARTS if part != POWER_LIMIT)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dooly.batch import HOST_PARTS, POWER_LIMIT
+from dooly.batch import HOST_PARTS
 from dooly.errors import DoolyError, PredictError
 from dooly.files import write_text
 from dooly.fit.formula import Formula
@@ -22,7 +22,7 @@ from dooly.ir.opset import BETWEEN_STAGES, Kind
 from dooly.ir.parser import parse_program
 from dooly.ir.program import Program
 from dooly.predict.graphs import GraphPlan
-from dooly.predict.host import HostModel
+from dooly.predict.host import HostModel, knows_host
 from dooly.predict.step_model import StepModel
 from dooly.predict.work import collect_work
 
@@ -116,7 +116,7 @@ class SavedModel:
     @property
     def device_only(self) -> bool:
         """Whether nothing is known of the host's time: its share of a step is then zero."""
-        return not any(part in self.formulas for part in HOST_PARTS if part != POWER_LIMIT)
+        return not knows_host(self.formulas)
 
     @cached_property
     def layers(self) -> int:
