@@ -40,6 +40,7 @@ class HostLoad:
         decodes: requests that decode together.
         prefills: (requests, prompt tokens of each) that are prefilled together.
         mixed: requests that decode while prompts of any size arrive one by one.
+        twice: tokens of the prompts that are prefilled twice in a row.
         mixture: bundled model with a mixture of experts in each layer, of which the fewest layers are served; None
             where no other way of queueing is to be told apart.
     """
@@ -52,6 +53,7 @@ class HostLoad:
     decodes: tuple[int, ...]
     prefills: tuple[tuple[int, int], ...]
     mixed: tuple[int, ...] = ()
+    twice: int | None = None
     mixture: str | None = None
 
     @property
@@ -78,10 +80,19 @@ class HostLoad:
         """Those whose kernels are launched one by one, or in pieces."""
         yield from (each for each in self.workloads() if any(asked.prompt > CONTEXT for asked in each))
 
-    def overlapped(self) -> Iterator[Workload]:
-        """Those that decode, to be served with asynchronous scheduling."""
-        for _ in range(_TURNS):
-            yield from self._decodes(STEPS + 1)
+    def overlapped(self, depth: int) -> Iterator[Workload]:
+        """Steps that follow each other, to be served with asynchronous scheduling, as far as the device can be slower.
+
+        The deepest model decodes.  The flattest has prompts, twice the same: for so long a rested device is not held
+        down by its power limit.
+        """
+        if depth == max(self.depths):
+            for _ in range(_TURNS):
+                yield from self._decodes(STEPS + 1)
+            return
+        for _, (count, prompt) in itertools.product(range(_TURNS), self.prefills):
+            if count * prompt == self.twice:
+                yield tuple(Asked(prompt, 1, after) for after in (0, 1) for _ in range(count))
 
     def warm_up(self) -> Iterator[Workload]:
         """Each shape once, cut short: the first step of a shape is slower."""
@@ -161,6 +172,7 @@ _LOADS = {
         decodes=(1, DECODE, 16, 64, 128, 256),
         prefills=((1, 128), (1, 2048), (1, 8192), (DECODE, 64), (DECODE, 256), (16, 16), (16, 128), (64, 32)),
         mixed=(DECODE, 16, 64),
+        twice=2048,
         mixture="qwen3-30b-a3b",
     ),
 }

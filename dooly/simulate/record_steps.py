@@ -28,8 +28,8 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
     Args:
         engine: on a GPU, idle.
         rng: draws the prompts.
-        most_requests, most_tokens: limits of the engine; shapes beyond them are left out, prompts that fill the longest
-            context, and more requests than the KV cache holds.
+        most_requests, most_tokens: limits of the engine.  Prompts beyond what a step or a context holds are as long as
+            that allows; more requests than that, or than the KV cache holds, are left out.
 
     Raises:
         SimulationError: there is no GPU.
@@ -41,9 +41,8 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
     longest = min(most_tokens, engine.max_model_len - 1)
     with Probe(engine) as probe:
         recorder = _Shapes(engine, probe, rng)
-        for tokens in PREFILLS:
-            if tokens <= longest:
-                recorder.prefill(tokens)
+        for tokens in sorted({min(tokens, longest) for tokens in PREFILLS}):
+            recorder.prefill(tokens)
         for requests in DECODES:
             if requests <= most_requests:
                 recorder.decode(requests)
