@@ -140,11 +140,12 @@ class Samples:
 
     @property
     def undisturbed_us(self) -> tuple[float, ...]:
-        """Samples within a factor of 1.5 of the first decile, sorted.
+        """Positive samples within a factor of 1.5 of the first decile, sorted.
 
         Other processes only ever add time, on a busy machine to most samples; on a quiet one these are all of them.
+        A difference of two timings of which the second was disturbed can be negative.
         """
-        ordered = sorted(self.values_us)
+        ordered = sorted(value for value in self.values_us if value > 0.0)
         return tuple(value for value in ordered if value <= _REACH * ordered[len(ordered) // 10])
 
 

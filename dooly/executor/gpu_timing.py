@@ -57,7 +57,7 @@ def measure_on_gpu(
         outside of a graph; clocks, temperature and power just after the last sample.
 
     Raises:
-        RuntimeError: a kernel fails, or cannot be captured.
+        RuntimeError: a kernel fails, cannot be captured, or takes too little time to be told from what is around it.
         Slowed: the GPU, or that of a peer, is slower than it should be.
     """
     collecting = gc.isenabled()
@@ -91,6 +91,8 @@ def measure_on_gpu(
             reading = gauge().read()
             stream.synchronize()
             check_clocks(reading, peers)
+            if statistics.median(values) <= 0.0:
+                raise RuntimeError("it takes less time than what is around it scatters by")
     finally:
         if collecting:
             gc.enable()

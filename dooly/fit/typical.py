@@ -17,15 +17,17 @@ def typical_us(values_us: Sequence[float]) -> tuple[float, float]:
     """Latency and spread of raw samples.
 
     Other processes only ever add time, on a busy machine to most samples.  So the latency is the median of the
-    undisturbed ones: those within a factor of 1.5 of the first decile.  On a quiet machine these are all of them.
+    undisturbed ones: those within a factor of 1.5 of the first decile.  On a quiet machine these are all of them.  Where
+    samples are differences of two timings (`dooly.executor.gpu_timing`), one whose second was disturbed is not positive;
+    it is none of them.
 
     Returns:
         (latency in us, interquartile range of the undisturbed samples over their median, divided by their share).
 
     Raises:
-        FitError: no samples, or one that is not a positive time.
+        FitError: no samples, one that is no number, or most of them not positive.
 
-    >>> typical_us([10.0, 10.2, 9.9, 10.1, 12000.0])[0]
+    >>> typical_us([10.0, 10.2, -40.0, 9.9, 10.1, 12000.0])[0]
     10.05
     """
     values = _positive(values_us)
@@ -44,7 +46,7 @@ def served_us(values_us: Sequence[float]) -> tuple[float, float]:
         (time in us, interquartile range over the median).
 
     Raises:
-        FitError: no samples, or one that is not a positive time.
+        FitError: no samples, one that is no number, or most of them not positive.
 
     >>> served_us([10.0, 11.0, 15.0, 400.0])[0]
     12.0
@@ -56,8 +58,8 @@ def served_us(values_us: Sequence[float]) -> tuple[float, float]:
 
 def _positive(values_us: Sequence[float]) -> NDArray[np.float64]:
     values = np.asarray(values_us, dtype=np.float64)
-    if not len(values) or not np.all(np.isfinite(values)) or float(values.min()) <= 0:
+    if not len(values) or not np.all(np.isfinite(values)) or float(np.median(values)) <= 0:
         raise FitError(
-            f"samples: {len(values)} times, some not positive; expected positive times, measure the point again"
+            f"samples: {len(values)} times, most of them not positive; expected positive times, measure the point again"
         )
-    return values
+    return values[values > 0]

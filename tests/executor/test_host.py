@@ -69,7 +69,7 @@ def test_when_a_device_starts_is_known_where_it_is_slower_than_the_host(tmp_path
 def test_prompts_that_follow_each_other_show_what_an_idle_device_loses(tmp_path: Path):
     """Where their kernels are launched one by one; twice the same prompts are two steps, not one."""
     here, database = machine(), Database(tmp_path / "latency.db")
-    alone = TimedStep(16, 2048, "NONE", False, before_us=1800.0, launch_us=6500.0, device_us=13000.0, total_us=15000.0)
+    alone = TimedStep(16, 3072, "NONE", False, before_us=1800.0, launch_us=6500.0, device_us=13000.0, total_us=15000.0)
     idle = [replace(alone, device_us=13000.0 + place, overlapped=place % 2 > 0) for place in range(6)]
     busy = [replace(alone, overlapped=True, device_us=10800.0 + place, between_us=40.0) for place in (-1.0, 0.0, 1.0)]
     host._store_device(host._Claims(database, host_environment(here)), [*idle, *busy], "NONE")
@@ -79,7 +79,7 @@ def test_prompts_that_follow_each_other_show_what_an_idle_device_loses(tmp_path:
     database.close()
     load = load_for(replace(here, platform="h200"))
     pairs = list(load.overlapped(min(load.depths)))
-    assert {sum(asked.prompt for asked in each if asked.after == late) for each in pairs for late in (0, 1)} == {2048}
+    assert {sum(asked.prompt for asked in each if asked.after == late) for each in pairs for late in (0, 1)} == {3072}
     assert all(asked.prompt == CONTEXT for each in load.overlapped(max(load.depths)) for asked in each)
 
 

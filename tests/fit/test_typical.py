@@ -44,7 +44,7 @@ def test_a_part_of_the_host_takes_what_a_step_waits_for() -> None:
     assert Observation.of(replace(of_the_host, operation="4182a73512345678")).latency_us == 40.0
 
 
-@pytest.mark.parametrize("values", [[], [0.0, 1.0], [-1.0], [float("nan"), 1.0]])
+@pytest.mark.parametrize("values", [[], [0.0, -1.0, 1.0], [-1.0], [float("nan"), 1.0]])
 def test_times_must_be_positive(values: list[float]) -> None:
     for stands_for in (typical_us, served_us):
         with pytest.raises(FitError, match="expected positive times"):
