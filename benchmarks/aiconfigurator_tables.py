@@ -42,9 +42,8 @@ over length, decode over context, experts over tokens), on a straight line in lo
 than those in the tables are left out.
 
 Long products draw a GPU to its power limit, and its clock falls. The H200's are measured with rests between samples,
-at full clocks; the H100's were measured before that, one after the other, and so was the fixed grid of the H200. Points
-of 512 rows and more are therefore told apart by the SM clock that was noted beside them. What the clock of their runs
-was is not known.
+at full clocks; the H100's were measured before that, one after the other. Points of 512 rows and more are therefore
+told apart by the SM clock that was noted beside them. What the clock of their runs was is not known.
 
 Other differences: their engine is vLLM 0.24.0, ours 0.26.0; they take means, dooly medians; their KV-cache blocks
 hold 64 tokens, ours 16; their attention leaves the writing of the KV cache out (for FlashAttention), ours has it;
