@@ -15,7 +15,6 @@ from dooly.errors import PredictError
 __all__ = [
     "HOST_PARTS",
     "LAUNCH_PARTS",
-    "LEAD_PARTS",
     "MODES",
     "POWER_LIMIT",
     "TILE",
@@ -38,14 +37,13 @@ MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
 """The whole step as one CUDA graph; the pieces between attention operations as graphs; kernels launched one by one."""
 
 LAUNCH_PARTS = tuple(f"host_launch_{mode.lower()}" for mode in MODES)
-LEAD_PARTS = "host_lead_full", "host_lead_none"
 POWER_LIMIT = "power_limit"
 HOST_PARTS = (
     "host_before",
     "host_after",
     "host_dispatch",
     *LAUNCH_PARTS,
-    *LEAD_PARTS,
+    "host_lead",
     "host_between",
     "host_experts",
     POWER_LIMIT,
@@ -53,10 +51,9 @@ HOST_PARTS = (
 """Signatures of the pseudo operations that hold what the operations of a step leave out: mostly the host's share.
 
 Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
-each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and ``host_lead_...``, what
-an idle device loses until the host is ahead of it (pieces of graphs are like whole ones).  ``host_between``, until a
-device that is still at the step before starts (measured with whole graphs, the same for all); ``host_experts``,
-queueing one mixture of experts.
+each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
+whole graph ``host_lead``, until an idle device starts.  ``host_between``, until a device that is still at the step
+before starts (measured with whole graphs, the same for all); ``host_experts``, queueing one mixture of experts.
 ``power_limit``, the time in which a rested GPU does the work of a step, as its power limit lets it.
 """
 

@@ -41,10 +41,10 @@ measured with and which about double the seconds of a point: all taken today, th
 less than the grid. The H100 knows no rests on either side; there a point of the grid counts as much as a quick one of
 the sweep.
 
-Held-out points were drawn at random over all that the sweep covers; those that it measured, too, do not count. They, the
-sweep and the grid were measured alike. Most held-out batches of attention are beyond the grid, which has no mixed
-batches and no contexts above 4,096. On the sizes of the grid itself, and on those alone, formulas of a few points are
-not as good as formulas of hundreds: the last two columns.
+Held-out points were drawn at random over all that the sweep covers; those that it measured, too, do not count. All
+three were measured with cold caches, and products and experts on a rested GPU. Most held-out batches of attention are
+beyond the grid, which has no mixed batches and no contexts above 4,096. On the sizes of the grid itself, and on those
+alone, formulas of a few points are not as good as formulas of hundreds: the last two columns.
 """
 
 REPEATED = """

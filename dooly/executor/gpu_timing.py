@@ -91,8 +91,7 @@ def measure_on_gpu(
             reading = gauge().read()
             stream.synchronize()
             check_clocks(reading, peers)
-            if statistics.median(values) <= 0.0:
-                raise RuntimeError("it takes less time than what is around it scatters by")
+            check_told_apart(values)
     finally:
         if collecting:
             gc.enable()
@@ -125,6 +124,16 @@ def check_clocks(reading: Reading, peers: Peers) -> None:
             f"the GPU is slowed down by {reading.slowed_by or 'another, of its peers'} ({reading}): what it measures "
             "now is not true and is not kept; the same command goes on when it is well, or on another GPU"
         )
+
+
+def check_told_apart(values_us: Sequence[float]) -> None:
+    """Check that differences of two timings are times.
+
+    Raises:
+        RuntimeError: most are not positive.
+    """
+    if statistics.median(values_us) <= 0.0:
+        raise RuntimeError("it takes less time than what is around it scatters by")
 
 
 def loops_for(turns: int, call_us: float, sample_us: float) -> int:

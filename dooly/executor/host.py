@@ -8,8 +8,7 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
 ``host_launch_full``, ``host_launch_piecewise``, ``host_launch_none``  {N, R}: on a GPU, queueing N operations and the
                    sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
                    graphs, all one by one
-``host_lead_full``, ``host_lead_none``  {R}: what a step takes an idle device longer than one that is still at the
-                   step before when the host has queued it: as one CUDA graph, or one by one
+``host_lead``      {R}: until an idle device starts with a whole graph that it is given
 ``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
 ``host_experts``   {R}: queueing one mixture of experts, many kernels and much code, where all are launched one by one
 ``power_limit``    {U}: on a GPU, work of U us at full clocks, as its power limit lets it (`dooly.executor.power`)
@@ -22,9 +21,8 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from dooly.batch import HOST_PARTS, LAUNCH_PARTS, LEAD_PARTS, MODES, POWER_LIMIT
+from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
 from dooly.child import in_own_process
 from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
 from dooly.errors import FitError, ProfileError
@@ -46,7 +44,7 @@ _MORE_ON_GPU_S = {"host_experts": 100.0, POWER_LIMIT: 30.0}
 """Rough wall seconds of the engines of several depths, and of what else is measured on a GPU; imports not included."""
 
 _AROUND = HOST_PARTS[:2]
-_DEVICE = "host_lead_full", "host_between"
+_DEVICE = "host_lead", "host_between"
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""
 
@@ -63,7 +61,7 @@ def host_cost_s(database: Database, machine: Machine) -> float:
     whole = (
         all(set(load.points) <= set(known(part)) for part in _AROUND)
         and all(len({point.axes["N"] for point in known(part)}) >= len(load.depths) for part in between)
-        and (not on_gpu or all(map(known, (*LEAD_PARTS, *_DEVICE))))
+        and (not on_gpu or all(map(known, _DEVICE)))
     )
     more_s = sum(cost_s for part, cost_s in _MORE_ON_GPU_S.items() if on_gpu and not known(part))
     return more_s if whole else more_s + _COST_S[machine.torch_device]
@@ -113,8 +111,7 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
 
     def wanted(depth: int) -> bool:
         """Whether an earlier run has not come so far."""
-        device = _DEVICE if depth == deepest else LEAD_PARTS[1:]
-        return book.holds(*_AROUND, *device) or marks[depth] in book.held
+        return book.holds(*_AROUND, *(_DEVICE if depth == deepest else ())) or marks[depth] in book.held
 
     every = [op for depth in filter(wanted, folders) for op in programs[depth]]
     if on_gpu:
@@ -128,7 +125,7 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         note(f"host time: engine with {depth} layers")
         given = model, load.settings(machine), tuple(load.warm_up()), tuple(load.workloads())
         if on_gpu:  # compiled code and graphs of an engine keep their part of the memory until its process ends
-            steps = in_own_process(record, *given, tuple(load.overlapped(depth)))
+            steps = in_own_process(record, *given, tuple(load.overlapped()))
         else:
             steps = record(*given)
         one_by_one = [step for step in steps if not step.overlapped]
@@ -136,7 +133,8 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
             _store_around(book, point, one_by_one)
         if on_gpu:
             _store_launch(book, one_by_one, programs[depth], alone)
-            _store_device(book, steps, "FULL" if depth == deepest else "NONE")
+            if depth == deepest:
+                _store_device(book, steps)
         else:
             _store_dispatch(book, steps, programs[depth], alone)
     if mixture is not None and book.holds("host_experts"):
@@ -159,7 +157,7 @@ def _claim_all(
         marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
         book.claim(*marks[depth])
     if on_gpu:
-        for signature in (*LEAD_PARTS, *_DEVICE, "host_experts"):
+        for signature in (*_DEVICE, "host_experts"):
             book.claim(signature, Point.of(R=DECODE))
         if not book.known(POWER_LIMIT):  # one curve is of one GPU
             book.claim(POWER_LIMIT, *(Point.of(U=work_us) for work_us in WORK_US))
@@ -279,25 +277,24 @@ def _store_launch(
                 _store(book, signature, point, [step.launch_us for step in seen], aside)
 
 
-def _store_device(book: _Claims, steps: Sequence[TimedStep], mode: Literal["FULL", "NONE"]) -> None:
-    """When a device starts with a step of this mode: an idle one, and (whole graphs) one that is still at another.
+def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
+    """When a device starts with a whole graph: an idle one, and one that is still at the step before.
 
     An idle one by how much longer the step takes it.  Known only where the device is slower than the host, which has
     the next step queued by then.
     """
-    for shape in sorted({_shape(step) for step in steps if step.mode == mode}, key=lambda shape: shape.json):
-        alike = [step for step in steps if step.mode == mode and _shape(step) == shape]
-        idle = [step for step in alike if not step.overlapped]
-        busy = [step for step in alike if step.between_us is not None]
+    whole = [step for step in steps if step.mode == "FULL"]
+    for requests in sorted({step.requests for step in whole}):
+        idle, busy = ([s for s in whole if s.requests == requests and s.overlapped is each] for each in (False, True))
         if min(len(idle), len(busy)) < _FEWEST:
             continue
         device_us = statistics.median(step.device_us for step in busy)
         if device_us <= statistics.median(step.before_us + step.launch_us + step.after_us for step in idle):
             continue
-        requests = Point.of(R=shape.axes["R"])
-        _store(book, f"host_lead_{mode.lower()}", requests, [max(1.0, s.device_us - device_us) for s in idle])
-        if mode == "FULL":
-            _store(book, "host_between", requests, [max(1.0, s.between_us) for s in busy if s.between_us is not None])
+        _store(book, "host_lead", Point.of(R=requests), [max(1.0, step.device_us - device_us) for step in idle])
+        between = [step.between_us for step in busy if step.between_us is not None]
+        if len(between) >= _FEWEST:
+            _store(book, "host_between", Point.of(R=requests), [max(1.0, each_us) for each_us in between])
 
 
 def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operation]) -> None:

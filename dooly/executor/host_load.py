@@ -40,7 +40,6 @@ class HostLoad:
         decodes: requests that decode together.
         prefills: (requests, prompt tokens of each) that are prefilled together.
         mixed: requests that decode while prompts of any size arrive one by one.
-        twice: as `prefills`, of those that also follow each other.
         mixture: bundled model with a mixture of experts in each layer, of which the fewest layers are served; None
             where no other way of queueing is to be told apart.
     """
@@ -53,7 +52,6 @@ class HostLoad:
     decodes: tuple[int, ...]
     prefills: tuple[tuple[int, int], ...]
     mixed: tuple[int, ...] = ()
-    twice: tuple[tuple[int, int], ...] = ()
     mixture: str | None = None
 
     @property
@@ -80,18 +78,10 @@ class HostLoad:
         """Those whose kernels are launched one by one, or in pieces."""
         yield from (each for each in self.workloads() if any(asked.prompt > CONTEXT for asked in each))
 
-    def overlapped(self, depth: int) -> Iterator[Workload]:
-        """Steps that follow each other, to be served with asynchronous scheduling, as far as the device can be slower.
-
-        The deepest model decodes.  The flattest has prompts, twice the same: enough for a slow host to be ahead of the
-        device, and so few that a rested device is hardly held down by its power limit.
-        """
-        if depth == max(self.depths):
-            for _ in range(_TURNS):
-                yield from self._decodes(STEPS + 1)
-            return
-        for _, (count, prompt) in itertools.product(range(_TURNS), self.twice):
-            yield tuple(Asked(prompt, 1, after) for after in (0, 1) for _ in range(count))
+    def overlapped(self) -> Iterator[Workload]:
+        """Those that decode, to be served with asynchronous scheduling."""
+        for _ in range(_TURNS):
+            yield from self._decodes(STEPS + 1)
 
     def warm_up(self) -> Iterator[Workload]:
         """Each shape once, cut short: the first step of a shape is slower."""
@@ -100,7 +90,7 @@ class HostLoad:
 
     def _turn(self, outputs: int) -> Iterator[Workload]:
         decodes = self._decodes(outputs)
-        prefills = ((Asked(prompt, 1),) * count for count, prompt in (*self.prefills, *self.twice))
+        prefills = ((Asked(prompt, 1),) * count for count, prompt in self.prefills)
         for pair in itertools.zip_longest(decodes, prefills):
             yield from filter(None, pair)
 
@@ -171,7 +161,6 @@ _LOADS = {
         decodes=(1, DECODE, 16, 64, 128, 256),
         prefills=((1, 128), (1, 2048), (1, 8192), (DECODE, 64), (DECODE, 256), (16, 16), (16, 128), (64, 32)),
         mixed=(DECODE, 16, 64),
-        twice=((1, 3072), (16, 192), (64, 48)),
         mixture="qwen3-30b-a3b",
     ),
 }

@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from dooly.batch import LAUNCH_PARTS, LEAD_PARTS, POWER_LIMIT
+from dooly.batch import LAUNCH_PARTS, POWER_LIMIT
 from dooly.errors import FitError
 from dooly.fit.observation import Mixture, Observation
 from dooly.ir.expr import Expr, evaluate, normal, symbol
@@ -149,7 +149,7 @@ HOST_SUBJECTS = {
         _host("host_after", "R", "T"),
         _host("host_dispatch", "N"),
         *(_host(part, "N", "R") for part in LAUNCH_PARTS),
-        *(_host(part, "R") for part in LEAD_PARTS),
+        _host("host_lead", "R"),
         _host("host_between", "R"),
         _host("host_experts", "R"),
         _host(POWER_LIMIT, "U"),

@@ -17,9 +17,9 @@ def typical_us(values_us: Sequence[float]) -> tuple[float, float]:
     """Latency and spread of raw samples.
 
     Other processes only ever add time, on a busy machine to most samples.  So the latency is the median of the
-    undisturbed ones: those within a factor of 1.5 of the first decile.  On a quiet machine these are all of them.  Where
-    samples are differences of two timings (`dooly.executor.gpu_timing`), one whose second was disturbed is not positive;
-    it is none of them.
+    undisturbed ones: those within a factor of 1.5 of the first decile.  On a quiet machine these are all of them.  A
+    sample that is a difference of two timings (`dooly.executor.gpu_timing`) is not positive where the second was
+    disturbed; it is none of them.
 
     Returns:
         (latency in us, interquartile range of the undisturbed samples over their median, divided by their share).
@@ -27,11 +27,14 @@ def typical_us(values_us: Sequence[float]) -> tuple[float, float]:
     Raises:
         FitError: no samples, one that is no number, or most of them not positive.
 
-    >>> typical_us([10.0, 10.2, -40.0, 9.9, 10.1, 12000.0])[0]
+    >>> typical_us([10.0, 10.2, 9.9, 10.1, 12000.0])[0]
     10.05
     """
-    values = _positive(values_us)
-    undisturbed = values[values <= _REACH * np.quantile(values, 0.1)]
+    values = _numbers(values_us)
+    if float(np.median(values)) <= 0:
+        raise FitError(f"samples: {len(values)} times, most of them not positive; measure the point again")
+    positive = values[values > 0]
+    undisturbed = positive[positive <= _REACH * np.quantile(positive, 0.1)]
     low, middle, high = (float(q) for q in np.quantile(undisturbed, (0.25, 0.5, 0.75)))
     return middle, (high - low) / middle * len(values) / len(undisturbed)
 
@@ -46,20 +49,20 @@ def served_us(values_us: Sequence[float]) -> tuple[float, float]:
         (time in us, interquartile range over the median).
 
     Raises:
-        FitError: no samples, one that is no number, or most of them not positive.
+        FitError: no samples, or one that is not a positive time.
 
     >>> served_us([10.0, 11.0, 15.0, 400.0])[0]
     12.0
     """
-    values = _positive(values_us)
+    values = _numbers(values_us)
+    if float(values.min()) <= 0:
+        raise FitError(f"samples: {len(values)} times, some not positive; measure the point again")
     low, middle, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
     return float(values[values <= _STALL * middle].mean()), (high - low) / middle
 
 
-def _positive(values_us: Sequence[float]) -> NDArray[np.float64]:
+def _numbers(values_us: Sequence[float]) -> NDArray[np.float64]:
     values = np.asarray(values_us, dtype=np.float64)
-    if not len(values) or not np.all(np.isfinite(values)) or float(np.median(values)) <= 0:
-        raise FitError(
-            f"samples: {len(values)} times, most of them not positive; expected positive times, measure the point again"
-        )
-    return values[values > 0]
+    if not len(values) or not np.all(np.isfinite(values)):
+        raise FitError("samples: none, or not all of them numbers; measure the point again")
+    return values

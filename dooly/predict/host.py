@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import HOST_PARTS, LAUNCH_PARTS, LEAD_PARTS, POWER_LIMIT
+from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
 
@@ -34,8 +34,7 @@ class HostModel:
             waits for each; None on a GPU.
         launch: queueing a step's kernels, by place in `MODES`, over N and R: operations that are queued one by one
             (attention operations, around which the rest is graphs, in mode PIECEWISE) and requests; empty on a CPU.
-        lead: what an idle device loses until the host is ahead of it, by place in `MODES`, over R; None of modes where
-            that was not measured.
+        lead: of mode FULL over R, until an idle device starts; None where that was not measured.
         between: over R, until a device that is still at the step before starts; None where that was not measured.
         experts: over R, queueing a mixture of experts in the engine; None where that was not measured.
     """
@@ -44,7 +43,7 @@ class HostModel:
     after: Formula
     dispatch: Formula | None
     launch: tuple[Formula, ...]
-    lead: tuple[Formula | None, ...]
+    lead: Formula | None
     between: Formula | None = None
     experts: Formula | None = None
 
@@ -63,10 +62,8 @@ class HostModel:
                 )
         launch = tuple(formulas[part] for part in LAUNCH_PARTS) if on_gpu else ()
         dispatch = None if on_gpu else formulas["host_dispatch"]
-        whole, alone = (formulas.get(part) for part in LEAD_PARTS)
-        lead = (whole, whole, alone) if on_gpu else ()
-        known = (formulas.get(part) if on_gpu else None for part in ("host_between", "host_experts"))
-        return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, lead, *known)
+        known = (formulas.get(part) if on_gpu else None for part in ("host_lead", "host_between", "host_experts"))
+        return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, *known)
 
     def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:
         """(before, after) in us and whether either is extrapolated, for one step."""
@@ -80,9 +77,10 @@ class HostModel:
         return self.launch[mode].predict_one({"N": float(operations), "R": float(requests)})
 
     def lead_one(self, mode: int, requests: int) -> tuple[float, bool]:
-        """us that an idle device loses at the beginning of a step, and whether extrapolated."""
-        lead = self.lead[mode]
-        return (0.0, False) if lead is None else lead.predict_one({"R": float(requests)})
+        """us of it after which an idle device starts, and whether extrapolated."""
+        if self.lead is None or MODES[mode] != "FULL":
+            return 0.0, False
+        return self.lead.predict_one({"R": float(requests)})
 
     def experts_one(self, requests: int) -> tuple[float, bool]:
         """us of queueing one mixture of experts among the engine's other work, and whether extrapolated."""
@@ -125,10 +123,9 @@ class HostModel:
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """`lead_one` for many steps."""
         found, beyond = np.zeros(len(modes)), np.zeros(len(modes), dtype=bool)
-        for mode, lead in enumerate(self.lead):
-            at = modes == mode
-            if lead is not None and at.any():
-                found[at], beyond[at] = lead.predict({"R": requests[at]})
+        at = modes == MODES.index("FULL")
+        if self.lead is not None and at.any():
+            found[at], beyond[at] = self.lead.predict({"R": requests[at]})
         return found, beyond
 
 

@@ -70,7 +70,7 @@ class StepModel:
         plans = [each.formula.plan_us for each in late if host is not None]
         self._plan_us = _grid(sum(decodes for decodes, _ in plans)), _grid(sum(prompts for _, prompts in plans))
         if host is not None and any(self._plan_us):
-            host = replace(host, lead=(None, *host.lead[1:]))
+            host = replace(host, lead=None)
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
         self._queued, self._slower_us, self._mixtures = _queueing(self.work, host)

@@ -11,7 +11,7 @@ from dooly.live import Engine
 from dooly.probe import Probe, SeenStep
 from dooly.simulate.steps import EngineStep, Kernel
 
-__all__ = ["record_steps"]
+__all__ = ["record_steps", "shapes"]
 
 CONTEXT = 1024
 DECODES = (1, 8, 32, 128)
@@ -28,8 +28,8 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
     Args:
         engine: on a GPU, idle.
         rng: draws the prompts.
-        most_requests, most_tokens: limits of the engine.  Prompts beyond what a step or a context holds are as long as
-            that allows; more requests than that, or than the KV cache holds, are left out.
+        most_requests, most_tokens: limits of the engine; `shapes` says what becomes of what is beyond them.  More
+            requests than the KV cache holds are left out.
 
     Raises:
         SimulationError: there is no GPU.
@@ -38,16 +38,33 @@ def record_steps(engine: Engine, rng: np.random.Generator, most_requests: int, m
         raise SimulationError("single steps are recorded with the kernels of a GPU; there is none here")
     overlapped = engine.overlaps
     engine.overlaps = False
-    longest = min(most_tokens, engine.max_model_len - 1)
+    prefills, decodes = shapes(most_requests, most_tokens, engine.max_model_len)
     with Probe(engine) as probe:
         recorder = _Shapes(engine, probe, rng)
-        for tokens in sorted({min(tokens, longest) for tokens in PREFILLS}):
+        for tokens in prefills:
             recorder.prefill(tokens)
-        for requests in DECODES:
-            if requests <= most_requests:
-                recorder.decode(requests)
+        for requests in decodes:
+            recorder.decode(requests)
     engine.overlaps = overlapped
     return recorder.steps()
+
+
+def shapes(most_requests: int, most_tokens: int, context: int) -> tuple[list[int], list[int]]:
+    """Tokens of prompts alone, and requests that decode, of an engine with these limits.
+
+    Prompts that are longer than a step or a context are as long as fits.  Requests that are too many, or whose contexts
+    would be full before they were recorded, are left out.
+
+    >>> shapes(64, 4096, 2048)
+    ([128, 512, 2047], [1, 8, 32])
+    """
+    prefills = sorted({min(tokens, most_tokens, context - 1) for tokens in PREFILLS})
+    return prefills, [n for n in DECODES if n <= most_requests and CONTEXT + _outputs(n) <= context]
+
+
+def _outputs(requests: int) -> int:
+    """Tokens that each of so many requests puts out: while the others are prefilled, and in the steps recorded."""
+    return 2 * (REPEATS + 2) + requests * CONTEXT // CHUNK + 8
 
 
 class _Shapes:
@@ -63,9 +80,8 @@ class _Shapes:
             self._drain()
 
     def decode(self, requests: int) -> None:
-        outputs = 2 * (REPEATS + 2) + requests * CONTEXT // CHUNK + 8
         for _ in range(requests):
-            self._add(CONTEXT, outputs)
+            self._add(CONTEXT, _outputs(requests))
         self._engine.step()
         while self._engine.busy() and not self._all_decode(requests):
             self._engine.step()

@@ -82,8 +82,10 @@ def test_the_check_names_what_is_wrong(filled: Database):
     assert "another version wrote it" in check([strange])[0]
     torn = replace(first, operation=replace(first.operation, text="operation @"))
     assert "does not parse" in check([torn])[0]
-    zero = replace(second, measurement=replace(second.measurement, samples=Samples((0.0, 1.0))))
-    assert "all positive" in check([zero])[0]
+    zero = replace(second, measurement=replace(second.measurement, samples=Samples((0.0, 0.0, 1.0))))
+    assert "mostly positive" in check([zero])[0]
+    disturbed = replace(second, measurement=replace(second.measurement, samples=Samples((-3.0, 1.0, 1.0))))
+    assert check([disturbed]) == []
 
 
 def test_a_file_of_something_else_is_one_clear_line(tmp_path: Path):
@@ -92,6 +94,13 @@ def test_a_file_of_something_else_is_one_clear_line(tmp_path: Path):
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(DatabaseError, match="not a latency database of dooly but a"):
         list(read_parquet(tmp_path / "other.parquet"))
+
+
+def test_points_to_judge_by_are_sound():
+    paths = list((shipped_files()[0].parent / "evaluation").glob("*.parquet"))
+    assert len(paths) >= 5
+    for path in paths:
+        assert check(read_parquet(path)) == []
 
 
 def test_shipped_data_is_sound_and_of_this_version():

@@ -9,7 +9,7 @@ from dooly.cli.record import _slowdown
 from dooly.database import Samples
 from dooly.executor import gpu_timing, session
 from dooly.executor.gpu import Reading, Slowed, slowed_by
-from dooly.executor.gpu_timing import check_clocks
+from dooly.executor.gpu_timing import check_clocks, check_told_apart
 from dooly.executor.runner import Trial
 from dooly.executor.session import Session
 from dooly.executor.timing import ALONE, Precision
@@ -74,3 +74,9 @@ def test_a_gpu_gets_time_to_cool_down(somewhere, tmp_path, monkeypatch, hot: int
         return
     assert opened.measure(Trial(lambda: None, ()), Precision()) is samples
     assert len(tries) == hot + 1
+
+
+def test_what_cannot_be_told_from_the_rest_of_a_step_has_no_latency():
+    check_told_apart([-30.0, 2.4, 2.5])
+    with pytest.raises(RuntimeError, match="less time than what is around it"):
+        check_told_apart([-0.1, 0.0, 2.5])

@@ -12,7 +12,7 @@ from dooly.errors import ProfileError, SimulationError
 from dooly.executor import host, host_environment, machine
 from dooly.executor.host import host_cost_s, measure_host
 from dooly.executor.host_engine import Asked, TimedStep, record
-from dooly.executor.host_load import CONTEXT, load_for
+from dooly.executor.host_load import load_for
 from dooly.executor.runner import Unsupported
 from dooly.fit import Observation
 from dooly.ir import Use
@@ -58,29 +58,12 @@ def test_when_a_device_starts_is_known_where_it_is_slower_than_the_host(tmp_path
     steps += [replace(decode, overlapped=True, device_us=9000.0, between_us=30.0 + place) for place in range(3)]
     slow = replace(decode, requests=64, tokens=64, before_us=6500.0, total_us=17500.0)
     steps += [slow] * 5 + [replace(slow, overlapped=True, device_us=9000.0, between_us=700.0)] * 5
-    host._store_device(host._Claims(database, host_environment(here)), [*steps, replace(decode, mode="NONE")], "FULL")
-    (found,) = database.points("host_lead_full", host_environment(here))
+    host._store_device(host._Claims(database, host_environment(here)), [*steps, replace(decode, mode="NONE")])
+    (found,) = database.points("host_lead", host_environment(here))
     assert (found.point, found.samples.values_us) == (Point.of(R=4), (500.0, 510.0, 520.0, 530.0, 540.0))
     (found,) = database.points("host_between", host_environment(here))
     assert (found.point, found.samples.values_us) == (Point.of(R=4), (30.0, 31.0, 32.0))
     database.close()
-
-
-def test_prompts_that_follow_each_other_show_what_an_idle_device_loses(tmp_path: Path):
-    """Where their kernels are launched one by one; twice the same prompts are two steps, not one."""
-    here, database = machine(), Database(tmp_path / "latency.db")
-    alone = TimedStep(16, 3072, "NONE", False, before_us=1800.0, launch_us=6500.0, device_us=13000.0, total_us=15000.0)
-    idle = [replace(alone, device_us=13000.0 + place, overlapped=place % 2 > 0) for place in range(6)]
-    busy = [replace(alone, overlapped=True, device_us=10800.0 + place, between_us=40.0) for place in (-1.0, 0.0, 1.0)]
-    host._store_device(host._Claims(database, host_environment(here)), [*idle, *busy], "NONE")
-    (found,) = database.points("host_lead_none", host_environment(here))
-    assert (found.point, found.samples.values_us) == (Point.of(R=16), (2200.0, 2202.0, 2204.0))
-    assert not database.points("host_between", host_environment(here))
-    database.close()
-    load = load_for(replace(here, platform="h200"))
-    pairs = list(load.overlapped(min(load.depths)))
-    assert {sum(asked.prompt for asked in each if asked.after == late) for each in pairs for late in (0, 1)} == {3072}
-    assert all(asked.prompt == CONTEXT for each in load.overlapped(max(load.depths)) for asked in each)
 
 
 def test_beside_the_time_to_queue_a_step_stands_that_of_its_attention(tmp_path: Path, step):

@@ -8,6 +8,7 @@ import pytest
 from dooly.batch import Batch
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
+from dooly.simulate.record_steps import shapes
 from dooly.simulate.steps import EngineStep, Kernel, StepRecording, load_steps, save_steps
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "dooly" / "data" / "evaluation").glob("*-steps-*.json"))
@@ -79,3 +80,10 @@ def test_what_ships_can_be_read(path: Path) -> None:
     assert found.profiled
     assert all(step.padded >= step.batch.tokens and step.wall_us > 0.0 < step.gpu_us for step in found.steps)
     assert all(kernel.us > 0.0 < kernel.count for step in found.profiled for kernel in step.kernels)
+
+
+def test_steps_are_recorded_as_far_as_the_engine_goes() -> None:
+    assert shapes(256, 8192, 16384) == ([128, 512, 2048, 8192], [1, 8, 32, 128])
+    assert shapes(256, 8192, 8192) == ([128, 512, 2048, 8191], [1, 8, 32, 128])
+    assert shapes(64, 512, 1100) == ([128, 512], [1, 8])
+    assert shapes(64, 100, 200) == ([100], [])
