@@ -43,8 +43,8 @@ the sweep.
 
 Held-out points were drawn at random over all that the sweep covers; those that it measured, too, do not count. All
 three were measured with cold caches, and products and experts on a rested GPU. Most held-out batches of attention are
-beyond the grid, which has no mixed batches and no contexts above 4,096. On the sizes of the grid itself, and on those
-alone, formulas of a few points are not as good as formulas of hundreds: the last two columns.
+beyond the grid, which has no mixed batches and no contexts above 4,096; the last line is of points within it alone. On
+the very sizes of the grid formulas of a few points are not as good as formulas of hundreds: the last two columns.
 """
 
 REPEATED = """

@@ -18,7 +18,8 @@ Points = Mapping[str, Sequence[Measurement]]
 
 
 def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, held_out: Points) -> list[dict[str, Any]]:
-    """A row for each operation that was measured both ways, and one over all their held-out points.
+    """A row for each operation that was measured both ways; one over all their held-out points, one over those within
+    the sizes of the grid.
 
     Args:
         sweep, grid, held_out: points by signature; held-out ones were drawn at random, and count where the sweep has
@@ -55,7 +56,11 @@ def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, he
     if rows:
         points = {name: sum(row[name] for row in rows) for name in ("grid_points", "sweep_points")}
         own = {"grid_own_percent": None, "sweep_on_grid_percent": None}
-        rows.append({"operation": "all", "kind": "", **_row(all_of_grid, all_of_sweep), **points, **own})
+        pairs = list(zip(all_of_grid, all_of_sweep, strict=True))
+        within = [pair for pair in pairs if not pair[0].extrapolated]
+        for which, counted in (("all", pairs), ("within the grid", within)):
+            if counted:
+                rows.append({"operation": which, "kind": "", **_row(*zip(*counted, strict=True)), **points, **own})
     return rows
 
 

@@ -72,16 +72,17 @@ def points(sizes: range | tuple[int, ...]) -> list[Measurement]:
 def test_both_ways_are_judged_by_the_same_points():
     grid = {LINEAR.signature: points(range(8, 1600, 8))}
     sweep = {LINEAR.signature: points((1, 4, 16, 64, 256, 1024, 4096))}
-    held_out = {LINEAR.signature: points((33, 555))}
-    row, everything = grid_errors([LINEAR], sweep, grid, held_out)
+    held_out = {LINEAR.signature: points((33, 555, 3000))}
+    row, everything, within = grid_errors([LINEAR], sweep, grid, held_out)
     assert (row["operation"], row["held_out_points"], row["grid_points"], row["sweep_points"]) == (
         LINEAR.name,
-        2,
+        3,
         199,
         7,
     )
     assert max(row["grid_mean_percent"], row["sweep_mean_percent"], row["sweep_on_grid_percent"]) < 5.0
-    assert everything["held_out_points"] == 2
+    assert (everything["held_out_points"], everything["outside_grid"]) == (3, 1)
+    assert (within["held_out_points"], within["outside_grid"]) == (2, 0)
 
 
 def test_a_grid_of_which_little_was_measured_is_not_judged():
