@@ -215,8 +215,16 @@ def stated_dtype(folder: Path) -> StatedDtype:
     return stated if stated in ("float32", "bfloat16", "float16") else "auto"  # anything else is the engine's to judge
 
 
+_UNFUSED: dict[str, Any] = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
+
+
 def engine_config(
-    model: str | Path, settings: EngineSettings, *, enforce_eager: bool = True, backend: str | None = None
+    model: str | Path,
+    settings: EngineSettings,
+    *,
+    enforce_eager: bool = True,
+    backend: str | None = None,
+    tp: int = 1,
 ) -> Any:
     """The engine's own configuration (vllm.config.VllmConfig) of a config.json under `settings`.
 
@@ -226,6 +234,7 @@ def engine_config(
 
     Args:
         backend: attention backend by the engine's name; its own choice by default.
+        tp: tensor-parallel size.  All-reduces are not fused with the norms behind them: a step is made of operations.
 
     Raises:
         SimulationError: no config.json, or the engine refuses the configuration.
@@ -245,6 +254,8 @@ def engine_config(
             dtype=dtype,
             enforce_eager=enforce_eager,
             attention_backend=named,
+            tensor_parallel_size=tp,
+            **_UNFUSED if tp > 1 else {},
             max_model_len=settings.max_model_len,
             max_num_batched_tokens=settings.max_num_batched_tokens,
             max_num_seqs=settings.max_num_seqs,

@@ -84,19 +84,22 @@ class RemoteEngine:
 
 
 @contextmanager
-def start_remote_engine(model: str | Path, settings: EngineSettings, backend: str) -> Generator[RemoteEngine]:
-    """Run the real engine on this machine's GPU, or its CPU where there is none, in a process beside this one.
+def start_remote_engine(
+    model: str | Path, settings: EngineSettings, backend: str, tp: int = 1
+) -> Generator[RemoteEngine]:
+    """Run the real engine on this machine's GPUs, or its CPU where there are none, in a process beside this one.
 
     Weights are random, as with `start_engine`.  The process imports the program that asks, which must therefore not
     start anything when it is imported.
 
     Args:
         backend: attention backend by the engine's name.
+        tp: tensor-parallel size: as many processes more, with a GPU each.
 
     Raises:
         SimulationError: no config.json, or the engine refuses the configuration or does not start.
     """
-    config = engine_config(model, settings, enforce_eager=not gpu_present(), backend=backend)
+    config = engine_config(model, settings, enforce_eager=not gpu_present(), backend=backend, tp=tp)
     from vllm.v1.engine.core_client import SyncMPClient
     from vllm.v1.executor import Executor
 

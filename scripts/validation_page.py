@@ -108,7 +108,8 @@ def _page(paths: list[Path], results: list[tuple[Recording, list[Validation]]]) 
 def _where(recording: Recording) -> Row:
     platform = recorded_platform(recording).upper()
     facts = dict(recording.facts)
-    apart = ", own process" if facts["engine core"] == "own process" else ""
+    apart = f", TP {recording.tp}" if recording.tp > 1 else ""
+    apart += ", own process" if facts["engine core"] == "own process" else ""
     apart += f", {facts['cores']} cores" if facts["cores"] != _CORES else ""
     return {"gpu": platform, "model": recording.model, "backend": f"{recording.backend}{apart}"}
 

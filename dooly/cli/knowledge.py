@@ -13,7 +13,7 @@ from dooly.errors import CaptureError, FitError, PredictError
 from dooly.executor import Machine, environment_for, host_environment, machine, stored_machine
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
-from dooly.ir import Graph, Kind, Operation, Program, parse_program, read_program
+from dooly.ir import Graph, Operation, Program, parse_program, read_program
 from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 
 __all__ = [
@@ -171,14 +171,14 @@ def saved_from(database: Database, program: Program, here: Machine, *, fit_missi
     return saved
 
 
-def untimed_model(model: str, backend: str | None = None) -> SavedModel:
-    """A model on this machine without step times: what its weights and its KV cache take of the memory.
+def untimed_model(model: str, backend: str | None = None, tp: int = 1) -> SavedModel:
+    """A model on this machine without step times: what its weights and its KV cache take of the memory of a rank.
 
     Raises:
         DoolyError: the model, or the GPU of this machine, is not usable.
     """
     here = machine()
-    program = lower([model], backend=backend, here=here.platform)
+    program = lower([model], tp, backend, here=here.platform)
     (graph,) = program.graphs
     memory, weights, settings = here.memory_bytes, weight_bytes(graph), dict(graph.settings)
     return SavedModel(
@@ -217,7 +217,7 @@ def _fit_missing(
     from dooly.fit import ENOUGH
 
     found = _fit_host(database, machine, known)
-    missing = [each for each in operations if each.signature not in known and each.kind is not Kind.COLLECTIVE]
+    missing = [each for each in operations if each.signature not in known]
     points = {each: observed(database, each.signature, environment_for(each, machine)) for each in missing}
     families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
     for operation in missing:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform
+from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform, TensorParallel
 from dooly.cli.serving import LIMITS, BatchedTokens, Sequences
 from dooly.errors import PredictError
 
@@ -27,6 +27,7 @@ def predict(
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
+    tp: TensorParallel = 1,
     max_num_seqs: Sequences = LIMITS["cuda"].sequences,
     max_num_batched_tokens: BatchedTokens = LIMITS["cuda"].batched_tokens,
     as_json: AsJson = False,
@@ -43,7 +44,7 @@ def predict(
     from dooly.cli.output import Column, print_json, print_table
 
     step = read_batch(batch)
-    saved = saved_model(model, db, backend, platform=platform).under(max_num_seqs, max_num_batched_tokens)
+    saved = saved_model(model, db, backend, tp=tp, platform=platform).under(max_num_seqs, max_num_batched_tokens)
     breakdown = saved.steps.breakdown(step)
     cost = breakdown.cost
     if as_json:

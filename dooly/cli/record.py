@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dooly.cli.options import Backend, Model
+from dooly.cli.options import Backend, Model, TensorParallel
 from dooly.cli.serving import (
     LIMITS,
     Asynchronous,
@@ -48,6 +48,7 @@ def record(
     repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
     asynchronous: Asynchronous = False,
     own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
+    tp: TensorParallel = 1,
     max_num_seqs: Sequences = LIMITS["cuda"].sequences,
     max_num_batched_tokens: BatchedTokens = LIMITS["cuda"].batched_tokens,
     max_model_len: ModelLength = LIMITS["cuda"].model_length,
@@ -63,7 +64,8 @@ def record(
 
     With --async each trace is served `repeats` times with asynchronous scheduling and once with every step finished
     before the next begins. Steps are listed for the first pass of each kind; requests for all of them. With
-    --own-process, which is how `vllm serve` runs the engine, no steps are listed and --async decides for all passes.
+    --own-process, which is how `vllm serve` runs the engine, no steps are listed and --async decides for all passes;
+    --tp needs it, since ranks are processes.
     Weights and prompts are random. `dooly validate --recording FILE` compares with it.
 
     Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 --async -o llama.json.gz
@@ -87,6 +89,8 @@ def record(
 
     if repeats < 1:
         raise SimulationError(f"--repeats is {repeats}; expected at least 1")
+    if tp < 1 or (tp > 1 and not own_process):
+        raise SimulationError(f"--tp is {tp}; expected 1, or more with --own-process: ranks are processes of their own")
     if own_process and (backend is None or steps is not None):
         raise SimulationError("--own-process: what happens there cannot be seen; say which --backend, and no --steps")
     settings = engine_settings(
@@ -96,11 +100,11 @@ def record(
     for trace in served:
         check_lengths(trace, settings)
     if num_blocks is None and gpu_present():
-        settings = fill_memory(settings, untimed_model(model, backend))
+        settings = fill_memory(settings, untimed_model(model, backend, tp))
     path, rng = model_path(model), np.random.default_rng(seed)
     name = model_folder(path).name
     with (
-        start_remote_engine(path, settings, backend)
+        start_remote_engine(path, settings, backend, tp)
         if own_process and backend is not None
         else start_engine(path, settings, backend=backend)
     ) as engine:
@@ -113,7 +117,7 @@ def record(
             facts |= _slowdown(engine)
             kept = replace(run, steps=(), unlisted=(len(run.steps), sum(s.batch.count for s in run.steps)))
             runs.append(run if turn == 0 else kept)
-            save_recording(Recording(name, 1, engine.backend, tuple(sorted(facts.items())), tuple(runs)), output)
+            save_recording(Recording(name, tp, engine.backend, tuple(sorted(facts.items())), tuple(runs)), output)
             kind = "asynchronous" if engine.overlaps else "synchronous"
             say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps) or 'unknown'} steps")
         if steps is not None and isinstance(engine, Engine):  # last: launches are slower once a profiler has been there

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform
+from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform, TensorParallel
 from dooly.cli.serving import (
     LIMITS,
     Arrivals,
@@ -57,6 +57,7 @@ def simulate(
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
+    tp: TensorParallel = 1,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -95,7 +96,7 @@ def simulate(
     block_size = block_size or BLOCK_SIZE[device]
     settings = engine_settings(sequences, batched, length, block_size, num_blocks, prefix_caching, asynchronous)
     path = model_path(model)
-    saved = saved_model(model, db, backend, block_size, platform=platform).under(sequences, batched)
+    saved = saved_model(model, db, backend, block_size, tp, platform).under(sequences, batched)
     if num_blocks is None and memory_utilization is not None:
         shares = {"utilization": memory_utilization, "other_bytes": memory_other * 2**30}
         settings = fill_memory(settings, saved, **shares)

@@ -11,6 +11,8 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
 ``host_lead``      {R}: until an idle device starts with a whole graph that it is given
 ``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
 ``host_experts``   {R}: queueing one mixture of experts, many kernels and much code, where all are launched one by one
+``host_flashinfer``  {R}: queueing FlashInfer's attention of one layer where requests decode beside prompts, beyond that
+                   of the load's backend: it makes two calls
 ``power_limit``    {U}: on a GPU, work of U us at full clocks, as its power limit lets it (`dooly.executor.power`)
 
 What is left of the steps of a real engine when its device's own work is taken away depends on the model only through
@@ -25,7 +27,7 @@ from pathlib import Path
 from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
 from dooly.child import in_own_process
 from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
-from dooly.errors import FitError, ProfileError
+from dooly.errors import FitError, ProfileError, SimulationError
 from dooly.executor.environment import host_environment
 from dooly.executor.host_engine import TimedStep, record
 from dooly.executor.host_load import CONTEXT, DECODE, STEPS, HostLoad, load_for
@@ -40,7 +42,7 @@ from dooly.ir import Kind, Operation, Program
 __all__ = ["host_cost_s", "measure_host"]
 
 _COST_S = {"cpu": 20.0, "cuda": 190.0}
-_MORE_ON_GPU_S = {"host_experts": 100.0, POWER_LIMIT: 30.0}
+_MORE_ON_GPU_S = {"host_experts": 100.0, "host_flashinfer": 70.0, POWER_LIMIT: 30.0}
 """Rough wall seconds of the engines of several depths, and of what else is measured on a GPU; imports not included."""
 
 _AROUND = HOST_PARTS[:2]
@@ -63,8 +65,15 @@ def host_cost_s(database: Database, machine: Machine) -> float:
         and all(len({point.axes["N"] for point in known(part)}) >= len(load.depths) for part in between)
         and (not on_gpu or all(map(known, _DEVICE)))
     )
-    more_s = sum(cost_s for part, cost_s in _MORE_ON_GPU_S.items() if on_gpu and not known(part))
+    more_s = sum(_MORE_ON_GPU_S[part] for part in _more(machine) if not known(part))
     return more_s if whole else more_s + _COST_S[machine.torch_device]
+
+
+def _more(machine: Machine) -> tuple[str, ...]:
+    """What is measured beside the parts that every host has."""
+    if machine.torch_device != "cuda":
+        return ()
+    return tuple(part for part in _MORE_ON_GPU_S if part != "host_flashinfer" or machine.fact("flashinfer"))
 
 
 def measure_host(database: Database, machine: Machine, note: Callable[[str], None] = lambda _: None) -> int:
@@ -98,7 +107,7 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     folders = {depth: load.write_model(folder / f"layers-{depth}", depth) for depth in load.depths}
     mixture = load.write_mixture(folder / "experts")
     programs = {depth: _operations(each, machine) for depth, each in folders.items()}
-    marks = _claim_all(book, load, programs, on_gpu)
+    marks = _claim_all(book, load, programs, _more(machine))
     if not book.held:
         return
     deepest = max(folders)
@@ -140,15 +149,33 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     if mixture is not None and book.holds("host_experts"):
         note("host time: engine with experts")
         given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
-        _store_experts(
-            book, in_own_process(record, *given), _operations(mixture, machine), book.known("host_launch_none")
-        )
+        steps = [step for step in in_own_process(record, *given) if step.mode == "NONE"]
+        operations = _operations(mixture, machine)
+        mixtures = sum(op.count for op in operations if op.kind is Kind.MOE)
+        _store_beyond(book, "host_experts", steps, MODES.index("NONE"), _queued(operations) - mixtures, mixtures)
+    if book.holds("host_flashinfer"):
+        note("host time: engine with FlashInfer")
+        depth = min(folders)
+        given = folders[depth], load.settings(machine), tuple(load.warm_up()), tuple(load.arriving())
+        try:
+            steps = in_own_process(record, *given, backend="FLASHINFER")
+        except SimulationError as error:  # its kernels cannot be compiled here, say: no reason to leave the host out
+            note(str(error))
+            return
+        steps = [step for step in steps if step.kind == "mixed" and step.mode == "PIECEWISE"]
+        layers = _queued(programs[depth], "PIECEWISE")
+        _store_beyond(book, "host_flashinfer", steps, MODES.index("PIECEWISE"), layers, layers)
 
 
 def _claim_all(
-    book: "_Claims", load: HostLoad, programs: Mapping[int, Sequence[Operation]], on_gpu: bool
+    book: "_Claims", load: HostLoad, programs: Mapping[int, Sequence[Operation]], more: Sequence[str]
 ) -> dict[int, tuple[str, Point]]:
-    """Claim all that is known beforehand; for each depth the point that says whether its engine is still needed."""
+    """Claim all that is known beforehand; for each depth the point that says whether its engine is still needed.
+
+    Args:
+        more: what a GPU's host has beside the parts that every host has.
+    """
+    on_gpu = bool(more)
     marks: dict[int, tuple[str, Point]] = {}
     for signature in _AROUND:
         book.claim(signature, *load.points)
@@ -159,6 +186,8 @@ def _claim_all(
     if on_gpu:
         for signature in (*_DEVICE, "host_experts"):
             book.claim(signature, Point.of(R=DECODE))
+        if "host_flashinfer" in more:
+            book.claim("host_flashinfer", Point.of(R=1 + DECODE))
         if not book.known(POWER_LIMIT):  # one curve is of one GPU
             book.claim(POWER_LIMIT, *(Point.of(U=work_us) for work_us in WORK_US))
     return marks
@@ -312,31 +341,29 @@ def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operatio
         book.store(POWER_LIMIT, point, samples)
 
 
-def _store_experts(
-    book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], dense: Sequence[Measurement]
+def _store_beyond(
+    book: _Claims, signature: str, steps: Sequence[TimedStep], mode: int, others: int, count: int
 ) -> None:
-    """What steps that are launched one by one take beyond those without experts, for each mixture.
+    """What queueing these steps takes beyond that of steps of the load itself, for each of `count` operations alike.
 
     Args:
-        dense: queueing steps of models without experts.
+        mode: place in `MODES` of how they were launched.
+        others: operations that the host queues one by one in either.
 
     Raises:
-        ProfileError: there are too few of those.
+        ProfileError: the load itself was measured with too few of those.
     """
     try:
-        usual = fit_host("host_launch_none", map(Observation.of, dense))
+        usual = fit_host(LAUNCH_PARTS[mode], map(Observation.of, book.known(LAUNCH_PARTS[mode])))
     except FitError as error:
-        raise ProfileError(f"host time: what experts take is not known: {error}") from error
-    mixtures = sum(op.count for op in operations if op.kind is Kind.MOE)
-    others = float(_queued(operations) - mixtures)
+        raise ProfileError(f"host time: {signature} is not known: {error}") from error
     alike: dict[int, list[float]] = {}
     for step in steps:
-        if step.mode == "NONE":
-            usual_us, _ = usual.predict_one({"N": others, "R": float(step.requests)})
-            alike.setdefault(step.requests, []).append(max(1.0, (step.launch_us - usual_us) / mixtures))
+        usual_us, _ = usual.predict_one({"N": float(others), "R": float(step.requests)})
+        alike.setdefault(step.requests, []).append(max(1.0, (step.launch_us - usual_us) / count))
     for requests, seen in alike.items():
         if len(seen) >= _FEWEST:
-            _store(book, "host_experts", Point.of(R=requests), seen)
+            _store(book, signature, Point.of(R=requests), seen)
 
 
 def _store(

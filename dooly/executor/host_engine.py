@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from dooly.batch import StepClass
 from dooly.engine import EngineSettings
 from dooly.live import Engine, start_engine
 from dooly.probe import Probe, SeenStep
@@ -35,7 +36,7 @@ class TimedStep:
     """What a `SeenStep` took, in numbers: no events of a GPU.
 
     Fields:
-        requests, tokens: of its batch.
+        requests, tokens, kind: of its batch.
         mode: how its kernels were launched.
         overlapped: whether it was composed while the step before it ran.
         before_us, launch_us, device_us, total_us: as of `SeenStep`.
@@ -51,6 +52,7 @@ class TimedStep:
     device_us: float
     total_us: float
     between_us: float | None = None
+    kind: StepClass = "decode"
 
     @property
     def after_us(self) -> float:
@@ -64,7 +66,7 @@ class TimedStep:
         if overlapped and before is not None and step.start_s < before.ready_s:
             between_us = step.gap_us(before)
         times = step.before_us, step.launch_us, step.device_us, step.total_us
-        return cls(step.batch.count, step.batch.tokens, step.mode, overlapped, *times, between_us)
+        return cls(step.batch.count, step.batch.tokens, step.mode, overlapped, *times, between_us, step.batch.kind)
 
 
 def record(
@@ -73,18 +75,20 @@ def record(
     warm_up: Sequence[Workload],
     workloads: Sequence[Workload],
     overlapped: Sequence[Workload] = (),
+    backend: str | None = None,
 ) -> list[TimedStep]:
     """Serve the workloads with the real engine, one after the other; all steps but those of the warm-up.
 
     Args:
         workloads: each step is finished before the next is composed.
         overlapped: the engine's scheduling is asynchronous.
+        backend: attention backend by the engine's name; its own choice by default.
 
     Raises:
         SimulationError: the engine does not start.
     """
     steps: list[TimedStep] = []
-    with start_engine(folder, settings) as engine:
+    with start_engine(folder, settings, backend=backend) as engine:
         engine.overlaps = False
         _serve(engine, warm_up, "warm-up")
         for overlaps, batches in ((False, workloads), (True, overlapped)):

@@ -78,6 +78,12 @@ class HostLoad:
         """Those whose kernels are launched one by one, or in pieces."""
         yield from (each for each in self.workloads() if any(asked.prompt > CONTEXT for asked in each))
 
+    def arriving(self) -> Iterator[Workload]:
+        """Prompts that arrive while others decode, one or more."""
+        sizes = random.Random(0)
+        for _ in range(_TURNS):
+            yield from (self._arriving(count, sizes) for count in (1, *self.mixed))
+
     def overlapped(self) -> Iterator[Workload]:
         """Those that decode, to be served with asynchronous scheduling."""
         for _ in range(_TURNS):

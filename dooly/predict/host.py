@@ -37,6 +37,8 @@ class HostModel:
         lead: of mode FULL over R, until an idle device starts; None where that was not measured.
         between: over R, until a device that is still at the step before starts; None where that was not measured.
         experts: over R, queueing a mixture of experts in the engine; None where that was not measured.
+        flashinfer: over R, queueing one attention of FlashInfer where requests decode beside prompts, beyond that of
+            another backend; None where that was not measured.
     """
 
     before: Formula
@@ -46,6 +48,7 @@ class HostModel:
     lead: Formula | None
     between: Formula | None = None
     experts: Formula | None = None
+    flashinfer: Formula | None = None
 
     @classmethod
     def of(cls, formulas: Mapping[str, Formula]) -> "HostModel":
@@ -62,7 +65,8 @@ class HostModel:
                 )
         launch = tuple(formulas[part] for part in LAUNCH_PARTS) if on_gpu else ()
         dispatch = None if on_gpu else formulas["host_dispatch"]
-        known = (formulas.get(part) if on_gpu else None for part in ("host_lead", "host_between", "host_experts"))
+        more = ("host_lead", "host_between", "host_experts", "host_flashinfer")
+        known = (formulas.get(part) if on_gpu else None for part in more)
         return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, *known)
 
     def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:
@@ -88,10 +92,15 @@ class HostModel:
 
     def experts_many(self, requests: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """`experts_one` for many steps."""
-        if self.experts is None:
-            return np.zeros(len(requests)), np.zeros(len(requests), dtype=bool)
-        found, beyond = self.experts.predict({"R": requests})
-        return np.broadcast_to(found, len(requests)), beyond
+        return _over_requests(self.experts, requests)
+
+    def flashinfer_one(self, requests: int) -> tuple[float, bool]:
+        """us of queueing one attention of FlashInfer beyond the usual in a mixed step, and whether extrapolated."""
+        return (0.0, False) if self.flashinfer is None else self.flashinfer.predict_one({"R": float(requests)})
+
+    def flashinfer_many(self, requests: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """`flashinfer_one` for many steps."""
+        return _over_requests(self.flashinfer, requests)
 
     def between_one(self, requests: int) -> tuple[float, bool]:
         """us until a device that is still at the step before starts, in any mode; whether extrapolated."""
@@ -127,6 +136,16 @@ class HostModel:
         if self.lead is not None and at.any():
             found[at], beyond[at] = self.lead.predict({"R": requests[at]})
         return found, beyond
+
+
+def _over_requests(
+    formula: Formula | None, requests: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """us for each number of requests, and whether extrapolated; zero without a formula."""
+    if formula is None:
+        return np.zeros(len(requests)), np.zeros(len(requests), dtype=bool)
+    found, beyond = formula.predict({"R": requests})
+    return np.broadcast_to(found, len(requests)), beyond
 
 
 def knows_host(formulas: Mapping[str, Formula]) -> bool:

@@ -74,6 +74,7 @@ class StepModel:
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
         self._queued, self._slower_us, self._mixtures = _queueing(self.work, host)
+        self._two_calls = 0 if host is None or host.flashinfer is None else sum(each.count for each in late)
         self._tables = [
             (axis, SizeTable(axis, [each for each in self.work if each.axis == axis]))
             for axis in sorted({each.axis for each in self.work if each.axis is not None})
@@ -117,7 +118,7 @@ class StepModel:
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
         tokens, requests = batch.tokens, batch.count
-        padded, launch, lead, between, outside = self._launch_one(tokens, requests)
+        padded, launch, lead, between, outside = self._launch_one(tokens, requests, self._calls_twice(batch))
         sizes = {"T": padded, "R": requests, "L": batch.logits}
         device, outside = self._dispatch_us, outside or self._dispatch_outside
         for axis, table in self._tables:
@@ -148,10 +149,20 @@ class StepModel:
 
     def padded(self, tokens: int, requests: int) -> int:
         """Tokens that all but attention works on."""
-        return self._launch_one(tokens, requests)[0]
+        return self._launch_one(tokens, requests, False)[0]
 
-    def _launch(self, tokens: int, requests: int) -> tuple[int, float, float, float, bool]:
-        """Padded tokens; us of queueing, until an idle device starts, until a busy one does; whether extrapolated."""
+    def _calls_twice(self, batch: StepBatch) -> bool:
+        """Whether each FlashInfer attention is called twice: for requests that decode, and for prompts."""
+        if not self._two_calls or batch.tokens == batch.count:
+            return False
+        return batch.attention()["Tp"] < batch.tokens
+
+    def _launch(self, tokens: int, requests: int, twice: bool) -> tuple[int, float, float, float, bool]:
+        """Padded tokens; us of queueing, until an idle device starts, until a busy one does; whether extrapolated.
+
+        Args:
+            twice: as `_calls_twice`.
+        """
         mode, padded = ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
         if self.host is None or not self.host.launch:
             return padded, 0.0, 0.0, 0.0, False
@@ -160,6 +171,9 @@ class StepModel:
         if self._mixtures and mode == "NONE":
             experts, further = self.host.experts_one(requests)
             launch, outside = launch + self._mixtures * experts, outside or further
+        if twice and mode != "FULL":
+            more, further = self.host.flashinfer_one(requests)
+            launch, outside = launch + self._two_calls * more, outside or further
         lead, beyond = self.host.lead_one(place, requests)
         between, _ = self.host.between_one(requests)  # no part of the step's total, which is what is extrapolated
         return padded, _grid(launch + self._slower_us[place]), _grid(lead), _grid(between), outside or beyond
@@ -212,6 +226,11 @@ class StepModel:
                 alone = modes == MODES.index("NONE")
                 experts, further = self.host.experts_many(floats["R"])
                 launch, beyond = launch + self._mixtures * experts * alone, beyond | (further & alone)
+            if self._two_calls:
+                prompts = columns.attention()["Tp"]
+                twice = (modes != MODES.index("FULL")) & (prompts > 0) & (prompts < tokens)
+                more, further = self.host.flashinfer_many(floats["R"])
+                launch, beyond = launch + self._two_calls * more * twice, beyond | (further & twice)
             launch, lead = on_grid(launch), on_grid(lead)
             outside = outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
@@ -225,7 +244,7 @@ class StepModel:
 
         On a GPU the row ``host_launch`` is what the device waits for the host, not the whole time of queueing.
         """
-        padded, launch, lead, between, late = self._launch_one(batch.tokens, batch.count)
+        padded, launch, lead, between, late = self._launch_one(batch.tokens, batch.count, self._calls_twice(batch))
         parts: list[tuple[str, str, str, int, float, bool]] = []
         for each in self.work:
             values = {**batch.attention(each.subject.window), "L": batch.logits}
@@ -273,13 +292,15 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, 
 
     Experts, which are many kernels, are not among the operations.  Where the host was not measured with any, they take
     what they take by themselves, if that is known.  Attention takes longer by as much as it does by itself than that of
-    the host's load, beyond what the host's speed changes by.
+    the host's load, beyond what the host's speed changes by; FlashInfer's not where the host was measured with it.
     """
     launches = sum(each.count for each in work)
     attention = [each for each in work if each.operation.kind.stateful]
     pieces = sum(each.count for each in attention)
     if host is None or not host.launch:
         return (launches, pieces, launches), (0.0, 0.0, 0.0), 0
+    known = PLANNED_LATE if host.flashinfer is not None else frozenset[str]()
+    by_themselves = [each for each in attention if each.operation.attr("backend") not in known]
     measured = host.experts is not None
     experts = [each for each in work if each.operation.kind is Kind.MOE and (measured or each.formula.queued_us)]
     mixtures = sum(each.count for each in experts)
@@ -288,7 +309,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, 
     def beyond_us(usual_us: float) -> float:
         if not usual_us:
             return 0.0
-        return sum(each.count * max(0.0, each.formula.queued_us - _SAME * usual_us) for each in attention)
+        return sum(each.count * max(0.0, each.formula.queued_us - _SAME * usual_us) for each in by_themselves)
 
     _, in_pieces, one_by_one = (beyond_us(launch.queued_us) for launch in host.launch)
     queued = launches, pieces, launches - mixtures

@@ -56,9 +56,11 @@ def test_what_the_gpu_bounds_is_near(replayed, request):
     assert tpot["mape_percent"] < (10 if bound_by_host else 5)
 
 
-def test_an_engine_in_its_own_process_is_near_what_is_simulated_in_one(tmp_path):
-    """Only its requests are known; `vllm serve` runs the engine so."""
-    (path,) = (each for each in SHIPPED if OWN_PROCESS in each.name)
+@pytest.mark.parametrize(
+    "path", [each for each in SHIPPED if OWN_PROCESS in each.name], ids=lambda path: path.name.partition(".json")[0]
+)
+def test_an_engine_in_its_own_process_is_near_what_is_simulated_in_one(path, tmp_path):
+    """Only its requests are known; `vllm serve` runs the engine so, and all ranks of one."""
     found = replay(path, tmp_path)
     assert set(found) == {(trace, "async") for trace in TRACES}
     for row in found.values():
@@ -170,6 +172,8 @@ def test_a_recording_of_an_engine_in_its_own_process(tmp_path, capsys):
         (["record", "tiny-llama", "azure-conv:many", "-o", "x"], "expected TRACE[:REQUESTS][@RATE]"),
         (["record", "tiny-llama", "azure-conv", "-o", "x", "--repeats", "0"], "--repeats is 0"),
         (["record", "tiny-llama", "azure-conv", "-o", "x", "--own-process"], "say which --backend"),
+        (["record", "tiny-llama", "azure-conv", "-o", "x", "--tp", "2"], "--tp is 2; expected 1, or more with"),
+        (["record", "tiny-llama", "azure-conv", "-o", "x", "--tp", "0"], "--tp is 0; expected 1, or more with"),
     ],
 )
 def test_wrong_use(arguments, message, capsys):

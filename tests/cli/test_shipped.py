@@ -12,13 +12,18 @@ from dooly.cli import main
 from dooly.database import Database
 
 SCRIPT = """
-import json, sys
+import contextlib, io, json, sys
 from dooly.cli import main
 from dooly.cli.knowledge import lower
 from dooly.database.exchange import read_parquet, shipped_files
 
 assert main(["predict", "llama-3.1-8b", "--platform", "h200", "--backend", "TRITON_ATTN", "--db", sys.argv[1],
              "--batch", "1:1024x32", "--json"]) == 0
+out = io.StringIO()
+with contextlib.redirect_stdout(out):
+    assert main(["predict", "qwen3-32b", "--tp", "2", "--platform", "h200", "--backend", "FLASH_ATTN",
+                 "--db", sys.argv[1], "--batch", "1:1024x32", "--json"]) == 0
+print("found", json.dumps(json.loads(out.getvalue())["rows"]))
 records = [record for path in shipped_files() for record in read_parquet(path)]
 records = [record for record in records if record.environment.get("platform") == "h200"]
 measured = {record.operation.signature for record in records if record.measurement.samples.values_us}
@@ -29,13 +34,13 @@ for model in ("llama-3.1-8b", "qwen3-8b", "gemma-2-9b"):
 
 
 @cache
-def answers(folder: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]], str]:
+def answers(folder: str) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, tuple[int, int]], str]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, f"{folder}/none.sqlite"], capture_output=True, text=True, check=True
     )
-    document, *found = done.stdout.split("found ")
+    document, ranks, *found = done.stdout.split("found ")
     shares = {model: (int(have), int(all_)) for model, have, all_ in (line.split() for line in found)}
-    return json.loads(document), shares, done.stderr
+    return json.loads(document), json.loads(ranks), shares, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def folder(tmp_path_factory) -> str:
 
 @pytest.mark.engine
 def test_a_step_is_of_the_stored_gpu_and_its_host(folder):
-    document, _, talk = answers(folder)
+    document, _, _, talk = answers(folder)
     assert not document["device_only"]
     assert "NVIDIA H200 as stored: vllm 0.26.0" in talk
     assert {row["kind"] for row in document["rows"]} == {"gemm", "attention", "region", "host"}
@@ -56,8 +61,18 @@ def test_a_step_is_of_the_stored_gpu_and_its_host(folder):
 
 
 @pytest.mark.engine
+def test_a_step_of_two_ranks_has_their_collectives(folder):
+    _, ranks, _, talk = answers(folder)
+    collectives = [row for row in ranks if row["kind"] == "collective"]
+    counts = {row["name"].rpartition("_")[0]: row["count"] for row in collectives}
+    assert counts == {"all_reduce": 129, "all_gather": 1}
+    assert all(1.0 < row["each_us"] < 100.0 and not row["extrapolated"] for row in collectives)
+    assert "has no points here" not in talk  # all operations of this model were measured for two ranks
+
+
+@pytest.mark.engine
 def test_stored_operations_of_one_release_are_those_that_another_captures(folder):
-    _, shares, _ = answers(folder)
+    _, _, shares, _ = answers(folder)
     assert shares == {"llama-3.1-8b": (12, 12), "qwen3-8b": (12, 12), "gemma-2-9b": (13, 13)}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import HOST_PARTS, Batch
+from dooly.batch import HOST_PARTS, MODES, Batch
 from dooly.child import in_own_process
 from dooly.database import Database, Point, Samples
 from dooly.engine import EngineSettings
@@ -15,7 +15,6 @@ from dooly.executor.host_engine import Asked, TimedStep, record
 from dooly.executor.host_load import load_for
 from dooly.executor.runner import Unsupported
 from dooly.fit import Observation
-from dooly.ir import Use
 from dooly.probe import SeenStep
 
 pytestmark = pytest.mark.engine
@@ -79,29 +78,25 @@ def test_beside_the_time_to_queue_a_step_stands_that_of_its_attention(tmp_path: 
     database.close()
 
 
-def test_experts_take_what_a_step_takes_beyond_one_without_them(tmp_path: Path, step, moe):
-    """Of a model with seven other operations and four mixtures, where each operation takes 10 us and a step 100.
+def test_what_steps_take_beyond_those_of_the_load_is_shared_by_what_is_alike(tmp_path: Path):
+    """By four mixtures beside seven other operations, where each operation takes 10 us and a step 100.
 
     A host that scatters (some steps take twice as long) does so with either model, and is in neither number.
     """
     here, database = machine(), Database(tmp_path / "latency.db")
     book = host._Claims(database, host_environment(here))
     scatter = (1.0, 1.0, 2.0)
+    seen = [TimedStep(4, 90, "NONE", False, 1.0, 170.0 * each + 4 * 900.0, 5000.0, 6000.0) for each in scatter]
+    with pytest.raises(ProfileError, match="host time: host_experts is not known"):
+        host._store_beyond(book, "host_experts", seen, MODES.index("NONE"), 7, 4)
     for count, requests in ((5, 1), (250, 1), (5, 8), (250, 8)):
         values = [(100.0 + 10.0 * count) * each for each in scatter]
         host._store(book, "host_launch_none", Point.of(N=count, R=requests), values)
-    dense = database.points("host_launch_none", host_environment(here))
-    mixture, other = replace(moe("f32"), uses=(Use("m", "experts", 4),)), step("f32")["linear2 512"]
-    operations = (mixture, replace(other, uses=(Use("m", "linear", 7),)))
-    seen = [TimedStep(4, 90, "NONE", False, 1.0, 170.0 * each + 4 * 900.0, 5000.0, 6000.0) for each in scatter]
-    seen += [TimedStep(4, 4, "FULL", False, 100.0, 50.0, 500.0, 700.0)] * 3
-    seen += [TimedStep(9, 90, "NONE", False, 100.0, 170.0, 5000.0, 6000.0)] * 2
-    host._store_experts(book, seen, operations, dense)
+    few = [TimedStep(9, 90, "NONE", False, 100.0, 170.0, 5000.0, 6000.0)] * 2
+    host._store_beyond(book, "host_experts", [*seen, *few], MODES.index("NONE"), 7, 4)
     (found,) = database.points("host_experts", host_environment(here))
     assert found.point == Point.of(R=4)
     assert Observation.of(found).latency_us == pytest.approx(900.0, rel=0.01)
-    with pytest.raises(ProfileError, match="what experts take is not known"):
-        host._store_experts(book, seen, operations, dense[:1])
     database.close()
 
 
@@ -117,6 +112,14 @@ def test_what_is_left_of_host_time_on_a_gpu_costs_less(tmp_path: Path, somewhere
         claim = database.claim(part, environment, Point.of(U=10_000))
         database.record_ok(claim, Samples((10_000.0,)))
     assert host_cost_s(database, gpu) == seconds
+    database.close()
+
+
+def test_flashinfer_is_left_out_of_host_time_where_it_is_not_installed(tmp_path: Path, somewhere):
+    gpu = replace(somewhere, platform="h200")
+    database = Database(tmp_path / "latency.db")
+    without, with_it = (host_cost_s(database, each) for each in (gpu, replace(gpu, facts=(("flashinfer", "0.6"),))))
+    assert with_it - without == 70.0
     database.close()
 
 
@@ -168,12 +171,15 @@ def test_a_gpus_load_has_a_model_with_experts_and_prompts_for_it(tmp_path: Path)
     one_by_one = [each for each in load.prompts() if len(each) == 4 and sum(asked.prompt for asked in each) > 512]
     assert len(one_by_one) >= 3
     assert load_for(machine()).write_mixture(tmp_path / "none") is None
+    beside = [sum(not asked.after for asked in each) for each in load.arriving()]
+    assert set(beside) == {1, 4, 16, 64}
 
 
 def test_prompts_that_arrive_meanwhile_are_prefilled_beside_those_that_decode(tmp_path: Path):
     folder = load_for(machine()).write_model(tmp_path / "model", 2)
     steps = record(folder, SETTINGS, (), ((Asked(4, 6), Asked(9, 1, after=2), Asked(7, 1, after=4)),))
     assert [(step.requests, step.tokens) for step in steps] == [(1, 4), (1, 1), (2, 10), (1, 1), (2, 8), (1, 1)]
+    assert [step.kind for step in steps] == ["prefill", "decode", "mixed", "decode", "mixed", "decode"]
 
 
 def test_a_gpus_load_has_mixed_steps_of_any_size():

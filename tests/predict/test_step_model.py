@@ -175,6 +175,40 @@ def test_attention_that_is_planned_late_adds_to_the_host(
         assert late.step_times([each]).total_us[0] == late.breakdown(each).cost.total_us == cost.total_us
 
 
+def test_flashinfer_takes_the_host_longer_where_requests_decode_beside_prompts(
+    either: StepModel, formulas: dict[str, Formula]
+) -> None:
+    if either.host is None or not either.host.launch:
+        return
+    operations = [_of_backend(each, "FLASHINFER") for each in (*OPERATIONS, PICKED)]
+    renamed = {
+        changed.signature: replace(formulas[each.signature], queued_us=300.0)
+        for each, changed in zip((*OPERATIONS, PICKED), operations, strict=True)
+        if each.signature in formulas
+    }
+    work = collect_work(operations, formulas | renamed, MODEL)
+    in_engine = fit_host("host_flashinfer", [Observation((("R", r),), None, 200.0) for r in (2, 8, 64)])
+    host = replace(either.host, launch=tuple(replace(each, queued_us=100.0) for each in either.host.launch))
+    alone = StepModel(work, host, either.graphs)
+    served = StepModel(work, replace(host, flashinfer=in_engine), either.graphs)
+    usual = StepModel(work, either.host, either.graphs)
+    steps = {
+        "decode": Batch.of((1, 40), (1, 64)),
+        "prompts": Batch.of((16, 0), (20, 0)),
+        "mixed": Batch.of((1, 40), (16, 0)),
+        "long": Batch.of((1, 40), (600, 0)),
+    }
+    found = {kind: served.step_time(batch).launch_us for kind, batch in steps.items()}
+    before = {kind: usual.step_time(batch).launch_us for kind, batch in steps.items()}
+    assert (found["decode"], found["prompts"]) == (before["decode"], before["prompts"])
+    assert found["mixed"] - before["mixed"] == pytest.approx(4 * 200.0)
+    assert found["long"] - before["long"] == pytest.approx(4 * 200.0)
+    by_themselves = alone.step_time(steps["prompts"]).launch_us - before["prompts"]
+    assert by_themselves == pytest.approx(4 * (300.0 - 125.0))  # what is known where it was not measured in the engine
+    assert list(served.step_times(list(steps.values())).launch_us) == list(found.values())
+    assert [served.breakdown(batch).cost.launch_us for batch in steps.values()] == list(found.values())
+
+
 def test_what_a_gpu_does_between_two_steps_is_beside_the_total(either: StepModel, formulas: dict[str, Formula]) -> None:
     if either.host is None or not either.host.launch:
         return
