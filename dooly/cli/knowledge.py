@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dooly.batch import HOST_PARTS
+from dooly.cli.lending import lent_host_parts, lent_products
 from dooly.cli.output import say
 from dooly.cli.serving import LIMITS
 from dooly.cli.store import look_into, open_database
@@ -219,6 +220,10 @@ def _fit_missing(
     found = _fit_host(database, machine, known)
     missing = [each for each in operations if each.signature not in known]
     points = {each: observed(database, each.signature, environment_for(each, machine)) for each in missing}
+    lent, device = lent_products(database, points, machine)
+    if lent:
+        say(f"note: {len(lent)} products of many rows are those of a rested {device}, which has the same chip")
+    points |= lent
     families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
     for operation in missing:
         if not points[operation] and families.of(operation) is None:
@@ -237,15 +242,22 @@ def _fit_missing(
 
 
 def _fit_host(database: Database, machine: Machine, known: dict[str, Formula]) -> dict[str, Formula]:
+    """Formulas of what is known of the host's time; parts that were not measured here may be another machine's."""
     found: dict[str, Formula] = {}
     home = host_environment(machine)
-    for stored in database.operations():
-        part = stored.signature
-        if part in HOST_PARTS and part not in known and database.points(part, home):
-            try:
-                found[part] = fit_stored(database, stored, home)
-            except FitError as error:
-                say(f"not fitted: {error}")
+    stored = {each.signature: each for each in database.operations() if each.signature in HOST_PARTS}
+    homes = {part: home for part in stored if part not in known and database.points(part, home)}
+    if (lent := lent_host_parts(database, [*homes, *known], machine)) is not None:
+        there, parts = lent
+        homes |= dict.fromkeys(parts, there)
+        say(
+            f"note: {', '.join(parts)}: not measured here, taken from a {there.get('device')} with such a host and chip"
+        )
+    for part, place in homes.items():
+        try:
+            found[part] = fit_stored(database, stored[part], place)
+        except FitError as error:
+            say(f"not fitted: {error}")
     return found
 
 

@@ -110,7 +110,7 @@ class Database:
             return [Environment.from_json(row.facts) for row in rows]
 
     def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:
-        """Other environments and how they differ (asked for, stored), nearest first: for messages, never for data."""
+        """Other environments and how they differ (asked for, stored), nearest first."""
         others = [(other, environment.differences(other)) for other in self.environments() if other != environment]
         return sorted(others, key=lambda pair: (len(pair[1]), pair[0].json))
 

@@ -24,6 +24,9 @@ CONTEXT, STEPS = 32, 4
 
 _TURNS = 7
 
+_WARM_UP = 2
+"""Turns of arriving prompts before any is timed."""
+
 _ARRIVALS, _GAP = 6, 4
 """Prompts that arrive one by one while others decode, and steps from one to the next."""
 
@@ -90,9 +93,15 @@ class HostLoad:
             yield from self._decodes(STEPS + 1)
 
     def warm_up(self) -> Iterator[Workload]:
-        """Each shape once, cut short: the first step of a shape is slower."""
+        """Each shape once, cut short, and prompts of other sizes: the first step of a shape is slower.
+
+        Mixtures of experts take twice as long for the first ten prompts that arrive while others decode.
+        """
         yield (Asked(self.tokens, 2),)
         yield from self._turn(2)
+        sizes = random.Random(1)
+        for _ in range(_WARM_UP):
+            yield from (self._arriving(count, sizes) for count in self.mixed)
 
     def _turn(self, outputs: int) -> Iterator[Workload]:
         decodes = self._decodes(outputs)
