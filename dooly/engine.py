@@ -216,6 +216,7 @@ def stated_dtype(folder: Path) -> StatedDtype:
 
 
 _UNFUSED: dict[str, Any] = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
+"""All-reduces apart from the norms behind them, as operations are measured; the engine may fuse them by itself."""
 
 
 def engine_config(

@@ -14,7 +14,7 @@ from dooly.errors import CaptureError, FitError, PredictError
 from dooly.executor import Machine, environment_for, host_environment, machine, stored_machine
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
-from dooly.ir import Graph, Operation, Program, parse_program, read_program
+from dooly.ir import Graph, Kind, Operation, Program, parse_program, read_program
 from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 
 __all__ = [
@@ -211,22 +211,22 @@ def observed(database: Database, signature: str, environment: Environment) -> li
 def _fit_missing(
     database: Database, operations: Sequence[Operation], machine: Machine, known: dict[str, Formula]
 ) -> dict[str, Formula]:
-    """Formulas of operations and host work that have none stored; they are not stored.
+    """Formulas of operations and host work that have none stored, or that another GPU lends; they are not stored.
 
-    From their points or, of operations with few points or none, from their family.
+    From their points or, of operations with few points or none, from their family; collectives only from points, since
+    a family has no number of ranks.
     """
     from dooly.fit import ENOUGH
 
-    found = _fit_host(database, machine, known)
-    missing = [each for each in operations if each.signature not in known]
-    points = {each: observed(database, each.signature, environment_for(each, machine)) for each in missing}
-    lent, device = lent_products(database, points, machine)
+    lent = lent_products(database, operations, machine)
     if lent:
-        say(f"note: {len(lent)} products of many rows are those of a rested {device}, which has the same chip")
-    points |= lent
+        say(f"note: {len(lent)} products of many rows are those of a rested GPU of the same chip")
+    found = _fit_host(database, machine, known, rested=bool(lent))
+    missing = [each for each in operations if each.signature not in known or each in lent]
+    points = {each: observed(database, each.signature, environment_for(each, machine)) for each in missing} | lent
     families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
     for operation in missing:
-        if not points[operation] and families.of(operation) is None:
+        if not points[operation] and (operation.kind is Kind.COLLECTIVE or families.of(operation) is None):
             continue
         try:
             found[operation.signature] = families.fit(operation, points[operation])
@@ -241,18 +241,17 @@ def _fit_missing(
     return found
 
 
-def _fit_host(database: Database, machine: Machine, known: dict[str, Formula]) -> dict[str, Formula]:
+def _fit_host(database: Database, machine: Machine, known: dict[str, Formula], *, rested: bool) -> dict[str, Formula]:
     """Formulas of what is known of the host's time; parts that were not measured here may be another machine's."""
     found: dict[str, Formula] = {}
     home = host_environment(machine)
     stored = {each.signature: each for each in database.operations() if each.signature in HOST_PARTS}
     homes = {part: home for part in stored if part not in known and database.points(part, home)}
-    if (lent := lent_host_parts(database, [*homes, *known], machine)) is not None:
+    here = [part for part in stored if part in known or part in homes]
+    if (lent := lent_host_parts(database, here, machine, rested=rested)) is not None:
         there, parts = lent
         homes |= dict.fromkeys(parts, there)
-        say(
-            f"note: {', '.join(parts)}: not measured here, taken from a {there.get('device')} with such a host and chip"
-        )
+        say(f"note: {', '.join(parts)}: not measured here, those of an {there.get('device')} on such a host")
     for part, place in homes.items():
         try:
             found[part] = fit_stored(database, stored[part], place)

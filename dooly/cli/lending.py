@@ -1,83 +1,86 @@
 """What a GPU that was not measured as others were takes from another GPU of the same chip.
 
-H100 and H200 are one chip with different memory: the same kernels at the same clocks and the same power limit.  So
-large products, which memory does not bound, take either the same time, up to a few percent; and what a host takes is
-the same where its facts are.  Used only where predictions are made for a stored machine, and said; points stay apart,
-and `dooly formulas` shows a machine's own.
+H100 and H200 are one chip under one power limit, with different memory.  Large products, which memory does not bound,
+take either nearly the same time; and what a host takes is the same where its facts are.  Used only where predictions
+are made for a stored machine, and said; points stay apart, and `dooly formulas` shows a machine's own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from dooly.batch import HOST_PARTS
+from dooly.batch import HOST_PARTS, POWER_LIMIT
 from dooly.database import Database, Environment
-from dooly.database.environment import Fact
 from dooly.executor import environment_for, host_environment
 from dooly.executor.machine import Machine
 from dooly.fit import Observation
-from dooly.ir import Kind, Operation
+from dooly.ir import Operation
 
 __all__ = ["lent_host_parts", "lent_products"]
 
 _SAME_CHIP = {("h100", "h200"): 1.03}
 """How long products of more than `_ROWS` rows take the first, in times of the second.
 
-The median over 204 points that both were measured at, the first at 1,900 MHz and more; half of them lie between 1.02
-and 1.06.
+The median over 180 points that both were measured at, the first at 1,900 MHz and more; half of them lie between 1.02
+and 1.06.  Below, memory has its part in it: 1.07 to 1.12 up to 400 rows.
 """
 
-_ROWS = 256
-"""Products of more rows are bound by the chip; and by its power limit, unless it rests."""
+_ROWS = 512
 
 
 def lent_products(
-    database: Database, points: Mapping[Operation, Sequence[Observation]], machine: Machine
-) -> tuple[dict[Operation, list[Observation]], Fact | None]:
-    """Points of products that were measured without rests, those of many rows replaced by a rested GPU's.
+    database: Database, operations: Iterable[Operation], machine: Machine
+) -> dict[Operation, list[Observation]]:
+    """Points of products in 16 bits that were measured without rests, those of many rows replaced by a rested GPU's.
 
-    Returns:
-        the products that this concerns, and the device that lends; nothing where there is none.
+    Only where the other GPU was measured at no fewer sizes, and up to as many rows.
     """
     found: dict[Operation, list[Observation]] = {}
-    products = [each for each in points if each.kind is Kind.GEMM]
-    homes = {each: environment_for(each, machine) for each in products}
-    lenders = {home: _lender(database, home) for home in set(homes.values()) if home.get("clocks") is None}
-    device: Fact | None = None
-    for operation in products:
-        there = lenders.get(homes[operation])
-        if there is None or there[0].get("clocks") != "rested":
+    for operation in operations:
+        home = environment_for(operation, machine)
+        if operation.target != "linear" or home.get("clocks") is not None:
             continue
-        lender, factor = there
-        theirs = [Observation.of(each) for each in database.points(operation.signature, lender)]
-        lent = [replace(each, latency_us=factor * each.latency_us) for each in theirs if _many_rows(each)]
-        if lent:
-            device = lender.get("device")
-            found[operation] = [*(each for each in points[operation] if not _many_rows(each)), *lent]
-    return found, device
+        own = _observations(database, operation, home)
+        large = [each for each in own if _rows(each) > _ROWS]
+        offers = [
+            [replace(each, latency_us=factor * each.latency_us) for each in there if _rows(each) > _ROWS]
+            for other, factor in _lenders(database, home)
+            if other.get("clocks") == "rested" and (there := _observations(database, operation, other))
+        ]
+        lent = max(offers, key=len, default=[])
+        if large and len(lent) >= len(large) and max(map(_rows, lent)) >= max(map(_rows, large)):
+            found[operation] = [*(each for each in own if _rows(each) <= _ROWS), *lent]
+    return found
 
 
-def lent_host_parts(database: Database, known: Iterable[str], machine: Machine) -> tuple[Environment, list[str]] | None:
+def lent_host_parts(
+    database: Database, known: Sequence[str], machine: Machine, *, rested: bool
+) -> tuple[Environment, list[str]] | None:
     """The host time that another GPU's machine lends, whose host has the same facts: its environment, and the parts.
 
     Args:
-        known: parts that are known here; without any, nothing of this host is, and nothing is lent.
+        known: parts that are known here; without any, this host was not measured, and nothing is lent.
+        rested: whether the products here are those of a rested GPU; a power limit acts on such only.
     """
-    here = set(known)
-    there = _lender(database, host_environment(machine)) if here else None
-    if there is None:
+    if not set(known) - {POWER_LIMIT}:
         return None
-    parts = [part for part in HOST_PARTS if part not in here and database.points(part, there[0])]
-    return (there[0], parts) if parts else None
+    wanted = [part for part in HOST_PARTS if part not in known and (rested or part != POWER_LIMIT)]
+    for other, _ in _lenders(database, host_environment(machine)):
+        if parts := [part for part in wanted if database.points(part, other)]:
+            return other, parts
+    return None
 
 
-def _many_rows(observation: Observation) -> bool:
-    return dict(observation.sizes).get("T", 0) > _ROWS
+def _observations(database: Database, operation: Operation, environment: Environment) -> list[Observation]:
+    return [Observation.of(each) for each in database.points(operation.signature, environment)]
 
 
-def _lender(database: Database, home: Environment) -> tuple[Environment, float] | None:
-    """The environment of another GPU of the same chip that differs in nothing else, and its factor."""
+def _rows(observation: Observation) -> int:
+    return dict(observation.sizes).get("T", 0)
+
+
+def _lenders(database: Database, home: Environment) -> Iterator[tuple[Environment, float]]:
+    """Environments of other GPUs of the same chip that differ in nothing else, each with its factor."""
     for other, differences in database.near_environments(home):
         factor = _SAME_CHIP.get((str(home.get("platform")), str(other.get("platform"))))
         if factor is not None and set(differences) <= {"clocks", "device", "platform"}:
-            return other, factor
-    return None
+            yield other, factor

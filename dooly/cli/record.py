@@ -65,7 +65,7 @@ def record(
     With --async each trace is served `repeats` times with asynchronous scheduling and once with every step finished
     before the next begins. Steps are listed for the first pass of each kind; requests for all of them. With
     --own-process, which is how `vllm serve` runs the engine, no steps are listed and --async decides for all passes;
-    --tp needs it, since ranks are processes.
+    --tp needs it, since ranks are processes (all-reduces are then not fused with the norms behind them).
     Weights and prompts are random. `dooly validate --recording FILE` compares with it.
 
     Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 --async -o llama.json.gz
@@ -124,7 +124,7 @@ def record(
             taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
             facts |= _slowdown(engine)
             told = tuple(sorted(facts.items()))
-            save_steps(StepRecording(name, 1, engine.backend, settings, told, taken), steps)
+            save_steps(StepRecording(name, tp, engine.backend, settings, told, taken), steps)
             say(f"{len(taken)} steps in {steps}")
 
 

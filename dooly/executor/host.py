@@ -27,6 +27,7 @@ from pathlib import Path
 from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
 from dooly.child import in_own_process
 from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
+from dooly.engine import one_line
 from dooly.errors import FitError, ProfileError, SimulationError
 from dooly.executor.environment import host_environment
 from dooly.executor.host_engine import TimedStep, record
@@ -107,7 +108,7 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     folders = {depth: load.write_model(folder / f"layers-{depth}", depth) for depth in load.depths}
     mixture = load.write_mixture(folder / "experts")
     programs = {depth: _operations(each, machine) for depth, each in folders.items()}
-    marks = _claim_all(book, load, programs, _more(machine))
+    marks = _claim_all(book, load, programs, machine)
     if not book.held:
         return
     deepest = max(folders)
@@ -159,23 +160,19 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         given = folders[depth], load.settings(machine), tuple(load.warm_up()), tuple(load.arriving())
         try:
             steps = in_own_process(record, *given, backend="FLASHINFER")
-        except SimulationError as error:  # its kernels cannot be compiled here, say: no reason to leave the host out
-            note(str(error))
-            return
-        steps = [step for step in steps if step.kind == "mixed" and step.mode == "PIECEWISE"]
-        layers = _queued(programs[depth], "PIECEWISE")
-        _store_beyond(book, "host_flashinfer", steps, MODES.index("PIECEWISE"), layers, layers)
+        except (SimulationError, RuntimeError, MemoryError, OSError) as error:  # its kernels cannot be compiled, say
+            note(f"host time with FlashInfer is left out: {one_line(error)}")
+        else:
+            steps = [step for step in steps if step.kind == "mixed" and step.mode == "PIECEWISE"]
+            layers = _queued(programs[depth], "PIECEWISE")
+            _store_beyond(book, "host_flashinfer", steps, MODES.index("PIECEWISE"), layers, layers)
 
 
 def _claim_all(
-    book: "_Claims", load: HostLoad, programs: Mapping[int, Sequence[Operation]], more: Sequence[str]
+    book: "_Claims", load: HostLoad, programs: Mapping[int, Sequence[Operation]], machine: Machine
 ) -> dict[int, tuple[str, Point]]:
-    """Claim all that is known beforehand; for each depth the point that says whether its engine is still needed.
-
-    Args:
-        more: what a GPU's host has beside the parts that every host has.
-    """
-    on_gpu = bool(more)
+    """Claim all that is known beforehand; for each depth the point that says whether its engine is still needed."""
+    on_gpu = machine.torch_device == "cuda"
     marks: dict[int, tuple[str, Point]] = {}
     for signature in _AROUND:
         book.claim(signature, *load.points)
@@ -186,7 +183,7 @@ def _claim_all(
     if on_gpu:
         for signature in (*_DEVICE, "host_experts"):
             book.claim(signature, Point.of(R=DECODE))
-        if "host_flashinfer" in more:
+        if "host_flashinfer" in _more(machine):
             book.claim("host_flashinfer", Point.of(R=1 + DECODE))
         if not book.known(POWER_LIMIT):  # one curve is of one GPU
             book.claim(POWER_LIMIT, *(Point.of(U=work_us) for work_us in WORK_US))

@@ -74,7 +74,8 @@ class StepModel:
         self.host, self.graphs = host, graphs
         self.launches = sum(each.count for each in self.work)
         self._queued, self._slower_us, self._mixtures = _queueing(self.work, host)
-        self._two_calls = 0 if host is None or host.flashinfer is None else sum(each.count for each in late)
+        flashinfer = sum(each.count for each in self.work if each.operation.attr("backend") == "FLASHINFER")
+        self._called_twice = 0 if host is None or host.flashinfer is None else flashinfer
         self._tables = [
             (axis, SizeTable(axis, [each for each in self.work if each.axis == axis]))
             for axis in sorted({each.axis for each in self.work if each.axis is not None})
@@ -153,7 +154,7 @@ class StepModel:
 
     def _calls_twice(self, batch: StepBatch) -> bool:
         """Whether each FlashInfer attention is called twice: for requests that decode, and for prompts."""
-        if not self._two_calls or batch.tokens == batch.count:
+        if not self._called_twice or batch.tokens == batch.count:
             return False
         return batch.attention()["Tp"] < batch.tokens
 
@@ -173,7 +174,7 @@ class StepModel:
             launch, outside = launch + self._mixtures * experts, outside or further
         if twice and mode != "FULL":
             more, further = self.host.flashinfer_one(requests)
-            launch, outside = launch + self._two_calls * more, outside or further
+            launch, outside = launch + self._called_twice * more, outside or further
         lead, beyond = self.host.lead_one(place, requests)
         between, _ = self.host.between_one(requests)  # no part of the step's total, which is what is extrapolated
         return padded, _grid(launch + self._slower_us[place]), _grid(lead), _grid(between), outside or beyond
@@ -221,17 +222,16 @@ class StepModel:
         if self.host.launch:
             launch, beyond = self.host.launch_many(modes, self._queued, floats["R"])
             lead, late = self.host.lead_many(modes, floats["R"])
-            launch = launch + np.array(self._slower_us)[modes]
             if self._mixtures:
                 alone = modes == MODES.index("NONE")
                 experts, further = self.host.experts_many(floats["R"])
                 launch, beyond = launch + self._mixtures * experts * alone, beyond | (further & alone)
-            if self._two_calls:
-                prompts = columns.attention()["Tp"]
-                twice = (modes != MODES.index("FULL")) & (prompts > 0) & (prompts < tokens)
+            if self._called_twice:
+                in_prompts = columns.attention()["Tp"]
+                twice = (modes != MODES.index("FULL")) & (in_prompts > 0) & (in_prompts < tokens)
                 more, further = self.host.flashinfer_many(floats["R"])
-                launch, beyond = launch + self._two_calls * more * twice, beyond | (further & twice)
-            launch, lead = on_grid(launch), on_grid(lead)
+                launch, beyond = launch + self._called_twice * more * twice, beyond | (further & twice)
+            launch, lead = on_grid(launch + np.array(self._slower_us)[modes]), on_grid(lead)
             outside = outside | beyond | late
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
         decodes, prompts = self._plan_us
@@ -299,7 +299,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, 
     pieces = sum(each.count for each in attention)
     if host is None or not host.launch:
         return (launches, pieces, launches), (0.0, 0.0, 0.0), 0
-    known = PLANNED_LATE if host.flashinfer is not None else frozenset[str]()
+    known = () if host.flashinfer is None else ("FLASHINFER",)
     by_themselves = [each for each in attention if each.operation.attr("backend") not in known]
     measured = host.experts is not None
     experts = [each for each in work if each.operation.kind is Kind.MOE and (measured or each.formula.queued_us)]

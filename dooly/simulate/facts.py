@@ -31,6 +31,8 @@ def machine_facts(engine: Engine | RemoteEngine) -> tuple[tuple[str, str], ...]:
         "eager": str(bool(engine.config.model_config.enforce_eager)).lower(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if engine.config.parallel_config.tensor_parallel_size > 1:
+        facts["all-reduce"] = "not fused"
     facts |= {name: found for name in _PACKAGES if (found := installed(name))}
     if engine.device == "cuda":
         facts |= _gpu()
