@@ -27,12 +27,12 @@ of the KV cache to attention; what the engine's compiler made to regions; the ch
 the engine's own bookkeeping kernels to input, which is no operation of the IR. What no pattern knows is unattributed.
 
 Operations are measured one by one, in a CUDA graph that repeats them, on a rested GPU; steps were recorded with the
-engine's own scheduler. What the power limit makes of a step's operations together is in the H200's predictions
-(`power_limit`, [how it is measured](measuring-on-a-gpu.md)). Causes of differences: an operation's time includes the
+engine's own scheduler. What the power limit makes of a step's operations together is in the predictions (`power_limit`,
+[how it is measured](measuring-on-a-gpu.md)); the H100 takes it, and products of more than 512 rows, from the H200
+([lent](measuring-on-a-gpu.md#what-another-gpu-lends)). Causes of differences: an operation's time includes the
 gap before its kernel, which the sum of kernels leaves out (some 1 us: much of a small region); between 513 and 1,023
-rows the library changes the kernel of a product every 8 or 16 rows, and the H100 was measured at few of them; the
-H100's large products were measured without rests, half of them held down by its power limit, which a short step is
-not. Where the host is slower than the GPU (mixed and short prefill steps without full graphs) the GPU waits: GPU time
+rows the library changes the kernel of a product every 8 or 16 rows, and multiples of 32 stand out, which were not
+measured. Where the host is slower than the GPU (mixed and short prefill steps without full graphs) the GPU waits: GPU time
 with its gaps is then longer than the sum of all operations. Launches are slower in a process that a profiler has been
 in, as all of these were.
 """
