@@ -114,7 +114,7 @@ def record(
         runs: list[Run] = []
         for trace, turn in _passes(engine, served, repeats):
             run = record_trace(engine, name, trace, settings, rng)
-            facts |= _slowdown(engine)
+            facts |= _slowdown(engine, tp)
             kept = replace(run, steps=(), unlisted=(len(run.steps), sum(s.batch.count for s in run.steps)))
             runs.append(run if turn == 0 else kept)
             save_recording(Recording(name, tp, engine.backend, tuple(sorted(facts.items())), tuple(runs)), output)
@@ -122,20 +122,22 @@ def record(
             say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps) or 'unknown'} steps")
         if steps is not None and isinstance(engine, Engine):  # last: launches are slower once a profiler has been there
             taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
-            facts |= _slowdown(engine)
+            facts |= _slowdown(engine, tp)
             told = tuple(sorted(facts.items()))
             save_steps(StepRecording(name, tp, engine.backend, settings, told, taken), steps)
             say(f"{len(taken)} steps in {steps}")
 
 
-def _slowdown(engine: "Engine | RemoteEngine") -> dict[str, str]:
-    """A fact of the recording if the GPU is slower than it should be: its steps are then no engine's usual ones."""
+def _slowdown(engine: "Engine | RemoteEngine", tp: int) -> dict[str, str]:
+    """A fact of the recording if a GPU is slower than it should be: its steps are then no engine's usual ones."""
     from dooly.cli.output import say
     from dooly.executor.gpu import Gauge
 
-    if engine.device != "cuda" or not (state := Gauge().read()).slowed_by:
+    states = [Gauge(rank).read() for rank in range(tp)] if engine.device == "cuda" else []
+    slow = next((state for state in states if state.slowed_by), None)
+    if slow is None:
         return {}
-    why = f"{state.slowed_by}, {state}"
+    why = f"{slow.slowed_by}, {slow}"
     say(f"the GPU is slowed down by {why}: record again when it is well, or on another GPU")
     return {"slowed by": why}
 

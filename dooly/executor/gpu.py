@@ -97,14 +97,18 @@ class Reading:
 
 
 class Gauge:
-    """Reads the state of the GPU that torch uses; changes nothing."""
+    """Reads the state of a GPU, by default of the one that torch uses; changes nothing.
 
-    def __init__(self) -> None:
+    Args:
+        device: its number as torch counts.
+    """
+
+    def __init__(self, device: int | None = None) -> None:
         import torch
 
         self._nvml: Any = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
-        properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+        properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
         self._handle = self._nvml.nvmlDeviceGetHandleByUUID(_uuid(properties))
 
     def read(self) -> Reading:

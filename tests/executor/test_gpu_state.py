@@ -48,10 +48,11 @@ def test_ranks_stop_together_when_one_of_their_gpus_is_too_hot():
 
 
 def test_a_recording_says_that_its_gpu_is_too_hot(monkeypatch, capsys):
-    hot = Reading(345.0, 1980.0, 2619.0, 87.0, 90.0, "heat")
-    monkeypatch.setattr("dooly.executor.gpu.Gauge", lambda: SimpleNamespace(read=lambda: hot))
-    assert _slowdown(SimpleNamespace(device="cpu")) == {}
-    assert _slowdown(SimpleNamespace(device="cuda")) == {"slowed by": "heat, 345 of 1980 MHz at 87 degrees Celsius"}
+    """Or one of its GPUs: all ranks wait for it."""
+    cool, hot = Reading(1980.0, 1980.0, 2619.0, 40.0, 300.0), Reading(345.0, 1980.0, 2619.0, 87.0, 90.0, "heat")
+    monkeypatch.setattr("dooly.executor.gpu.Gauge", lambda rank: SimpleNamespace(read=lambda: (cool, hot)[rank]))
+    assert _slowdown(SimpleNamespace(device="cpu"), 2) == _slowdown(SimpleNamespace(device="cuda"), 1) == {}
+    assert _slowdown(SimpleNamespace(device="cuda"), 2) == {"slowed by": "heat, 345 of 1980 MHz at 87 degrees Celsius"}
     assert "record again when it is well" in capsys.readouterr().err
 
 
