@@ -64,7 +64,8 @@ def explore(
     tpot: Annotated[float | None, typer.Option(help="target for the time per output token, ms")] = None,
     percentile: Annotated[float, typer.Option(help="percentile of the requests that both targets are for")] = 90.0,
     price: Annotated[
-        list[str] | None, typer.Option(help="DEVICE=PRICE of one device for an hour; may be repeated")
+        list[str] | None,
+        typer.Option(help="DEVICE=PRICE of one device for an hour; a part of its name will do; may be repeated"),
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="JSON file of such prices by device")] = None,
     plot: Annotated[Path | None, typer.Option(help="also draw latency against throughput into this SVG file")] = None,
@@ -83,7 +84,7 @@ def explore(
     from dooly.simulate import Targets, evaluate, frontier, frontier_chart
 
     targets = Targets(ttft, tpot, percentile)
-    by_device = read_prices(price or [], prices)
+    by_name = read_prices(price or [], prices)
     grid = (
         numbers("--rates", rates),
         whole("--max-num-seqs", max_num_seqs),
@@ -93,8 +94,11 @@ def explore(
     models = [SavedModel.load(path) for path in steps]
     for model in models:
         model.check_whole("dooly explore")
-    for device in sorted(set(by_device) - {model.device for model in models}):
-        say(f"note: a price for {device!r}, but none of the step times is of that device")
+    by_device: dict[str, float] = {}
+    for name, amount in by_name.items():
+        if not (meant := [model.device for model in models if name.lower() in model.device.lower()]):
+            say(f"note: a price for {name!r}, but none of the step times is of such a device")
+        by_device |= dict.fromkeys(meant, amount)
     memory = (block_size, num_blocks, memory_utilization, memory_other)
     candidates = [
         candidate
@@ -183,7 +187,7 @@ def whole(option: str, text: str) -> list[int]:
 
 
 def read_prices(options: Sequence[str], path: Path | None) -> dict[str, float]:
-    """Price of one device for an hour, by device; options come after the file.
+    """Price of one device for an hour, by its name or a part of it; options come after the file.
 
     Raises:
         DoolyError: the file cannot be read, or a price is no number of at least 0.

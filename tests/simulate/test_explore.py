@@ -100,6 +100,11 @@ def test_the_command_prints_a_frontier(file: str, tmp_path: Path, capsys: pytest
     assert plot.read_text().startswith("<svg")
     assert main([*arguments, "--ttft", "5000"]) == 0
     assert "cost per 1M tokens" in capsys.readouterr().out
+    assert main([*arguments, "--json", "--price", "h200=5", "--price", "B200=9"]) == 0
+    printed = capsys.readouterr()
+    dearer = json.loads(printed.out)
+    assert [row["cost"] for row in dearer["outcomes"]] == [2 * row["cost"] for row in answer["outcomes"]]
+    assert printed.err.count("none of the step times is of such a device") == 1
     assert main([*arguments, "--tpot", "0.001"]) == 0
     assert capsys.readouterr().out == "none of 4 configurations meets the targets\n"
 
