@@ -223,7 +223,9 @@ def _fit_missing(
         say(f"note: {len(lent)} products of many rows are those of a rested GPU of the same chip")
     found = _fit_host(database, machine, known, rested=bool(lent))
     missing = [each for each in operations if each.signature not in known or each in lent]
-    points = {each: observed(database, each.signature, environment_for(each, machine)) for each in missing} | lent
+    points = {
+        each: lent.get(each) or observed(database, each.signature, environment_for(each, machine)) for each in missing
+    }
     families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
     for operation in missing:
         if not points[operation] and (operation.kind is Kind.COLLECTIVE or families.of(operation) is None):

@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
+from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT, GraphMode
 from dooly.child import in_own_process
 from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
 from dooly.engine import one_line
@@ -150,10 +150,10 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     if mixture is not None and book.holds("host_experts"):
         note("host time: engine with experts")
         given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
-        steps = [step for step in in_own_process(record, *given) if step.mode == "NONE"]
+        steps = in_own_process(record, *given)
         operations = _operations(mixture, machine)
         mixtures = sum(op.count for op in operations if op.kind is Kind.MOE)
-        _store_beyond(book, "host_experts", steps, MODES.index("NONE"), _queued(operations) - mixtures, mixtures)
+        _store_beyond(book, "host_experts", steps, "NONE", _queued(operations) - mixtures, mixtures)
     if book.holds("host_flashinfer"):
         note("host time: engine with FlashInfer")
         depth = min(folders)
@@ -163,9 +163,8 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         except (SimulationError, RuntimeError, MemoryError, OSError) as error:  # its kernels cannot be compiled, say
             note(f"host time with FlashInfer is left out: {one_line(error)}")
         else:
-            steps = [step for step in steps if step.kind == "mixed" and step.mode == "PIECEWISE"]
-            layers = _queued(programs[depth], "PIECEWISE")
-            _store_beyond(book, "host_flashinfer", steps, MODES.index("PIECEWISE"), layers, layers)
+            mixed, layers = [step for step in steps if step.kind == "mixed"], _queued(programs[depth], "PIECEWISE")
+            _store_beyond(book, "host_flashinfer", mixed, "PIECEWISE", layers, layers)
 
 
 def _claim_all(
@@ -339,23 +338,24 @@ def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operatio
 
 
 def _store_beyond(
-    book: _Claims, signature: str, steps: Sequence[TimedStep], mode: int, others: int, count: int
+    book: _Claims, signature: str, steps: Sequence[TimedStep], mode: GraphMode, others: int, count: int
 ) -> None:
     """What queueing these steps takes beyond that of steps of the load itself, for each of `count` operations alike.
 
     Args:
-        mode: place in `MODES` of how they were launched.
+        mode: how they were launched; steps of another count nothing.
         others: operations that the host queues one by one in either.
 
     Raises:
         ProfileError: the load itself was measured with too few of those.
     """
+    part = LAUNCH_PARTS[MODES.index(mode)]
     try:
-        usual = fit_host(LAUNCH_PARTS[mode], map(Observation.of, book.known(LAUNCH_PARTS[mode])))
+        usual = fit_host(part, map(Observation.of, book.known(part)))
     except FitError as error:
         raise ProfileError(f"host time: {signature} is not known: {error}") from error
     alike: dict[int, list[float]] = {}
-    for step in steps:
+    for step in (each for each in steps if each.mode == mode):
         usual_us, _ = usual.predict_one({"N": float(others), "R": float(step.requests)})
         alike.setdefault(step.requests, []).append(max(1.0, (step.launch_us - usual_us) / count))
     for requests, seen in alike.items():

@@ -227,7 +227,7 @@ class StepModel:
                 experts, further = self.host.experts_many(floats["R"])
                 launch, beyond = launch + self._mixtures * experts * alone, beyond | (further & alone)
             if self._called_twice:
-                in_prompts = columns.attention()["Tp"]
+                in_prompts = groups[-1][0]["Tp"]  # of an attention, as all of FlashInfer's are
                 twice = (modes != MODES.index("FULL")) & (in_prompts > 0) & (in_prompts < tokens)
                 more, further = self.host.flashinfer_many(floats["R"])
                 launch, beyond = launch + self._called_twice * more * twice, beyond | (further & twice)

@@ -46,14 +46,17 @@ def test_what_the_gpu_bounds_is_near(replayed, request):
 
     The host bounds more than these where it plans attention late, or has experts and latent attention to queue.
     """
-    most = {"llama-3.1-8b-flashinfer": 10, "deepseek-v2-lite": 10, "qwen3-30b-a3b": 20}
-    model = request.node.callspec.id.partition("-")[2].removesuffix("-16-cores")
+    name = request.node.callspec.id
+    late = "llama-3.1-8b-flashinfer", "deepseek-v2-lite", "qwen3-30b-a3b"
+    bound_by_host = name.partition("-")[2].removesuffix("-16-cores") in late
     for (trace, scheduling), row in replayed.items():
         (decode,) = (s for s in row["steps"] if (s["kind"], s["mode"], s["part"]) == ("decode", "FULL", "device"))
         assert decode["count"] > (500 if trace.startswith("arxiv") else 750)
         assert decode["error_percent"] < (6 if scheduling == "async" else 10)
     tpot = replayed["arxiv:8@1.5", "async"]["requests"][1]
-    assert tpot["mape_percent"] < most.get(model, 5)
+    # What experts take the host is measured with 8 of its 48 layers (docs/validation.md).
+    most = 20 if name == "h200-qwen3-30b-a3b" else 10 if bound_by_host else 5
+    assert tpot["mape_percent"] < most
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import HOST_PARTS, MODES, Batch
+from dooly.batch import HOST_PARTS, Batch
 from dooly.child import in_own_process
 from dooly.database import Database, Point, Samples
 from dooly.engine import EngineSettings
@@ -88,12 +88,13 @@ def test_what_steps_take_beyond_those_of_the_load_is_shared_by_what_is_alike(tmp
     scatter = (1.0, 1.0, 2.0)
     seen = [TimedStep(4, 90, "NONE", False, 1.0, 170.0 * each + 4 * 900.0, 5000.0, 6000.0) for each in scatter]
     with pytest.raises(ProfileError, match="host time: host_experts is not known"):
-        host._store_beyond(book, "host_experts", seen, MODES.index("NONE"), 7, 4)
+        host._store_beyond(book, "host_experts", seen, "NONE", 7, 4)
     for count, requests in ((5, 1), (250, 1), (5, 8), (250, 8)):
         values = [(100.0 + 10.0 * count) * each for each in scatter]
         host._store(book, "host_launch_none", Point.of(N=count, R=requests), values)
+    whole = [TimedStep(4, 4, "FULL", False, 100.0, 50.0, 500.0, 700.0)] * 3
     few = [TimedStep(9, 90, "NONE", False, 100.0, 170.0, 5000.0, 6000.0)] * 2
-    host._store_beyond(book, "host_experts", [*seen, *few], MODES.index("NONE"), 7, 4)
+    host._store_beyond(book, "host_experts", [*seen, *whole, *few], "NONE", 7, 4)
     (found,) = database.points("host_experts", host_environment(here))
     assert found.point == Point.of(R=4)
     assert Observation.of(found).latency_us == pytest.approx(900.0, rel=0.01)
