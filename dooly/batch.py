@@ -54,7 +54,7 @@ HOST_PARTS = (
 Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
 each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
 whole graph ``host_lead``, until an idle device starts.  ``host_between``, until a device that is still at the step
-before starts (measured with whole graphs, the same for all); ``host_experts``, queueing one mixture of experts;
+before starts (measured with whole graphs, the same for all); ``host_experts``, queueing mixtures of experts;
 ``host_flashinfer``, queueing FlashInfer's attention of one layer where requests decode beside prompts, beyond that of
 the host's load.
 ``power_limit``, the time in which a rested GPU does the work of a step, as its power limit lets it.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from dooly.batch import HOST_PARTS
@@ -107,18 +108,21 @@ def model_path(model: str) -> Path:
     return Path(dooly.__path__[0]) / "models" / model
 
 
-def place_of(database: Database, platform: str | None, block_size: int | None = None) -> Machine:
+def place_of(
+    database: Database, platform: str | None, block_size: int | None = None, cores: str | None = None
+) -> Machine:
     """This machine, or the one of `platform` whose points are stored, which is then named.
 
     Args:
         block_size: tokens in one KV-cache block; by default the engine's own choice, or what was measured.
+        cores: of a stored machine's host, where hosts of several sizes were measured.
 
     Raises:
         ProfileError: nothing of the platform is stored.
     """
     if platform is None:
         return machine(block_size=block_size)
-    found = stored_machine(database, platform)
+    found = stored_machine(database, platform, cores)
     say(f"{found.device} as stored: {found.engine}, torch {found.torch}, driver {found.fact('driver')}")
     return replace(found, block_size=block_size or found.block_size)
 
@@ -250,10 +254,11 @@ def _fit_host(database: Database, machine: Machine, known: dict[str, Formula], *
     stored = {each.signature: each for each in database.operations() if each.signature in HOST_PARTS}
     homes = {part: home for part in stored if part not in known and database.points(part, home)}
     here = [part for part in stored if part in known or part in homes]
-    if (lent := lent_host_parts(database, here, machine, rested=rested)) is not None:
-        there, parts = lent
-        homes |= dict.fromkeys(parts, there)
-        say(f"note: {', '.join(parts)}: not measured here, those of an {there.get('device')} on such a host")
+    lent = lent_host_parts(database, here, machine, rested=rested)
+    homes |= lent
+    for there, parts in groupby(lent, lent.__getitem__):
+        host = f"a host of {there.get('cores')} such cores"
+        say(f"note: {', '.join(parts)}: not measured here, those of an {there.get('device')} on {host}")
     for part, place in homes.items():
         try:
             found[part] = fit_stored(database, stored[part], place)

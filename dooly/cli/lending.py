@@ -1,8 +1,9 @@
-"""What a GPU that was not measured as others were takes from another GPU of the same chip.
+"""What a machine that was not measured as others were takes from another with a GPU of the same chip.
 
 H100 and H200 are one chip under one power limit, with different memory.  Large products, which memory does not bound,
-take either nearly the same time; and what a host takes is the same where its facts are.  Used only where predictions
-are made for a stored machine, and said; points stay apart, and `dooly formulas` shows a machine's own.
+take either nearly the same time; and what a host takes is much the same where its facts are, but for how many cores it
+has.  Used only where predictions are made for a stored machine, and said; points stay apart, and `dooly formulas` shows
+a machine's own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,20 +55,20 @@ def lent_products(
 
 def lent_host_parts(
     database: Database, known: Sequence[str], machine: Machine, *, rested: bool
-) -> tuple[Environment, list[str]] | None:
-    """The host time that another GPU's machine lends, whose host has the same facts: its environment, and the parts.
+) -> dict[str, Environment]:
+    """The parts of host time that other machines lend, each with its environment: the nearest that has it.
 
     Args:
         known: parts that are known here; without any, this host was not measured, and nothing is lent.
         rested: whether the products here are those of a rested GPU; a power limit acts on such only.
     """
     if not set(known) - {POWER_LIMIT}:
-        return None
+        return {}
     wanted = [part for part in HOST_PARTS if part not in known and (rested or part != POWER_LIMIT)]
+    lent: dict[str, Environment] = {}
     for other, _ in _lenders(database, host_environment(machine)):
-        if parts := [part for part in wanted if database.points(part, other)]:
-            return other, parts
-    return None
+        lent |= {part: other for part in wanted if part not in lent and database.points(part, other)}
+    return lent
 
 
 def _observations(database: Database, operation: Operation, environment: Environment) -> list[Observation]:
@@ -79,8 +80,9 @@ def _rows(observation: Observation) -> int:
 
 
 def _lenders(database: Database, home: Environment) -> Iterator[tuple[Environment, float]]:
-    """Environments of other GPUs of the same chip that differ in nothing else, each with its factor."""
+    """Environments of GPUs of the same chip that differ in nothing else that counts, nearest first, with factors."""
     for other, differences in database.near_environments(home):
-        factor = _SAME_CHIP.get((str(home.get("platform")), str(other.get("platform"))))
-        if factor is not None and set(differences) <= {"clocks", "device", "platform"}:
+        here, there = str(home.get("platform")), str(other.get("platform"))
+        factor = 1.0 if here == there else _SAME_CHIP.get((here, there))
+        if factor is not None and set(differences) <= {"clocks", "cores", "device", "platform"}:
             yield other, factor

@@ -50,7 +50,8 @@ def recorded_model(recording: StepRecording | Recording, location: str) -> Saved
     else:
         program = lower([recording.model], recording.tp, recording.backend, platform)
     with look_into(location) as database:
-        saved = saved_from(database, program, place_of(database, platform), fit_missing=True)
+        here = place_of(database, platform, cores=dict(recording.facts).get("cores"))
+        saved = saved_from(database, program, here, fit_missing=True)
     settings = recording.settings if isinstance(recording, StepRecording) else recording.runs[0].settings
     return saved.under(settings.max_num_seqs, settings.max_num_batched_tokens)
 

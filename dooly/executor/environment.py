@@ -22,8 +22,9 @@ __all__ = ["at_home", "environment_for", "home_of", "host_environment", "machine
 
 
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
+_OF_HOST = ("cores", "processor")
 _FACTS = tuple(
-    sorted((*_BETWEEN_GPUS, "caches", "clocks", "cublas", "cuda", "driver", "flashinfer", "processor", "triton"))
+    sorted((*_BETWEEN_GPUS, *_OF_HOST, "caches", "clocks", "cublas", "cuda", "driver", "flashinfer", "triton"))
 )
 """`Machine.facts` of a GPU."""
 
@@ -103,7 +104,7 @@ def host_environment(machine: Machine) -> Environment:
         engine=machine.engine,
         mode=machine.mode,
         scheduling="sync",
-        **({"processor": machine.fact("processor")} if machine.torch_device == "cuda" else {}),
+        **({name: machine.fact(name) for name in _OF_HOST} if machine.torch_device == "cuda" else {}),
     )
 
 
@@ -126,10 +127,13 @@ def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
             yield record
 
 
-def stored_machine(database: Database, platform: str) -> Machine:
+def stored_machine(database: Database, platform: str, cores: str | None = None) -> Machine:
     """The GPU machine whose points the database holds: `environment_for` of it gives their environments.
 
     Where several machines of the platform were measured, it is the one that `machine_behind` finds.
+
+    Args:
+        cores: of the host that is wanted, if host time was measured on one of so many.
 
     Raises:
         ProfileError: not a GPU, or nothing of it is stored.
@@ -147,6 +151,8 @@ def stored_machine(database: Database, platform: str) -> Machine:
         raise ProfileError(
             f"{database.place}: nothing measured on {platform} is stored; `dooly db import` adds what ships with dooly"
         )
+    if cores is not None and any(each.get("cores") == cores for each in found):
+        found = {each: count for each, count in found.items() if each.get("cores") in (None, cores)}
     return machine_behind(found, platform)
 
 

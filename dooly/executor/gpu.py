@@ -1,6 +1,7 @@
 """A GPU as NVML and torch describe it, and its clocks while it works."""
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ def gpu_facts(processor: str) -> dict[str, Any]:
     if properties.name not in _PLATFORMS:
         raise ProfileError(f"the GPU here is {properties.name}; known: {', '.join(_PLATFORMS)}")
     facts = {"cuda": torch.version.cuda or "", "driver": driver_version(), "processor": processor}
+    facts["cores"] = str(os.cpu_count())
     facts |= {name: found for name, packages in _LIBRARIES.items() if (found := installed(*packages))}
     devices = torch.cuda.device_count()
     facts["links"] = links_between(_uuid(torch.cuda.get_device_properties(index)) for index in range(devices))

@@ -10,7 +10,7 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
                    graphs, all one by one
 ``host_lead``      {R}: until an idle device starts with a whole graph that it is given
 ``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
-``host_experts``   {R}: queueing one mixture of experts, many kernels and much code, where all are launched one by one
+``host_experts``   {N, R}: queueing N mixtures of experts, many kernels and much code, where all are launched one by one
 ``host_flashinfer``  {R}: queueing FlashInfer's attention of one layer where requests decode beside prompts, beyond that
                    of the load's backend: it makes two calls
 ``power_limit``    {U}: on a GPU, work of U us at full clocks, as its power limit lets it (`dooly.executor.power`)
@@ -43,7 +43,7 @@ from dooly.ir import Kind, Operation, Program
 __all__ = ["host_cost_s", "measure_host"]
 
 _COST_S = {"cpu": 20.0, "cuda": 190.0}
-_MORE_ON_GPU_S = {"host_experts": 100.0, "host_flashinfer": 70.0, POWER_LIMIT: 30.0}
+_MORE_ON_GPU_S = {"host_experts": 160.0, "host_flashinfer": 70.0, POWER_LIMIT: 30.0}
 """Rough wall seconds of the engines of several depths, and of what else is measured on a GPU; imports not included."""
 
 _AROUND = HOST_PARTS[:2]
@@ -60,13 +60,17 @@ def host_cost_s(database: Database, machine: Machine) -> float:
     def known(part: str) -> list[Point]:
         return [measurement.point for measurement in database.points(part, environment)]
 
+    def depths(part: str) -> int:
+        return len({point.axes.get("N") for point in known(part)})
+
     between = LAUNCH_PARTS if on_gpu else ("host_dispatch",)
     whole = (
         all(set(load.points) <= set(known(part)) for part in _AROUND)
-        and all(len({point.axes["N"] for point in known(part)}) >= len(load.depths) for part in between)
+        and all(depths(part) >= len(load.depths) for part in between)
         and (not on_gpu or all(map(known, _DEVICE)))
     )
-    more_s = sum(_MORE_ON_GPU_S[part] for part in _more(machine) if not known(part))
+    engines = {"host_experts": len(load.mixtures)}
+    more_s = sum(_MORE_ON_GPU_S[part] for part in _more(machine) if depths(part) < engines.get(part, 1))
     return more_s if whole else more_s + _COST_S[machine.torch_device]
 
 
@@ -106,7 +110,7 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     load, on_gpu = load_for(machine), machine.torch_device == "cuda"
     note("host time: operations of the models")
     folders = {depth: load.write_model(folder / f"layers-{depth}", depth) for depth in load.depths}
-    mixture = load.write_mixture(folder / "experts")
+    mixtures = {depth: load.write_mixture(folder / f"experts-{depth}", depth) for depth in load.mixtures}
     programs = {depth: _operations(each, machine) for depth, each in folders.items()}
     marks = _claim_all(book, load, programs, machine)
     if not book.held:
@@ -147,13 +151,15 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
                 _store_device(book, steps)
         else:
             _store_dispatch(book, steps, programs[depth], alone)
-    if mixture is not None and book.holds("host_experts"):
-        note("host time: engine with experts")
-        given = mixture, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
+    for depth, model in mixtures.items():
+        if ("host_experts", Point.of(N=depth, R=DECODE)) not in book.held:
+            continue
+        note(f"host time: engine with {depth} layers of experts")
+        given = model, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
         steps = in_own_process(record, *given)
-        operations = _operations(mixture, machine)
-        mixtures = sum(op.count for op in operations if op.kind is Kind.MOE)
-        _store_beyond(book, "host_experts", steps, "NONE", _queued(operations) - mixtures, mixtures)
+        others = sum(op.count for op in _operations(model, machine) if op.kind is not Kind.MOE)
+        for requests, total_us in _beyond(book, "host_experts", steps, "NONE", others).items():
+            _store(book, "host_experts", Point.of(N=depth, R=requests), total_us)
     if book.holds("host_flashinfer"):
         note("host time: engine with FlashInfer")
         depth = min(folders)
@@ -164,7 +170,8 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
             note(f"host time with FlashInfer is left out: {one_line(error)}")
         else:
             mixed, layers = [step for step in steps if step.kind == "mixed"], _queued(programs[depth], "PIECEWISE")
-            _store_beyond(book, "host_flashinfer", mixed, "PIECEWISE", layers, layers)
+            for requests, total_us in _beyond(book, "host_flashinfer", mixed, "PIECEWISE", layers).items():
+                _store(book, "host_flashinfer", Point.of(R=requests), [each_us / layers for each_us in total_us])
 
 
 def _claim_all(
@@ -180,8 +187,9 @@ def _claim_all(
         marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
         book.claim(*marks[depth])
     if on_gpu:
-        for signature in (*_DEVICE, "host_experts"):
+        for signature in _DEVICE:
             book.claim(signature, Point.of(R=DECODE))
+        book.claim("host_experts", *(Point.of(N=depth, R=DECODE) for depth in load.mixtures))
         if "host_flashinfer" in _more(machine):
             book.claim("host_flashinfer", Point.of(R=1 + DECODE))
         if not book.known(POWER_LIMIT):  # one curve is of one GPU
@@ -337,10 +345,10 @@ def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operatio
         book.store(POWER_LIMIT, point, samples)
 
 
-def _store_beyond(
-    book: _Claims, signature: str, steps: Sequence[TimedStep], mode: GraphMode, others: int, count: int
-) -> None:
-    """What queueing these steps takes beyond that of steps of the load itself, for each of `count` operations alike.
+def _beyond(
+    book: _Claims, signature: str, steps: Sequence[TimedStep], mode: GraphMode, others: int
+) -> dict[int, list[float]]:
+    """us that queueing these steps takes beyond that of steps of the load itself, by requests; enough of each.
 
     Args:
         mode: how they were launched; steps of another count nothing.
@@ -357,10 +365,8 @@ def _store_beyond(
     alike: dict[int, list[float]] = {}
     for step in (each for each in steps if each.mode == mode):
         usual_us, _ = usual.predict_one({"N": float(others), "R": float(step.requests)})
-        alike.setdefault(step.requests, []).append(max(1.0, (step.launch_us - usual_us) / count))
-    for requests, seen in alike.items():
-        if len(seen) >= _FEWEST:
-            _store(book, signature, Point.of(R=requests), seen)
+        alike.setdefault(step.requests, []).append(max(1.0, step.launch_us - usual_us))
+    return {requests: seen for requests, seen in alike.items() if len(seen) >= _FEWEST}
 
 
 def _store(

@@ -43,8 +43,9 @@ class HostLoad:
         decodes: requests that decode together.
         prefills: (requests, prompt tokens of each) that are prefilled together.
         mixed: requests that decode while prompts of any size arrive one by one.
-        mixture: bundled model with a mixture of experts in each layer, of which the fewest layers are served; None
-            where no other way of queueing is to be told apart.
+        mixture: bundled model with a mixture of experts in each layer; None where no other way of queueing is to be
+            told apart.
+        mixtures: layers of that model, one engine each.
     """
 
     model: str
@@ -56,6 +57,7 @@ class HostLoad:
     prefills: tuple[tuple[int, int], ...]
     mixed: tuple[int, ...] = ()
     mixture: str | None = None
+    mixtures: tuple[int, ...] = ()
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -135,11 +137,10 @@ class HostLoad:
         """A config.json of so many layers in a new folder."""
         return _write(folder, self.model, {**self.sizes, "num_hidden_layers": depth})
 
-    def write_mixture(self, folder: Path) -> Path | None:
-        """A config.json of the model with experts in a new folder, if there is one."""
-        if self.mixture is None:
-            return None
-        return _write(folder, self.mixture, {"num_hidden_layers": min(self.depths)})
+    def write_mixture(self, folder: Path, depth: int) -> Path:
+        """A config.json of the model with experts and so many layers in a new folder."""
+        assert self.mixture is not None, "no mixture to be told apart"
+        return _write(folder, self.mixture, {"num_hidden_layers": depth})
 
 
 def _write(folder: Path, model: str, sizes: Mapping[str, int]) -> Path:
@@ -177,6 +178,7 @@ _LOADS = {
         prefills=((1, 128), (1, 2048), (1, 8192), (DECODE, 64), (DECODE, 256), (16, 16), (16, 128), (64, 32)),
         mixed=(DECODE, 16, 64),
         mixture="qwen3-30b-a3b",
+        mixtures=(8, 24),
     ),
 }
 

@@ -39,9 +39,9 @@ class Machine:
         torch, engine, python: versions; `engine` names the package that ships vLLM and its kernels.
         block_size: tokens in one KV-cache block.
         mode: how kernels are launched while they are timed.
-        facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor, how
-            GPUs are connected and what is set for their communication, whether small operations find `caches` cold,
-            and at what `clocks` large products begin.
+        facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor
+            and its cores, how GPUs are connected and what is set for their communication, whether small operations
+            find `caches` cold, and at what `clocks` large products begin.
         devices: GPUs that may work together, or groups of `threads` processors: so many ranks can be measured.
     """
 

@@ -151,12 +151,13 @@ HOST_SUBJECTS = {
         *(_host(part, "N", "R") for part in LAUNCH_PARTS),
         _host("host_lead", "R"),
         _host("host_between", "R"),
-        _host("host_experts", "R"),
+        _host("host_experts", "N", "R"),
         _host("host_flashinfer", "R"),
         _host(POWER_LIMIT, "U"),
     )
 }
 """Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), between
 them (us added to a forward pass of N operations), queueing them (us, over N operations and R requests), until an idle
-device starts, until one that is at the step before does, queueing one mixture of experts, and one attention of
-FlashInfer beyond another backend's (us, over R each); and what a power limit makes of U us of work."""
+device starts, until one that is at the step before does (us, over R each), queueing N mixtures of experts (us, over N
+and R), and one attention of FlashInfer beyond another backend's (us, over R); and what a power limit makes of U us of
+work."""

@@ -36,7 +36,7 @@ class HostModel:
             (attention operations, around which the rest is graphs, in mode PIECEWISE) and requests; empty on a CPU.
         lead: of mode FULL over R, until an idle device starts; None where that was not measured.
         between: over R, until a device that is still at the step before starts; None where that was not measured.
-        experts: over R, queueing a mixture of experts in the engine; None where that was not measured.
+        experts: over N and R, queueing N mixtures of experts in the engine; None where that was not measured.
         flashinfer: over R, queueing one attention of FlashInfer where requests decode beside prompts, beyond that of
             another backend; None where that was not measured.
     """
@@ -86,13 +86,17 @@ class HostModel:
             return 0.0, False
         return self.lead.predict_one({"R": float(requests)})
 
-    def experts_one(self, requests: int) -> tuple[float, bool]:
-        """us of queueing one mixture of experts among the engine's other work, and whether extrapolated."""
-        return (0.0, False) if self.experts is None else self.experts.predict_one({"R": float(requests)})
+    def experts_one(self, mixtures: int, requests: int) -> tuple[float, bool]:
+        """us of queueing mixtures of experts among the engine's other work, and whether extrapolated."""
+        if self.experts is None:
+            return 0.0, False
+        return self.experts.predict_one({"N": float(mixtures), "R": float(requests)})
 
-    def experts_many(self, requests: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def experts_many(
+        self, mixtures: int, requests: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """`experts_one` for many steps."""
-        return _over_requests(self.experts, requests)
+        return _over(self.experts, {"N": np.full(len(requests), float(mixtures)), "R": requests})
 
     def flashinfer_one(self, requests: int) -> tuple[float, bool]:
         """us of queueing one attention of FlashInfer beyond the usual in a mixed step, and whether extrapolated."""
@@ -100,7 +104,7 @@ class HostModel:
 
     def flashinfer_many(self, requests: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """`flashinfer_one` for many steps."""
-        return _over_requests(self.flashinfer, requests)
+        return _over(self.flashinfer, {"R": requests})
 
     def between_one(self, requests: int) -> tuple[float, bool]:
         """us until a device that is still at the step before starts, in any mode; whether extrapolated."""
@@ -138,14 +142,15 @@ class HostModel:
         return found, beyond
 
 
-def _over_requests(
-    formula: Formula | None, requests: NDArray[np.float64]
+def _over(
+    formula: Formula | None, columns: Mapping[str, NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """us for each number of requests, and whether extrapolated; zero without a formula."""
+    """us of each step, and whether extrapolated; zero without a formula."""
+    steps = len(columns["R"])
     if formula is None:
-        return np.zeros(len(requests)), np.zeros(len(requests), dtype=bool)
-    found, beyond = formula.predict({"R": requests})
-    return np.broadcast_to(found, len(requests)), beyond
+        return np.zeros(steps), np.zeros(steps, dtype=bool)
+    found, beyond = formula.predict(columns)
+    return np.broadcast_to(found, steps), beyond
 
 
 def knows_host(formulas: Mapping[str, Formula]) -> bool:

@@ -170,8 +170,8 @@ class StepModel:
         place = MODES.index(mode)
         launch, outside = self.host.launch_one(place, self._queued[place], requests)
         if self._mixtures and mode == "NONE":
-            experts, further = self.host.experts_one(requests)
-            launch, outside = launch + self._mixtures * experts, outside or further
+            experts, further = self.host.experts_one(self._mixtures, requests)
+            launch, outside = launch + experts, outside or further
         if twice and mode != "FULL":
             more, further = self.host.flashinfer_one(requests)
             launch, outside = launch + self._called_twice * more, outside or further
@@ -224,8 +224,8 @@ class StepModel:
             lead, late = self.host.lead_many(modes, floats["R"])
             if self._mixtures:
                 alone = modes == MODES.index("NONE")
-                experts, further = self.host.experts_many(floats["R"])
-                launch, beyond = launch + self._mixtures * experts * alone, beyond | (further & alone)
+                experts, further = self.host.experts_many(self._mixtures, floats["R"])
+                launch, beyond = launch + experts * alone, beyond | (further & alone)
             if self._called_twice:
                 in_prompts = groups[-1][0]["Tp"]  # of an attention, as all of FlashInfer's are
                 twice = (modes != MODES.index("FULL")) & (in_prompts > 0) & (in_prompts < tokens)

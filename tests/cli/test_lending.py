@@ -44,13 +44,13 @@ def database(tmp_path):
     found.close()
 
 
-def store(database, operation, environment, times, axis="T"):
+def store(database, operation, environment, times, axis="T", **sizes):
     host = isinstance(operation, str)
     signature = operation if host else operation.signature
     text = signature if host else str(Program((), (operation,)))
     database.add_operation(signature, signature if host else operation.target, text)
     for size, us in times.items():
-        claim = database.claim(signature, environment, Point.of(**{axis: size}))
+        claim = database.claim(signature, environment, Point.of(**{axis: size}, **sizes))
         if claim is not None:
             database.record_ok(claim, Samples((us,)))
 
@@ -96,8 +96,9 @@ def test_what_reaches_less_far_is_not_lent(database, theirs):
 
 
 def host_parts(database):
-    for part in ("host_between", "host_experts"):
-        store(database, part, host_environment(H200), {1: 1500.0, 8: 1500.0, 64: 1500.0}, "R")
+    store(database, "host_between", host_environment(H200), {1: 1500.0, 8: 1500.0, 64: 1500.0}, "R")
+    for count in (8, 24):
+        store(database, "host_experts", host_environment(H200), dict.fromkeys((1, 8, 64), 1500.0 * count), "R", N=count)
     store(database, POWER_LIMIT, host_environment(H200), {10_000: 10_000.0, 20_000: 20_100.0, 40_000: 41_000.0}, "U")
     store(database, "host_between", host_environment(H100), {1: 1000.0, 8: 1000.0, 64: 1000.0}, "R")
 
@@ -105,13 +106,25 @@ def host_parts(database):
 def test_the_host_of_another_gpu_lends_what_was_not_measured_here(database):
     host_parts(database)
     there, known = host_environment(H200), ["host_between"]
-    assert lent_host_parts(database, known, H100, rested=True) == (there, ["host_experts", POWER_LIMIT])
-    assert lent_host_parts(database, known, H100, rested=False) == (there, ["host_experts"])
+    assert lent_host_parts(database, known, H100, rested=True) == {"host_experts": there, POWER_LIMIT: there}
+    assert lent_host_parts(database, known, H100, rested=False) == {"host_experts": there}
     for nothing in ([], [POWER_LIMIT]):  # this host was not measured
-        assert lent_host_parts(database, nothing, H100, rested=True) is None
-    assert lent_host_parts(database, [*known, "host_experts", POWER_LIMIT], H100, rested=True) is None
-    assert lent_host_parts(database, known, replace(H100, threads=99), rested=True) is None  # not such a host
-    assert lent_host_parts(database, known, H200, rested=True) is None
+        assert not lent_host_parts(database, nothing, H100, rested=True)
+    assert not lent_host_parts(database, [*known, "host_experts", POWER_LIMIT], H100, rested=True)
+    assert not lent_host_parts(database, known, replace(H100, threads=99), rested=True)  # not such a host
+    assert not lent_host_parts(database, known, H200, rested=True)
+
+
+def test_a_host_of_another_size_lends_what_no_nearer_one_has(database):
+    host_parts(database)
+    larger = replace(H200, facts=(*RESTED, ("cores", "64")))
+    for part in ("host_experts", "host_flashinfer"):
+        store(database, part, host_environment(larger), {1: 2000.0, 8: 2000.0, 64: 2000.0}, "R")
+    near, far = host_environment(H200), host_environment(larger)
+    lent = lent_host_parts(database, ["host_between"], H100, rested=False)
+    assert lent == {"host_experts": near, "host_flashinfer": far}
+    known = ["host_between", "host_experts"]
+    assert lent_host_parts(database, known, H200, rested=False) == {"host_flashinfer": far}
 
 
 def test_predictions_are_the_same_before_and_after_formulas_are_stored(database, capsys):

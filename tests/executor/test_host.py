@@ -78,8 +78,8 @@ def test_beside_the_time_to_queue_a_step_stands_that_of_its_attention(tmp_path: 
     database.close()
 
 
-def test_what_steps_take_beyond_those_of_the_load_is_shared_by_what_is_alike(tmp_path: Path):
-    """By four mixtures beside seven other operations, where each operation takes 10 us and a step 100.
+def test_what_steps_take_beyond_those_of_the_load_is_what_else_is_in_them(tmp_path: Path):
+    """3,600 us beside seven other operations, where each operation takes 10 us and a step 100.
 
     A host that scatters (some steps take twice as long) does so with either model, and is in neither number.
     """
@@ -88,30 +88,36 @@ def test_what_steps_take_beyond_those_of_the_load_is_shared_by_what_is_alike(tmp
     scatter = (1.0, 1.0, 2.0)
     seen = [TimedStep(4, 90, "NONE", False, 1.0, 170.0 * each + 4 * 900.0, 5000.0, 6000.0) for each in scatter]
     with pytest.raises(ProfileError, match="host time: host_experts is not known"):
-        host._store_beyond(book, "host_experts", seen, "NONE", 7, 4)
+        host._beyond(book, "host_experts", seen, "NONE", 7)
     for count, requests in ((5, 1), (250, 1), (5, 8), (250, 8)):
         values = [(100.0 + 10.0 * count) * each for each in scatter]
         host._store(book, "host_launch_none", Point.of(N=count, R=requests), values)
     whole = [TimedStep(4, 4, "FULL", False, 100.0, 50.0, 500.0, 700.0)] * 3
     few = [TimedStep(9, 90, "NONE", False, 100.0, 170.0, 5000.0, 6000.0)] * 2
-    host._store_beyond(book, "host_experts", [*seen, *whole, *few], "NONE", 7, 4)
-    (found,) = database.points("host_experts", host_environment(here))
-    assert found.point == Point.of(R=4)
-    assert Observation.of(found).latency_us == pytest.approx(900.0, rel=0.01)
+    found = host._beyond(book, "host_experts", [*seen, *whole, *few], "NONE", 7)
+    assert found.keys() == {4}
+    host._store(book, "host_experts", Point.of(N=4, R=4), found[4])
+    (stored,) = database.points("host_experts", host_environment(here))
+    assert Observation.of(stored).latency_us == pytest.approx(3600.0, rel=0.01)
     database.close()
 
 
 @pytest.mark.parametrize(
     ("known", "seconds"),
-    [((), 320.0), (("power_limit",), 290.0), (("power_limit", "host_experts"), 190.0)],
+    [
+        ({}, 380.0),
+        ({"power_limit": [Point.of(U=10_000)]}, 350.0),
+        ({"power_limit": [Point.of(U=10_000)], "host_experts": [Point.of(N=8, R=4), Point.of(N=8, R=64)]}, 350.0),
+        ({"power_limit": [Point.of(U=10_000)], "host_experts": [Point.of(N=8, R=4), Point.of(N=24, R=4)]}, 190.0),
+    ],
 )
 def test_what_is_left_of_host_time_on_a_gpu_costs_less(tmp_path: Path, somewhere, known, seconds: float):
     gpu = replace(somewhere, platform="h200")
     database, environment = Database(tmp_path / "latency.db"), host_environment(gpu)
-    for part in known:
+    for part, points in known.items():
         database.add_operation(part, part, f"pseudo operation {part}")
-        claim = database.claim(part, environment, Point.of(U=10_000))
-        database.record_ok(claim, Samples((10_000.0,)))
+        for point in points:
+            database.record_ok(database.claim(part, environment, point), Samples((10_000.0,)))
     assert host_cost_s(database, gpu) == seconds
     database.close()
 
@@ -165,13 +171,13 @@ def test_how_long_a_device_copies_is_asked_of_its_events_where_steps_overlap():
 
 def test_a_gpus_load_has_a_model_with_experts_and_prompts_for_it(tmp_path: Path):
     load = load_for(replace(machine(), platform="h200"))
-    folder = load.write_mixture(tmp_path / "experts")
-    assert folder is not None
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["model_type"], config["num_hidden_layers"]) == ("qwen3_moe", 8)
+    assert len(load.mixtures) == 2  # one would not tell what is of a step from what is of each mixture
+    for depth in load.mixtures:
+        config = json.loads((load.write_mixture(tmp_path / str(depth), depth) / "config.json").read_text())
+        assert (config["model_type"], config["num_hidden_layers"]) == ("qwen3_moe", depth)
     one_by_one = [each for each in load.prompts() if len(each) == 4 and sum(asked.prompt for asked in each) > 512]
     assert len(one_by_one) >= 3
-    assert load_for(machine()).write_mixture(tmp_path / "none") is None
+    assert not load_for(machine()).mixtures
     beside = [sum(not asked.after for asked in each) for each in load.arriving()]
     assert set(beside) == {1, 4, 16, 64}
 

@@ -31,9 +31,10 @@ def test_every_shipped_point_is_of_its_stored_machine_or_a_collective_of_it_by_o
     assert len(homes) > 100
     facts = tuple((name, "nccl" if name == "all_reduce" else value) for name, value in machine.facts)
     others = replace(machine, facts=facts), replace(machine, mode="eager")
+    hosts = [host_environment(stored_machine(database, platform, cores)) for cores in ("16", "32")]
     for stored, environment in homes:
         if stored.signature in HOST_PARTS:
-            assert host_environment(machine) == environment
+            assert environment in hosts
             continue
         (operation,) = parse_program(stored.text).operations
         places = (machine, *others) if operation.kind is Kind.COLLECTIVE else (machine,)
@@ -48,6 +49,17 @@ def test_another_machine_of_the_platform_is_left_out():
     add(database, Environment.of(**common, driver="2", engine="vllm 0.26.0"), 1)
     machine = stored_machine(database, "h200")
     assert (machine.fact("driver"), machine.torch, machine.engine) == ("2", "2.11.0", "vllm 0.26.0")
+
+
+def test_a_host_of_so_many_cores_is_found_if_there_is_one():
+    database = Database("sqlite://")
+    common = {"platform": "h200", "device": "NVIDIA H200", "mode": "graph"}
+    add(database, Environment.of(**common, torch="2.11.0"), 4)
+    for cores, points in (("16", 3), ("32", 2)):
+        add(database, Environment.of(**common, python="3.12.3", cores=cores), points)
+    for cores, found in ((None, "16"), ("16", "16"), ("32", "32"), ("64", "16")):
+        machine = stored_machine(database, "h200", cores)
+        assert (machine.fact("cores"), machine.torch, machine.python) == (found, "2.11.0", "3.12.3")
 
 
 def test_nothing_stored_is_one_clear_line():
