@@ -87,7 +87,7 @@ class StepModel:
         self._attention = list(windows.items())
         self._sized = [each for each in self.work if each.axis is None and not each.operation.kind.stateful]
         self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
-        self._host_one = lru_cache(maxsize=65536)((lambda *_: (0.0, 0.0, False)) if host is None else host.one)
+        self._around_one = lru_cache(maxsize=65536)(self._around)
         self._launch_one = lru_cache(maxsize=65536)(self._launch)
         self._dispatch_us, self._dispatch_outside = 0.0, False
         if host is not None and host.dispatch is not None:
@@ -136,7 +136,7 @@ class StepModel:
                 device += latency
                 outside = outside or beyond
         device, work, further = self.limited(device, tokens, requests)
-        before, plan, after, beyond = self._around(tokens, requests)
+        before, plan, after, beyond = self._around_one(tokens, requests)
         outside = outside or further
         total = before + max(launch, lead + device) + after
         return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan, work)
@@ -181,7 +181,9 @@ class StepModel:
 
     def _around(self, tokens: int, requests: int) -> tuple[float, float, float, bool]:
         """Host time before the model, its last part, which plans late attention, and after it, us; if extrapolated."""
-        before, after, outside = self._host_one(tokens, requests)
+        if self.host is None:
+            return 0.0, 0.0, 0.0, False
+        before, after, outside = self.host.one(tokens, requests)
         decodes, prompts = self._plan_us
         plan = prompts if tokens > requests else decodes
         return _grid(before) + plan, plan, _grid(after), outside
@@ -253,7 +255,7 @@ class StepModel:
             total, beyond = each.total_us_one(values)
             operation = each.operation
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
-        before, plan, after, outside = self._around(batch.tokens, batch.count)
+        before, plan, after, outside = self._around_one(batch.tokens, batch.count)
         work = sum(part[4] for part in parts) + self._dispatch_us
         device, limited, beyond = self.limited(work, batch.tokens, batch.count)
         if limited:
