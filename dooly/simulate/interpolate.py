@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dooly.batch import StepBatch, StepCost
-from dooly.simulate.compact import CompactBatch
+from dooly.simulate.compact_batch import CompactBatch
 
 __all__ = ["DecodeCosts"]
 
@@ -18,38 +18,43 @@ class DecodeCosts:
 
     While the same requests decode, their contexts grow by one token a step and the time changes smoothly; it is
     computed for a step and for one up to 32 steps (at most a 16th of the mean context) later, and is linear in between.
+
+    Attributes:
+        ahead: how many of the next steps lie in between, if the same requests decode.
     """
 
     def __init__(self, cost: Callable[[StepBatch], StepCost]) -> None:
         self._cost = cost
         self._composition = -1
-        self._at = self._length = 0
+        self.ahead = self._at = 0
         self._start = self._slope = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        self._extrapolated, self._fixed_us = False, (0.0, 0.0)
+        self._extrapolated, self._fixed_us = False, (0.0, 0.0, 0.0)
 
     def __call__(self, batch: StepBatch) -> StepCost:
         """Cost of the next step."""
         if not isinstance(batch, CompactBatch) or batch.composition < 0:
-            self._composition = -1
+            self._composition, self.ahead = -1, 0
             return self._cost(batch)
         if batch.composition != self._composition:  # many sets of requests last for one step only
-            self._composition, self._at, self._length = batch.composition, 0, 0
+            self._composition, self.ahead = batch.composition, 0
             return self._cost(batch)
-        self._at += 1
-        if self._at >= self._length:
-            ahead = min(batch.sums["S"] // (SHARE * batch.count), FURTHEST)
-            start = self._cost(batch)
-            if ahead < 4:
-                self._length = 0
-                return start
-            self._from(start, self._cost(batch.later(ahead)), ahead)
-            return start
-        at = self._at
+        if self.ahead:
+            return self.further()
+        steps = min(batch.sums["S"] // (SHARE * batch.count), FURTHEST)
+        start = self._cost(batch)
+        if steps >= 4:
+            self._from(start, self._cost(batch.later(steps)), steps)
+        return start
+
+    def further(self) -> StepCost:
+        """Cost of the next step, one of those `ahead`."""
+        self.ahead -= 1
+        self._at = at = self._at + 1
         before, device, after, total, launch, lead = (a + b * at for a, b in zip(self._start, self._slope))
         return StepCost(before, device, after, total, self._extrapolated, launch, lead, *self._fixed_us)
 
     def _from(self, start: StepCost, end: StepCost, steps: int) -> None:
-        self._at, self._length = 0, steps
+        self._at, self.ahead = 0, steps - 1
         self._start = _parts(start)
         before, device, after, total, launch, lead = ((b - a) / steps for a, b in zip(self._start, _parts(end)))
         self._slope = (before, device, after, total, launch, lead)
