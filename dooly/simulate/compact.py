@@ -155,7 +155,7 @@ class CompactScheduler:
 
         Whoever waits for a seat or for blocks goes on waiting: seats stay taken, and blocks only become fewer.
         """
-        if not self._settled or self._flush:
+        if not self._settled or (self._flush and self._waiting):
             return 0
         return min(min(self._last) - self._step, self._pool.free // self.decoding * self._size)
 
@@ -164,6 +164,7 @@ class CompactScheduler:
         rounds, rest = divmod(steps, self._size)
         opening = sum(self._opening[(self._step + i) % self._size] for i in range(rest))
         self._pool.take(rounds * self.decoding + opening)
+        self._flush = False
         self._step += steps
         self._under_way = deque(number + steps for number in self._under_way)
 

@@ -181,8 +181,8 @@ class _Simulator:
     def _coast(self, scheduler: CompactScheduler) -> bool:
         """Move only the clock over steps in which nothing but decoding happens, until one arrives; whether over any."""
         steps = 0
-        if self.costs.ahead and len(self.in_flight) == scheduler.depth - 1:
-            most, clock = min(self.costs.ahead, scheduler.steady()), self.clock
+        if len(self.in_flight) == scheduler.depth - 1:
+            most, clock = scheduler.steady(), self.clock
             arrival_s = self.waiting[0][1].arrival_s if self.waiting else inf
             while steps < most and clock.now_s < arrival_s:
                 clock.launch(self.costs.further())

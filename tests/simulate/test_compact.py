@@ -17,7 +17,6 @@ from dooly.simulate.compact import CompactScheduler
 from dooly.simulate.pool import BlockPool
 from tests.simulate.workloads import decisions, random_requests, random_settings
 
-
 HELD = [Observation((("U", u),), None, u + 0.2 * max(0, u - 30_000)) for u in range(10_000, 200_000, 5_000)]
 LIMIT = PowerLimit(fit_host(POWER_LIMIT, HELD))
 
