@@ -194,7 +194,7 @@ class CompactScheduler:
                 prefills.append((new, last.done))
                 budget -= new
                 self._advance(last, new, step, prefilled)
-        if not preempted:
+        if self._waiting and not preempted:
             self._admit(budget, step, prefills, prefilled)
         batch = self._batch(step, prefills)
         finishing = [request for request in self._last.pop(step, ()) if request.last == step]
@@ -266,7 +266,7 @@ class CompactScheduler:
                 continue
             total = request.prompt + request.known
             hits = self._hits(request, total)
-            idle = sum(not block.users for block in hits)
+            idle = len([block for block in hits if not block.users])
             if -(-total // size) - len(hits) + idle > pool.free:
                 break
             cached = len(hits) * size

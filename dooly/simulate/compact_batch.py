@@ -58,9 +58,6 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         longest: rows of the one with most; 0 if none decodes.
         prefills: (new, cached) of each other request.
     """
-    if not prefills:
-        whole = {"T": decodes, "R": decodes, "S": rows, "P": rows, "Sd": longest, "Sx": 0}
-        return {**whole, "Tp": 0, "Sp": 0, "Pp": 0, "Sq": 0, "Pt": 0, "M": 0}
     tokens, pairs, most = decodes, rows, longest
     prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
     for new, cached in prefills:
@@ -68,14 +65,27 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         tokens += new
         rows += seen_rows
         pairs += seen_pairs
-        most = max(most, seen_rows)
+        if seen_rows > most:
+            most = seen_rows
         if new > 1:
             prefill_tokens += new
             prefill_rows += seen_rows
             prefill_pairs += seen_pairs
-            prefill_most = max(prefill_most, seen_rows)
+            if seen_rows > prefill_most:
+                prefill_most = seen_rows
             tiled += seen_pairs * (-(-new // TILE) * TILE) // new
     mixed = prefill_tokens > 0
-    whole = {"T": tokens, "R": decodes + len(prefills), "S": rows, "P": pairs, "M": int(mixed)}
-    whole |= {"Sd": 0, "Sx": most} if mixed else {"Sd": most, "Sx": 0}
-    return {**whole, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs, "Sq": prefill_most, "Pt": tiled}
+    return {
+        "T": tokens,
+        "R": decodes + len(prefills),
+        "S": rows,
+        "P": pairs,
+        "Sd": 0 if mixed else most,
+        "Sx": most if mixed else 0,
+        "Tp": prefill_tokens,
+        "Sp": prefill_rows,
+        "Pp": prefill_pairs,
+        "Sq": prefill_most,
+        "Pt": tiled,
+        "M": int(mixed),
+    }

@@ -226,9 +226,8 @@ class _Simulator:
         cost = self.step_time(batch)
         if not isinstance(cost, StepCost):
             cost = StepCost(0.0, cost * 1e6, 0.0, cost * 1e6)
-        host_us = cost.host_before_us, cost.launch_us, cost.host_after_us
-        parts = (*host_us, cost.lead_us, cost.between_us, cost.device_us)
-        if not (min(parts) >= 0 and 0 < cost.total_us < float("inf")):
+        before, device, after, total, _, launch, lead, between, _, _ = cost
+        if not (min(before, device, after, launch, lead, between) >= 0 and 0 < total < inf):
             raise SimulationError(f"step time of {batch.tokens} tokens in {batch.count} requests is {cost}")
         return cost
 
