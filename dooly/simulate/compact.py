@@ -67,13 +67,12 @@ class _Request:
 
 @dataclass(slots=True)
 class CompactStep:
-    """One step: its number, its batch (None if empty), and the requests it completes a prompt or an output of."""
+    """One step: its batch (None if empty), whose prompt or output it completes, and who lost their blocks."""
 
-    number: int
     batch: StepBatch | None
     prefilled: list[_Request]
     finishing: list[_Request]
-    preempted: list[str]
+    preempted: list[_Request]
 
 
 class CompactScheduler:
@@ -205,7 +204,7 @@ class CompactScheduler:
         self._settled = self.decoding > 0 and not (prefills or preempted or finishing)
         self._step += 1
         self._under_way.append(step)
-        return CompactStep(step, batch, prefilled, finishing, [request.name for request in preempted])
+        return CompactStep(batch, prefilled, finishing, preempted)
 
     def update(self, step: CompactStep) -> list[TokenEvent]:
         """Take a step's results: the first and last tokens that came out."""
@@ -236,7 +235,7 @@ class CompactScheduler:
 
     def preempted(self, step: CompactStep) -> list[str]:
         """The requests that lost their KV blocks when this step was composed."""
-        return step.preempted
+        return [request.name for request in step.preempted]
 
     def _squeeze(self, step: int) -> list[_Request]:
         """Give each decoding request its block in order, taking blocks from the youngest; returns those preempted."""
