@@ -49,7 +49,7 @@ def predict(
     cost = breakdown.cost
     if as_json:
         rows = [asdict(row) for row in breakdown.rows]
-        print_json({"batch": batch, "device_only": saved.device_only, "cost": asdict(cost), "rows": rows})
+        print_json({"batch": batch, "device_only": saved.device_only, "cost": cost._asdict(), "rows": rows})
         return
     rows = [
         {**asdict(row), "share_percent": 100 * row.share, "note": "extrapolated" if row.extrapolated else ""}

@@ -39,6 +39,11 @@ def _compile(e: Expr, maximum: _Fold, minimum: _Fold) -> Evaluator:
     linear = _linear(e)
     if linear is not None:
         return linear
+    if e.is_Add and not e.has(sympy.Float):
+        e = sympy.factor_terms(e)  # what terms have in common once
+    numerator, denominator = sympy.fraction(e)
+    if denominator != 1:
+        return _folded(operator.truediv, [_compile(part, maximum, minimum) for part in (numerator, denominator)])
     args = [_compile(cast(Expr, a), maximum, minimum) for a in e.args]
     if e.is_Add:
         return _folded(operator.add, args)
@@ -48,8 +53,7 @@ def _compile(e: Expr, maximum: _Fold, minimum: _Fold) -> Evaluator:
         base, exponent = args
         return lambda values: base(values) ** exponent(values)
     if isinstance(e, FloorDiv):
-        above, below = args
-        return lambda values: above(values) // below(values)
+        return _folded(operator.floordiv, args)
     if isinstance(e, sympy.Max):
         return _folded(maximum, args)
     if isinstance(e, sympy.Min):
@@ -65,7 +69,7 @@ def _folded(fold: _Fold, args: list[Evaluator]) -> Evaluator:
 
 
 def _linear(e: Expr) -> Evaluator | None:
-    """The common case, ``c + a*X + b*Y``, in one closure."""
+    """The common case, ``c + a*X + b*Y + ...``, in one closure."""
     constant, pairs = 0.0, list[tuple[float, str]]()
     for term in sympy.Add.make_args(e):
         coefficient, rest = term.as_coeff_Mul()
@@ -75,10 +79,17 @@ def _linear(e: Expr) -> Evaluator | None:
             pairs.append((float(coefficient), str(rest)))
         else:
             return None
-    if len(pairs) == 1:
-        slope, name = pairs[0]
+    (slope, name), *more = pairs
+    if not more:
         return lambda values: constant + slope * values[name]
-    if len(pairs) == 2:
-        (slope, name), (slope2, name2) = pairs
+    (slope2, name2), *more = more
+    if not more:
         return lambda values: constant + slope * values[name] + slope2 * values[name2]
-    return None
+
+    def add_up(values: Mapping[str, Any]) -> Any:
+        total = constant + slope * values[name] + slope2 * values[name2]
+        for factor, symbol in more:
+            total += factor * values[symbol]
+        return total
+
+    return add_up

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dooly.errors import FitError
 from dooly.fit.evaluator import Evaluator, column_evaluator, scalar_evaluator
-from dooly.fit.residual import Field, Residual
+from dooly.fit.residual import Residual
 from dooly.fit.terms import PARAMETERS, Structure, Term
 from dooly.ir.expr import Expr, format_expr, symbols_of
 
@@ -134,7 +134,7 @@ class Formula:
         """Request symbols that `predict` reads, sorted."""
         used = [each for term in self.structure for c in term for each in (c.quantity, c.within)]
         used += [held.quantity for held in self.domain]
-        used += self.residual.coordinates if isinstance(self.residual, Field) else ()
+        used += self.residual.coordinates if self.residual is not None else ()
         return tuple(sorted({name for e in used for name in symbols_of(e)}))
 
     @cached_property
@@ -154,20 +154,37 @@ class Formula:
     @cached_property
     def fitted(self) -> Expr:
         """Symbolic part in us with the parameters' values."""
-        return self._sum({p.name: cast(Expr, sympy.Float(p.value)) for p in self.parameters})
+        return self._sum(self._numbers)
+
+    @property
+    def _numbers(self) -> dict[str, Expr]:
+        return {p.name: cast(Expr, sympy.Float(p.value)) for p in self.parameters}
 
     def _sum(self, parameters: Mapping[str, Expr]) -> Expr:
+        return sympy.Add(*(within * part for within, part in self._parts(parameters)))
+
+    def _parts(self, parameters: Mapping[str, Expr]) -> list[tuple[Expr, Expr]]:
+        """By what is 1 for the batches that it counts for, the sum of its terms."""
+
         def largest(term: Term) -> Expr:
             parts = [c.expression(parameters[c.parameter]) for c in term]
             return parts[0] if len(parts) == 1 else cast(Expr, sympy.Max(*parts))
 
-        return sympy.Add(*(within * sympy.Add(*map(largest, terms)) for within, terms in self.by_batches.items()))
+        return [(within, sympy.Add(*map(largest, terms))) for within, terms in self.by_batches.items()]
 
     @cached_property
-    def _scalar(self) -> tuple[Evaluator, list[tuple[Evaluator, float, float]]]:
-        return scalar_evaluator(self.fitted), [
-            (scalar_evaluator(r.quantity), r.low * (1 - _SLACK), r.high * (1 + _SLACK)) for r in self.domain
-        ]
+    def _parts_one(self) -> list[tuple[Evaluator, Evaluator]]:
+        """What is 1 for the batches that a part counts for, and its us."""
+        return [(scalar_evaluator(within), scalar_evaluator(part)) for within, part in self._parts(self._numbers)]
+
+    @cached_property
+    def _place_one(self) -> tuple[list[Evaluator], list[tuple[float, float]], list[int]]:
+        """What domain and residual look at, the domain first; its ranges; which are the residual's coordinates."""
+        quantities = [held.quantity for held in self.domain]
+        coordinates = () if self.residual is None else self.residual.coordinates
+        quantities += [each for each in coordinates if each not in quantities]
+        ranges = [(held.low * (1 - _SLACK), held.high * (1 + _SLACK)) for held in self.domain]
+        return [scalar_evaluator(each) for each in quantities], ranges, [quantities.index(each) for each in coordinates]
 
     def predict_one(self, values: Mapping[str, float]) -> tuple[float, bool]:
         """Latency in us of one batch, and whether it lies outside the measured domain.
@@ -175,12 +192,17 @@ class Formula:
         Args:
             values: of `symbols`, at least 1 each.
         """
-        evaluate, ranges = self._scalar
-        latency = evaluate(values)
+        latency = 0.0
+        for within, part in self._parts_one:
+            share = within(values)
+            if share:
+                latency += share * part(values)
+        quantities, ranges, coordinates = self._place_one
+        at = [quantity(values) for quantity in quantities]
         if self.residual is not None:
-            latency *= self.residual.scale_one(latency, values)
-        for quantity, low, high in ranges:
-            if not low <= quantity(values) <= high:
+            latency *= self.residual.scale_one(latency, [at[i] for i in coordinates])
+        for x, (low, high) in zip(at, ranges):
+            if not low <= x <= high:
                 return latency, True
         return latency, self.lenders > 0
 

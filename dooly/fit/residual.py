@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.fit.evaluator import Evaluator, column_evaluator, scalar_evaluator
-from dooly.ir.expr import Expr
+from dooly.fit.evaluator import column_evaluator
+from dooly.ir.expr import Expr, symbol
 
 __all__ = ["BOUND", "Curve", "Field", "Residual", "fit_curve", "fit_field"]
 
@@ -65,10 +65,15 @@ class Curve:
         ends = log(self.ends_us[0]), log(self.ends_us[1])
         return [log(value) for value in self.at], times, ends, (times[0] - ends[0], times[-1] - ends[1])
 
-    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:
-        """Factor for one batch."""
+    @property
+    def coordinates(self) -> tuple[Expr, ...]:
+        """What `scale_one` asks for."""
+        return (symbol(self.axis),)
+
+    def scale_one(self, symbolic_us: float, place: Sequence[float]) -> float:
+        """Factor for one batch, of which `place` holds the coordinates."""
         at, times, ends, corrections = self._logs
-        x = log(values[self.axis])
+        x = log(place[0])
         i = bisect_right(at, x)
         if i == len(at) and x <= at[-1]:
             return exp(times[-1]) / symbolic_us
@@ -123,16 +128,14 @@ class Field:
         columns = (2 * sharp * places, np.full(len(places), -sharp), -sharp * square)
         return np.ascontiguousarray(np.column_stack(columns)), np.array(self.weights)
 
-    @cached_property
-    def _quantities(self) -> list[Evaluator]:
-        return [scalar_evaluator(e) for e in self.coordinates]
-
-    def scale_one(self, symbolic_us: float, values: Mapping[str, float]) -> float:  # noqa: ARG002 - shared by both
-        """Factor for one batch."""
+    def scale_one(self, symbolic_us: float, place: Sequence[float]) -> float:  # noqa: ARG002 - shared by both
+        """Factor for one batch, of which `place` holds the coordinates."""
         matrix, weights = self._kernel
-        at = [log2(quantity(values)) for quantity in self._quantities]
-        at += (sum([x * x for x in at]), 1.0)
-        exponent = matrix.dot(np.array(at))
+        at = [log2(x) for x in place]
+        square = 0.0
+        for x in at:
+            square += x * x
+        exponent = matrix.dot(np.array((*at, square, 1.0)))
         level = float(weights.dot(np.exp(exponent, exponent)))
         return exp(BOUND if level > BOUND else max(level, -BOUND))
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import MODES, POWER_LIMIT, Batch, BatchColumns, StepBatch, StepCost
+from dooly.batch import MODES, POWER_LIMIT, Batch, BatchColumns, GraphMode, StepBatch, StepCost
 from dooly.fit.formula import Formula
 from dooly.fit.observation import Routing, experts_reached
 from dooly.ir.operation import Operation
@@ -54,8 +54,8 @@ class StepModel:
 
     Where CUDA graphs are replayed, all but attention works on as many tokens as the step is padded to.
 
-    Work whose latency one request symbol decides is tabulated over that symbol as it is asked for, work that several
-    decide is remembered; attention is computed.
+    Work whose latency one request symbol decides is tabulated over that symbol as it is asked for; all but attention is
+    remembered for what decides it; attention is computed.
     """
 
     def __init__(
@@ -86,9 +86,7 @@ class StepModel:
                 windows.setdefault(each.subject.window, []).append(each)
         self._attention = list(windows.items())
         self._sized = [each for each in self.work if each.axis is None and not each.operation.kind.stateful]
-        self._sized_one = lru_cache(maxsize=65536)(self._sum_sized)
-        self._host_one = lru_cache(maxsize=65536)((lambda *_: (0.0, 0.0, False)) if host is None else host.one)
-        self._launch_one = lru_cache(maxsize=65536)(self._launch)
+        self._around_one = lru_cache(maxsize=65536)(self._around_attention)
         self._dispatch_us, self._dispatch_outside = 0.0, False
         if host is not None and host.dispatch is not None:
             dispatch, self._dispatch_outside = host.dispatch.predict_one({"N": float(self.launches)})
@@ -119,27 +117,31 @@ class StepModel:
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
         tokens, requests = batch.tokens, batch.count
-        padded, launch, lead, between, outside = self._launch_one(tokens, requests, self._calls_twice(batch))
-        sizes = {"T": padded, "R": requests, "L": batch.logits}
-        device, outside = self._dispatch_us, outside or self._dispatch_outside
-        for axis, table in self._tables:
-            latency, beyond = table.at(sizes[axis])
-            device += latency
-            outside = outside or beyond
-        latency, beyond = self._sized_one(padded, requests, batch.logits)
-        device += latency
-        outside = outside or beyond
+        around = self._around_one(tokens, requests, batch.logits, self._calls_twice(batch))
+        before, plan, launch, lead, between, device, after, outside = around
         for window, group in self._attention:
             values = batch.attention(window)
             for each in group:
                 latency, beyond = each.total_us_one(values)
                 device += latency
                 outside = outside or beyond
-        device, work, further = self.limited(device, tokens, requests)
-        before, plan, after, beyond = self._around(tokens, requests)
-        outside = outside or further
+        device, work, beyond = self.limited(device, tokens, requests)
         total = before + max(launch, lead + device) + after
         return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan, work)
+
+    def _around_attention(
+        self, tokens: int, requests: int, logits: int, twice: bool
+    ) -> tuple[float, float, float, float, float, float, float, bool]:
+        """us of `StepCost` before the model, its plan, launch, lead, between, of the device, and after; whether
+        extrapolated."""
+        padded, launch, lead, between, outside = self._launch(tokens, requests, twice)
+        before, plan, after, beyond = self._around(tokens, requests)
+        sizes = {"T": padded, "R": requests, "L": logits}
+        found = [(self._dispatch_us, self._dispatch_outside), (0.0, outside or beyond)]
+        found += [table.at(sizes[axis]) for axis, table in self._tables]
+        found += [each.total_us_one(sizes) for each in self._sized]
+        device, outside = sum(latency for latency, _ in found), any(beyond for _, beyond in found)
+        return before, plan, launch, lead, between, device, after, outside
 
     def limited(self, work_us: float, tokens: int, requests: int) -> tuple[float, float, bool]:
         """us of the device from a rest on for what its operations take, `StepCost.work_us`, and if extrapolated."""
@@ -150,7 +152,10 @@ class StepModel:
 
     def padded(self, tokens: int, requests: int) -> int:
         """Tokens that all but attention works on."""
-        return self._launch_one(tokens, requests, False)[0]
+        return self._padded(tokens, requests)[1]
+
+    def _padded(self, tokens: int, requests: int) -> tuple[GraphMode, int]:
+        return ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
 
     def _calls_twice(self, batch: StepBatch) -> bool:
         """Whether each FlashInfer attention is called twice: for requests that decode, and for prompts."""
@@ -164,7 +169,7 @@ class StepModel:
         Args:
             twice: as `_calls_twice`.
         """
-        mode, padded = ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
+        mode, padded = self._padded(tokens, requests)
         if self.host is None or not self.host.launch:
             return padded, 0.0, 0.0, 0.0, False
         place = MODES.index(mode)
@@ -181,15 +186,12 @@ class StepModel:
 
     def _around(self, tokens: int, requests: int) -> tuple[float, float, float, bool]:
         """Host time before the model, its last part, which plans late attention, and after it, us; if extrapolated."""
-        before, after, outside = self._host_one(tokens, requests)
+        if self.host is None:
+            return 0.0, 0.0, 0.0, False
+        before, after, outside = self.host.one(tokens, requests)
         decodes, prompts = self._plan_us
         plan = prompts if tokens > requests else decodes
         return _grid(before) + plan, plan, _grid(after), outside
-
-    def _sum_sized(self, tokens: int, requests: int, logits: int) -> tuple[float, bool]:
-        """Work that several sizes decide together."""
-        totals = [each.total_us_one({"T": tokens, "R": requests, "L": logits}) for each in self._sized]
-        return sum(latency for latency, _ in totals), any(beyond for _, beyond in totals)
 
     def step_times(self, batches: Sequence[Batch] | BatchColumns) -> StepTimes:
         """Costs of many steps at once; at least one."""
@@ -244,7 +246,7 @@ class StepModel:
 
         On a GPU the row ``host_launch`` is what the device waits for the host, not the whole time of queueing.
         """
-        padded, launch, lead, between, late = self._launch_one(batch.tokens, batch.count, self._calls_twice(batch))
+        padded, launch, lead, between, late = self._launch(batch.tokens, batch.count, self._calls_twice(batch))
         parts: list[tuple[str, str, str, int, float, bool]] = []
         for each in self.work:
             values = {**batch.attention(each.subject.window), "L": batch.logits}

@@ -6,7 +6,7 @@ stable, so a short list of patterns suffices; what none of them knows is reporte
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from dooly.batch import Batch, StepCost
@@ -98,8 +98,8 @@ def recorded_cost(model: StepModel, batch: Batch, padded: int) -> StepCost:
     """Cost of a step that was padded to so many tokens; as `StepModel.step_time`, whatever that would pad it to."""
     work_us = sum(predicted_us(work, batch, padded) for work in model.work)
     device, limited, _ = model.limited(work_us, batch.tokens, batch.count)
-    cost = replace(model.step_time(batch), device_us=device, work_us=limited)
-    return replace(cost, total_us=cost.host_before_us + cost.span_us(idle=True) + cost.host_after_us)
+    cost = model.step_time(batch)._replace(device_us=device, work_us=limited)
+    return cost._replace(total_us=cost.host_before_us + cost.span_us(idle=True) + cost.host_after_us)
 
 
 def account(step: EngineStep, model: StepModel | None) -> tuple[RoleTime, ...]:

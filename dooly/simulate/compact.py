@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
-from dooly.batch import TILE, Batch, StepBatch
+from dooly.batch import StepBatch
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
+from dooly.simulate.compact_batch import NEVER, CompactBatch, add_up
 from dooly.simulate.pool import Block, BlockPool
 from dooly.simulate.scheduling import TokenEvent
 from dooly.simulate.trace import PREFIX_BLOCK, TraceRequest
 
 __all__ = ["CompactScheduler", "CompactStep"]
-
-NEVER = -1
 
 
 class _Request:
@@ -66,54 +65,14 @@ class _Request:
         return self.done if self.first == NEVER else self.done + min(step, self.last + 1)
 
 
-class CompactBatch:
-    """What a step works on, in sums; the single requests are listed only if somebody asks, before the next step.
-
-    Attributes:
-        composition: the same for steps in which the same requests decode and nothing else happens; NEVER with prompts.
-    """
-
-    __slots__ = ("_list", "_requests", "ahead", "composition", "count", "logits", "sums", "tokens")
-
-    def __init__(
-        self,
-        sums: dict[str, int],
-        composition: int,
-        list_requests: Callable[[int], tuple[tuple[int, int], ...]],
-        ahead: int = 0,
-    ) -> None:
-        self.sums, self.composition, self.ahead, self._list = sums, composition, ahead, list_requests
-        self.tokens = sums["T"]
-        self.count = self.logits = sums["R"]
-        self._requests: tuple[tuple[int, int], ...] | None = None
-
-    @property
-    def requests(self) -> tuple[tuple[int, int], ...]:
-        """(new, cached) of each request."""
-        if self._requests is None:
-            self._requests = self._list(self.ahead)
-        return self._requests
-
-    def attention(self, window: int | None = None) -> dict[str, int]:
-        """As `Batch.attention`."""
-        return self.sums if window is None else Batch(self.requests, self.logits).attention(window)
-
-    def later(self, steps: int) -> CompactBatch:
-        """The batch that comes so many steps after this one, if nothing but decoding happens in between."""
-        more, sums = self.count * steps, self.sums
-        sums = {**sums, "S": sums["S"] + more, "P": sums["P"] + more, "Sd": sums["Sd"] + steps}
-        return CompactBatch(sums, self.composition, self._list, self.ahead + steps)
-
-
 @dataclass(slots=True)
 class CompactStep:
-    """One step: its number, its batch (None if empty), and the requests it completes a prompt or an output of."""
+    """One step: its batch (None if empty), whose prompt or output it completes, and who lost their blocks."""
 
-    number: int
     batch: StepBatch | None
     prefilled: list[_Request]
     finishing: list[_Request]
-    preempted: list[str]
+    preempted: list[_Request]
 
 
 class CompactScheduler:
@@ -121,6 +80,7 @@ class CompactScheduler:
 
     Attributes:
         depth: how many batches may be under way at once.
+        decoding: how many requests decode.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -137,18 +97,19 @@ class CompactScheduler:
         self._under_way: deque[int] = deque()
         self._stale: defaultdict[int, list[_Request]] = defaultdict(list)
         self._step = 0
-        self._flush = False
+        self._flush = self._settled = False
         self._turns = count()
         self._next_key = 0
         self._prefixes: dict[tuple[int, int], int] = {}
-        # Of the requests that decode: how many, their tokens before step 0, by step that opens a block, by last.
-        self._decoding = self._tokens = self._changes = 0
+        # Of the requests that decode: their tokens before step 0, by step that opens a block, by last.
+        self.decoding = self._tokens = self._changes = 0
         self._opening = [0] * self._size
         self._last: defaultdict[int, list[_Request]] = defaultdict(list)
         self._longest: list[tuple[int, int, _Request]] = []
 
     def submit(self, name: str, request: TraceRequest) -> None:
         """Queue a request."""
+        self._settled = False
         keys = self._shared_keys(request) if self._settings.prefix_caching else []
         own = self._next_key
         self._next_key += (request.prompt_tokens + request.output_tokens) // self._size + 1
@@ -172,39 +133,39 @@ class CompactScheduler:
         return bool(self._running or self._waiting or self._flush)
 
     def _batch(self, step: int, prefills: list[tuple[int, int]]) -> CompactBatch | None:
-        decodes = self._decoding
+        decodes, longest = self.decoding, 0
         if not decodes and not prefills:
             return None
-        tokens, rows, most = decodes, self._tokens + decodes * (step + 1), 0
         if decodes:
             while self._longest[0][2].turn != self._longest[0][1] or self._longest[0][2].last < step:
                 heapq.heappop(self._longest)
-            most = step + 1 - self._longest[0][0]
-        pairs = rows
-        prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
-        for new, cached in prefills:
-            tokens += new
-            rows += new + cached
-            seen = new * cached + new * (new + 1) // 2
-            pairs += seen
-            most = max(most, new + cached)
-            if new > 1:
-                prefill_tokens += new
-                prefill_rows += new + cached
-                prefill_pairs += seen
-                prefill_most = max(prefill_most, new + cached)
-                tiled += seen * (-(-new // TILE) * TILE) // new
-        count = decodes + len(prefills)
-        mixed = prefill_tokens > 0
-        sums = {"T": tokens, "R": count, "S": rows, "P": pairs, "M": int(mixed)}
-        sums |= {"Sd": 0, "Sx": most} if mixed else {"Sd": most, "Sx": 0}
-        sums |= {"Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs, "Sq": prefill_most, "Pt": tiled}
+            longest = step + 1 - self._longest[0][0]
+        rows = self._tokens + decodes * (step + 1)
+        sums = add_up(decodes, rows, longest, prefills)
+        return CompactBatch(sums, NEVER if prefills else self._changes, partial(self._listed, step, prefills))
 
-        def list_requests(ahead: int) -> tuple[tuple[int, int], ...]:
-            cached = step + ahead
-            return (*((1, r.done + cached) for r in self._running if r.first <= step <= r.last), *prefills)
+    def _listed(self, step: int, prefills: list[tuple[int, int]], ahead: int) -> tuple[tuple[int, int], ...]:
+        """(new, cached) of each request, if nothing but decoding happens in so many steps."""
+        cached = step + ahead
+        return (*((1, r.done + cached) for r in self._running if r.first <= step <= r.last), *prefills)
 
-        return CompactBatch(sums, NEVER if prefills else self._changes, list_requests)
+    def steady(self) -> int:
+        """How many of the next steps are like the last one, and bring no event: the same requests decode.
+
+        Whoever waits for a seat or for blocks goes on waiting: seats stay taken, and blocks only become fewer.
+        """
+        if not self._settled or (self._flush and self._waiting):
+            return 0
+        return min(min(self._last) - self._step, self._pool.free // self.decoding * self._size)
+
+    def skip(self, steps: int) -> None:
+        """Schedule so many `steady` steps and take their results; as many as before are under way."""
+        rounds, rest = divmod(steps, self._size)
+        opening = sum(self._opening[(self._step + i) % self._size] for i in range(rest))
+        self._pool.take(rounds * self.decoding + opening)
+        self._flush = False
+        self._step += steps
+        self._under_way = deque(number + steps for number in self._under_way)
 
     def schedule(self) -> CompactStep:
         """Compose the next step."""
@@ -217,7 +178,7 @@ class CompactScheduler:
                 self._pool.take(opening)
         else:
             preempted = self._squeeze(step)
-        budget = self._settings.max_num_batched_tokens - self._decoding
+        budget = self._settings.max_num_batched_tokens - self.decoding
         prefills: list[tuple[int, int]] = []
         prefilled: list[_Request] = []
         last = self._running[-1] if self._running else None
@@ -232,7 +193,7 @@ class CompactScheduler:
                 prefills.append((new, last.done))
                 budget -= new
                 self._advance(last, new, step, prefilled)
-        if not preempted:
+        if self._waiting and not preempted:
             self._admit(budget, step, prefills, prefilled)
         batch = self._batch(step, prefills)
         finishing = [request for request in self._last.pop(step, ()) if request.last == step]
@@ -240,9 +201,10 @@ class CompactScheduler:
             self._stop_decoding(request)
         for request in prefilled:
             self._start_decoding(request, step + 1, finishing)
+        self._settled = self.decoding > 0 and not (prefills or preempted or finishing)
         self._step += 1
         self._under_way.append(step)
-        return CompactStep(step, batch, prefilled, finishing, [request.name for request in preempted])
+        return CompactStep(batch, prefilled, finishing, preempted)
 
     def update(self, step: CompactStep) -> list[TokenEvent]:
         """Take a step's results: the first and last tokens that came out."""
@@ -273,7 +235,7 @@ class CompactScheduler:
 
     def preempted(self, step: CompactStep) -> list[str]:
         """The requests that lost their KV blocks when this step was composed."""
-        return step.preempted
+        return [request.name for request in step.preempted]
 
     def _squeeze(self, step: int) -> list[_Request]:
         """Give each decoding request its block in order, taking blocks from the youngest; returns those preempted."""
@@ -303,7 +265,7 @@ class CompactScheduler:
                 continue
             total = request.prompt + request.known
             hits = self._hits(request, total)
-            idle = sum(not block.users for block in hits)
+            idle = len([block for block in hits if not block.users])
             if -(-total // size) - len(hits) + idle > pool.free:
                 break
             cached = len(hits) * size
@@ -351,7 +313,7 @@ class CompactScheduler:
         request.done -= step
         request.turn = next(self._turns)
         self._changes += 1
-        self._decoding += 1
+        self.decoding += 1
         self._tokens += request.done
         self._opening[-request.done % self._size] += 1
         self._last[request.last].append(request)
@@ -359,7 +321,7 @@ class CompactScheduler:
 
     def _stop_decoding(self, request: _Request) -> None:
         self._changes += 1
-        self._decoding -= 1
+        self.decoding -= 1
         self._tokens -= request.done
         self._opening[-request.done % self._size] -= 1
 

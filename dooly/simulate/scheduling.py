@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dooly.batch import StepBatch
 from dooly.simulate.trace import TraceRequest
@@ -12,8 +11,7 @@ from dooly.simulate.trace import TraceRequest
 __all__ = ["Scheduler", "Step", "TokenEvent"]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """A request's first token or its last.
 
     Attributes:

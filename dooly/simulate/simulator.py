@@ -11,12 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from dooly.batch import Batch, StepBatch, StepCost
 from dooly.engine import EngineSettings, model_folder
 from dooly.errors import SimulationError
-from dooly.predict import NO_LIMIT, PowerLimit, PowerState
+from dooly.predict import NO_LIMIT, PowerLimit
+from dooly.simulate.clock import Clock
 from dooly.simulate.compact import CompactScheduler
 from dooly.simulate.engine import EngineScheduler
 from dooly.simulate.interpolate import DecodeCosts
@@ -127,16 +129,14 @@ class _Simulator:
         keep_steps: bool,
     ) -> None:
         self.engine, self.trace, self.step_time, self.progress = engine, trace, step_time, progress
-        self.cost = DecodeCosts(self._cost) if isinstance(engine, CompactScheduler) else self._cost
-        self.power, self.keep_steps = PowerState(power), keep_steps
+        self.costs, self.clock, self.keep_steps = DecodeCosts(self._cost), Clock(power), keep_steps
+        self.compact = engine if isinstance(engine, CompactScheduler) and not keep_steps else None
         self.requests: dict[str, _Request] = {}
         self.steps: list[StepRecord] = []
         self.unlisted = (0, 0)
         self.done = 0
-        self.now_s = 0.0
-        self.device_free_s = 0.0
         self.waiting = deque(enumerate(trace.requests))
-        self.in_flight: deque[tuple[float, float, Step]] = deque()
+        self.in_flight: deque[Step] = deque()
 
     def run(self, model: str, settings: EngineSettings) -> Run:
         """Serve the trace to its end."""
@@ -157,48 +157,56 @@ class _Simulator:
     def _serve(self) -> None:
         """The loop of the engine core: take arrivals, compose a step if there is room, else finish the oldest."""
         while True:
-            if self.waiting and self.waiting[0][1].arrival_s <= self.now_s:
+            if self.waiting and self.waiting[0][1].arrival_s <= self.clock.now_s:
                 self._admit()
+            elif self.compact is not None and self._coast(self.compact):
+                continue
             if self.engine.busy():
                 self._launch()
-                if len(self.in_flight) < self.engine.depth and (self.in_flight[-1][2].batch or self.engine.busy()):
+                if len(self.in_flight) < self.engine.depth and (self.in_flight[-1].batch or self.engine.busy()):
                     continue
             elif not self.in_flight:
                 if not self.waiting:
                     return
-                self.now_s = max(self.now_s, self.waiting[0][1].arrival_s)
+                self.clock.now_s = max(self.clock.now_s, self.waiting[0][1].arrival_s)
                 continue
             self._finish_oldest()
 
     def _admit(self) -> None:
-        while self.waiting and self.waiting[0][1].arrival_s <= self.now_s:
+        while self.waiting and self.waiting[0][1].arrival_s <= self.clock.now_s:
             index, request = self.waiting.popleft()
             self.requests[str(index)] = _Request()
             self.engine.submit(str(index), request)
 
+    def _coast(self, scheduler: CompactScheduler) -> bool:
+        """Move only the clock over steps in which nothing but decoding happens, until one arrives; whether over any."""
+        steps = 0
+        if len(self.in_flight) == scheduler.depth - 1:
+            most, clock = scheduler.steady(), self.clock
+            arrival_s = self.waiting[0][1].arrival_s if self.waiting else inf
+            while steps < most and clock.now_s < arrival_s:
+                clock.launch(self.costs.further())
+                clock.finish()
+                steps += 1
+        if steps:
+            scheduler.skip(steps)
+            self.unlisted = self.unlisted[0] + steps, self.unlisted[1] + steps * scheduler.decoding
+        return steps > 0
+
     def _launch(self) -> None:
-        start_s = self.now_s
+        start_s = self.clock.now_s
         step = self.engine.schedule()
+        self.in_flight.append(step)
         for name in self.engine.preempted(step):
             self.requests[name].preemptions += 1
         batch = step.batch
         if batch is None:
-            self.in_flight.append((self.now_s, 0.0, step))
+            self.clock.launch_nothing()
             return
-        cost = self.cost(batch)
-        self.now_s += (cost.host_before_us - cost.plan_us) / 1e6
-        free_s = self.device_free_s + cost.between_us / 1e6
-        if cost.plan_us > 0.0:
-            self.now_s = max(self.now_s, free_s) + cost.plan_us / 1e6
-        # The device starts with the first kernel that is queued, and cannot end before the last one is.
-        begin_s = max(free_s, self.now_s + cost.lead_us / 1e6)
-        device_us = self.power.device_us(cost, begin_s)
-        ready_s = begin_s + device_us / 1e6
-        self.now_s += cost.launch_us / 1e6
-        self.device_free_s = max(ready_s, self.now_s)
-        self.in_flight.append((self.device_free_s, cost.host_after_us / 1e6, step))
+        cost = self.costs(batch)
+        device_us = self.clock.launch(cost)
         if self.keep_steps:
-            end_s = self.device_free_s + cost.host_after_us / 1e6
+            end_s = self.clock.free_s + cost.host_after_us / 1e6
             self.steps.append(
                 StepRecord(
                     start_s=start_s,
@@ -218,23 +226,21 @@ class _Simulator:
         cost = self.step_time(batch)
         if not isinstance(cost, StepCost):
             cost = StepCost(0.0, cost * 1e6, 0.0, cost * 1e6)
-        host_us = cost.host_before_us, cost.launch_us, cost.host_after_us
-        parts = (*host_us, cost.lead_us, cost.between_us, cost.device_us)
-        if not (min(parts) >= 0 and 0 < cost.total_us < float("inf")):
+        before, device, after, total, _, launch, lead, between, _, _ = cost
+        if not (min(before, device, after, launch, lead, between) >= 0 and 0 < total < inf):
             raise SimulationError(f"step time of {batch.tokens} tokens in {batch.count} requests is {cost}")
         return cost
 
     def _finish_oldest(self) -> None:
-        end_s, host_after_s, step = self.in_flight.popleft()
-        self.now_s = max(self.now_s, end_s) + host_after_s
-        for event in self.engine.update(step):
+        self.clock.finish()
+        for event in self.engine.update(self.in_flight.popleft()):
             request = self.requests[event.name]
             if request.first_token_s is None:
-                request.first_token_s = self.now_s
+                request.first_token_s = self.clock.now_s
                 request.cached_tokens = event.cached_tokens
             if event.finished:
                 request.tokens = event.tokens
-                request.finish_s = self.now_s
+                request.finish_s = self.clock.now_s
                 self.done += 1
                 if self.progress is not None:
                     self.progress(self.done, len(self.trace))

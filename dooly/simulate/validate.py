@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -122,9 +122,9 @@ def costs_along(model: StepModel, run: Run) -> list[StepCost]:
     for step in run.steps:
         cost = model.step_time(step.batch)
         begin_s = max(free_s, step.start_s + step.host_before_us / 1e6)
-        served = replace(cost, device_us=state.device_us(cost, begin_s))
+        served = cost._replace(device_us=state.device_us(cost, begin_s))
         free_s = begin_s + step.device_us / 1e6
-        costs.append(replace(served, total_us=cost.total_us + served.span_us(idle=True) - cost.span_us(idle=True)))
+        costs.append(served._replace(total_us=cost.total_us + served.span_us(idle=True) - cost.span_us(idle=True)))
     return costs
 
 

@@ -1,18 +1,24 @@
 """The compact scheduler without the engine: block bookkeeping, sums of batches, refusals, determinism."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.batch import Batch, StepBatch
+from dooly.batch import POWER_LIMIT, Batch, StepBatch, StepCost
 from dooly.engine import EngineSettings
 from dooly.errors import SimulationError
-from dooly.simulate import Trace, TraceRequest, simulate_fast, summarize
+from dooly.fit import Observation, fit_host
+from dooly.predict import NO_LIMIT, PowerLimit
+from dooly.simulate import Trace, TraceRequest, simulate_fast
 from dooly.simulate.compact import CompactScheduler
 from dooly.simulate.pool import BlockPool
 from tests.simulate.workloads import decisions, random_requests, random_settings
+
+HELD = [Observation((("U", u),), None, u + 0.2 * max(0, u - 30_000)) for u in range(10_000, 200_000, 5_000)]
+LIMIT = PowerLimit(fit_host(POWER_LIMIT, HELD))
 
 
 def test_blocks_that_hold_nothing_are_used_first_then_the_oldest() -> None:
@@ -88,14 +94,31 @@ def test_sums_are_those_of_the_listed_requests() -> None:
     assert seen > 200
 
 
-def test_equal_inputs_equal_runs_and_steps_are_counted_without_being_kept() -> None:
-    trace = Trace("t", tuple(TraceRequest(i / 10, 50 + i, 20) for i in range(50)))
-    runs = [simulate_fast("m", trace, lambda batch: 1e-3 * batch.count, keep_steps=keep) for keep in (False, True)]
-    assert runs[0].requests == runs[1].requests
-    assert runs[0].steps == ()
-    short, full = (summarize(run) for run in runs)
-    assert (short.steps, short.mean_running) == (full.steps, full.mean_running)
-    assert short.steps == len(runs[1].steps)
+def bent(batch: StepBatch) -> StepCost:
+    """Milliseconds, bent over the context; prompts are heavy work of a GPU under a power limit."""
+    sums = batch.attention(None)
+    device_us = 400.0 + 9 * batch.tokens + 40 * sums["S"] ** 0.7 + sums["Sd"] ** 0.5
+    heavy_us = 9.0 * device_us if batch.tokens > batch.count else 0.0
+    return StepCost(150.0, device_us, 70.0, 220.0 + device_us, False, 90.0, 40.0, 20.0, 10.0, heavy_us)
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.booleans())
+def test_steps_are_counted_without_being_kept_and_the_run_is_the_same(
+    seed: int, overlapped: bool, limited: bool
+) -> None:
+    """Steps in which the same requests decode are skipped only where the run does not list them."""
+    rng = random.Random(seed)
+    settings = replace(random_settings(rng), async_scheduling=overlapped)
+    requests = [request for _, request in random_requests(rng, settings.max_model_len)]
+    span_s = rng.choice([0.0, 0.1, 1.0, 10.0])
+    arrivals = sorted(rng.uniform(0.0, span_s) for _ in requests)
+    trace = Trace("t", tuple(replace(each, arrival_s=at) for each, at in zip(requests, arrivals, strict=True)))
+    power = LIMIT if limited else NO_LIMIT
+    short, full = (simulate_fast("m", trace, bent, settings, power=power, keep_steps=keep) for keep in (False, True))
+    assert short.requests == full.requests
+    assert short.steps == ()
+    assert (short.step_count, short.mean_running) == (full.step_count, full.mean_running)
+    assert full.step_count == len(full.steps)
 
 
 def test_a_block_size_that_cuts_across_prefix_blocks() -> None:
