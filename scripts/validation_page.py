@@ -26,7 +26,7 @@ Each trace was served three times with asynchronous scheduling and once with syn
 requests of one pass against the mean of the others. Traces: *4* is 40 requests of azure-conv, 4 a second; *long* 8
 requests of arxiv, 1.5 a second; *16* 110 requests of azure-conv, 16 a second. *Own process*: the engine core in a
 process of its own, whose steps cannot be seen. *TP 2*: over two GPUs, a process for each beside that one. *16 cores*: a
-machine whose host time was not measured.
+machine of so many, whose host time was measured for itself.
 
 ## Recordings
 """
