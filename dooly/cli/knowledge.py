@@ -123,7 +123,8 @@ def place_of(
     if platform is None:
         return machine(block_size=block_size)
     found = stored_machine(database, platform, cores)
-    say(f"{found.device} as stored: {found.engine}, torch {found.torch}, driver {found.fact('driver')}")
+    host = f", host of {found.fact('cores')} cores" if found.fact("cores") else ""
+    say(f"{found.device} as stored: {found.engine}, torch {found.torch}, driver {found.fact('driver')}{host}")
     return replace(found, block_size=block_size or found.block_size)
 
 
@@ -263,7 +264,7 @@ def _fit_host(database: Database, machine: Machine, known: dict[str, Formula], *
         try:
             found[part] = fit_stored(database, stored[part], place)
         except FitError as error:
-            say(f"not fitted: {error}")
+            say(f"{part} is not fitted: {error}")
     return found
 
 

@@ -40,7 +40,7 @@ class Machine:
         block_size: tokens in one KV-cache block.
         mode: how kernels are launched while they are timed.
         facts: what else decides speed on a GPU, by name: driver, CUDA and kernel libraries, the host's processor
-            and its cores, how GPUs are connected and what is set for their communication, whether small operations
+            and logical cores, how GPUs are connected and what is set for their communication, whether small operations
             find `caches` cold, and at what `clocks` large products begin.
         devices: GPUs that may work together, or groups of `threads` processors: so many ranks can be measured.
     """

@@ -28,8 +28,8 @@ from dooly.predict.work import collect_work
 
 __all__ = ["FORMAT", "SavedModel", "weight_bytes"]
 
-FORMAT = 3
-"""Version of the form.  1: first.  2: bytes of the weights.  3: CUDA graphs."""
+FORMAT = 4
+"""Version of the form.  1: first.  2: bytes of the weights.  3: CUDA graphs.  4: experts over their number."""
 
 
 def weight_bytes(graph: Graph) -> int:

@@ -119,7 +119,8 @@ def test_a_host_of_another_size_lends_what_no_nearer_one_has(database):
     host_parts(database)
     larger = replace(H200, facts=(*RESTED, ("cores", "64")))
     for part in ("host_experts", "host_flashinfer"):
-        store(database, part, host_environment(larger), {1: 2000.0, 8: 2000.0, 64: 2000.0}, "R")
+        sizes = {"N": 8} if part == "host_experts" else {}
+        store(database, part, host_environment(larger), {1: 2000.0, 8: 2000.0, 64: 2000.0}, "R", **sizes)
     near, far = host_environment(H200), host_environment(larger)
     lent = lent_host_parts(database, ["host_between"], H100, rested=False)
     assert lent == {"host_experts": near, "host_flashinfer": far}

@@ -45,9 +45,9 @@ def test_only_what_the_model_needs_is_kept() -> None:
     ("text", "message"),
     [
         ("no json", "not JSON"),
-        ("[]", "not step times of form 3"),
-        ('{"format": 99}', "not step times of form 3"),
-        ('{"format": 3, "model": "m"}', "damaged"),
+        ("[]", "not step times of form 4"),
+        ('{"format": 99}', "not step times of form 4"),
+        ('{"format": 4, "model": "m"}', "damaged"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The compact scheduler without the engine: block bookkeeping, sums of batches, refusals, determinism."""
+"""The compact scheduler without the engine: block bookkeeping, sums of batches, refusals, steps that are skipped."""
 
 import random
 from dataclasses import replace
