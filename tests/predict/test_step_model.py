@@ -212,10 +212,12 @@ def test_flashinfer_takes_the_host_longer_where_requests_decode_beside_prompts(
 def test_what_a_gpu_does_between_two_steps_is_beside_the_total(either: StepModel, formulas: dict[str, Formula]) -> None:
     if either.host is None or not either.host.launch:
         return
-    parts = {"host_between": fit_host("host_between", [Observation((("R", r),), None, 45.0) for r in (1, 8, 64)])}
+    between = [Observation((("R", r),), None, 45.0) for r in (1, 8, 64)]
+    experts = [Observation((("N", n), ("R", r)), None, 700.0 * n) for n in (2, 8, 24) for r in (1, 8, 64)]
+    parts = {"host_between": fit_host("host_between", between), "host_experts": fit_host("host_experts", experts)}
     launch = dict(zip(LAUNCH_PARTS, either.host.launch, strict=True))
     host = HostModel.of(formulas | launch | parts)
-    assert host.between_one(8)[0] == pytest.approx(45.0)
+    assert (host.between_one(8)[0], host.experts_one(4, 8)[0]) == (pytest.approx(45.0), pytest.approx(4 * 700.0))
     batch = Batch.of(*[(1, 40)] * 8)
     model = StepModel(either.work, replace(either.host, between=host.between), either.graphs)
     found, before = model.step_time(batch), either.step_time(batch)
