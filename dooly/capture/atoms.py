@@ -35,28 +35,37 @@ class _Quotient:
 class Atoms:
     """The inputs of a trace: configuration symbols, and quotients by ``divisor`` (None: all) for what it divides.
 
+    A quotient that is a size of its own (a head size that is a share of the hidden size) is one of them, too.
+
     Attributes:
         values: the inputs with values that take the same branches as the configuration's, in a fixed order.
         meanings: what each input is in configuration symbols.
     """
 
     def __init__(
-        self, values: Mapping[str, int], facts: Iterable[tuple[Expr, Expr]], divisor: str | None = "TP"
+        self,
+        values: Mapping[str, int],
+        facts: Iterable[tuple[Expr, Expr]],
+        divisor: str | None = "TP",
+        sizes: Iterable[Expr] = (),
     ) -> None:
         self._symbols: dict[sympy.Symbol, Expr] = {}
         self._quotients: list[_Quotient] = []
         divided = [
             (below, above)
             for below, above in facts
-            if divisor is None or below == symbol(divisor) or (below.is_Integer and above.is_Symbol)
+            if divisor is None
+            or below == symbol(divisor)
+            or (below.is_Integer and above.is_Symbol)
+            or above / below in sizes
         ]
-        for below, dividend in sorted(divided, key=lambda fact: not fact[1].is_Symbol):
+        for below, dividend in sorted(divided, key=lambda fact: (not fact[1].is_Symbol, fact[1] / fact[0] in sizes)):
             if dividend in self._symbols:
                 continue
             quotient = _Quotient(symbol(f"q{len(self._quotients)}"), dividend, below)
             self._quotients.append(quotient)
             if dividend.is_Symbol:
-                self._symbols[cast(sympy.Symbol, dividend)] = quotient.atom * below
+                self._symbols[cast(sympy.Symbol, dividend)] = quotient.atom * below.xreplace(self._symbols)
         self.meanings: dict[str, Expr] = {}
         self.values: dict[str, int] = {}
         for name in sorted(values):

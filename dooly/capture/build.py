@@ -4,6 +4,7 @@
 # PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Generator, Mapping
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import sympy
 import torch
+from transformers import PreTrainedConfig
 from vllm.config import CompilationMode, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers import rotary_embedding
@@ -22,7 +24,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.utils import initialize_model
 
-from dooly.capture.config import FIELDS, STRETCH, TIED, stretch
+from dooly.capture.config import TIED, Field, fields_of
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import placed_without_data, show_experts
 from dooly.capture.options import Options
@@ -48,6 +50,7 @@ class Built:
         sizes: shape of each parameter and buffer by name.
         transposed: matrices that the model's code takes the other way round than ``sizes`` says.
         groups: parallel group coordinators whose size is a symbol.
+        quotients: sizes that are quotients of others.
     """
 
     model: torch.nn.Module
@@ -57,17 +60,25 @@ class Built:
     sizes: Mapping[str, tuple[Expr, ...]]
     transposed: frozenset[str]
     groups: tuple[Any, ...]
+    quotients: frozenset[Expr]
 
 
 @contextmanager
 def build(
-    config: Mapping[str, Any], options: Options, place: str, *, stage: int = 0, plain: bool = False
+    config: Mapping[str, Any],
+    options: Options,
+    place: str,
+    *,
+    stage: int = 0,
+    plain: bool = False,
+    ties: Mapping[str, Expr] | None = None,
 ) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
     Args:
-        stage: the pipeline stage; ``layers_of`` says which layers it has.
+        stage: the pipeline stage.
         plain: from the numbers as they are, no symbol anywhere: what ``verify_provenance`` compares with.
+        ties: fields that are expressions of others, whatever the file says of them.
 
     Raises:
         CaptureError: the engine refuses the configuration.
@@ -76,7 +87,7 @@ def build(
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
         vllm_config = _engine_config(folder, options, place)
         facts = Facts()
-        values = {} if plain else _symbolize(vllm_config, config, facts)
+        values = {} if plain else _symbolize(vllm_config, config, facts, ties or {})
         with set_current_vllm_config(vllm_config), world_of(options.parallel, stage) as groups:
             if not plain:
                 values |= options.parallel.symbols
@@ -96,7 +107,7 @@ def build(
                 transposed = as_loaded(model)
             _take_common_path(model)
             sizes = _sizes(model, recorder)
-            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups))
+            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups), frozenset((ties or {}).values()))
 
 
 def _engine_config(folder: str, options: Options, place: str) -> Any:
@@ -146,26 +157,52 @@ def explained(place: str, what: str) -> Generator[None]:
         raise CaptureError(f"{place}: {what}: {text[:300]}") from error
 
 
-def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts) -> dict[str, int]:
-    """Replace fields of the engine's configuration object; the layer count stays a number, it only steers a loop."""
-    model_config, cache_config = vllm_config.model_config, vllm_config.cache_config
+def _symbolize(
+    vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: Mapping[str, Expr]
+) -> dict[str, int]:
+    """Replace integers of the engine's configuration object, and what its class computed from them."""
+    known, cache_config = vllm_config.model_config.hf_config, vllm_config.cache_config
     values: dict[str, int] = {}
-    for name, letter in FIELDS.items():
-        value = config.get(name)
-        if isinstance(value, int) and name != "num_hidden_layers":
-            values[letter] = value
-            setattr(model_config.hf_config, name, ConfigInt(value, symbol(letter), facts))
-    for name, value in stretch(config).items():
-        values[STRETCH[name]] = value
-        model_config.hf_config.rope_parameters[name] = ConfigInt(value, symbol(STRETCH[name]), facts)
-    for name, e in TIED.items():
-        if name in config:
-            above, below = sympy.fraction(e)
-            facts.add(above, below)
-            setattr(model_config.hf_config, name, ConfigInt(config[name], e, facts))
+    tied = {name: e for name, e in (*TIED.items(), *ties.items()) if name in config}
+    for name, e in tied.items():
+        facts.require(*sympy.fraction(e))
+    given: dict[str, Any] = copy.deepcopy(dict(config))
+    for field in fields_of(config):
+        e = tied.get(str(field.place[0]), symbol(field.symbol))
+        if field.place[0] not in tied:
+            values[field.symbol] = field.value
+        _put(given, field, ConfigInt(field.value, e, facts))
+    asserted = set(facts)
+    computed = type(known).from_dict(given)
+    if not any(_is_quotient(value) for value in vars(computed).values()):
+        facts.keep(asserted)  # what the class checks of its fields, without using it
+    _take_over(known, computed)
     if cache_config.sliding_window is not None and cache_config.sliding_window == values.get("W"):
-        object.__setattr__(cache_config, "sliding_window", model_config.hf_config.sliding_window)
+        object.__setattr__(cache_config, "sliding_window", known.sliding_window)
     return values
+
+
+def _is_quotient(value: object) -> bool:
+    return isinstance(value, ConfigInt) and sympy.fraction(value.expr)[1] != 1
+
+
+def _take_over(known: Any, symbolic: Any) -> Any:
+    """What is known, with those of its integers that equal a symbolic one at the same place replaced by it."""
+    if isinstance(symbolic, ConfigInt):
+        return symbolic if isinstance(known, int | float) and known == int(symbolic) else known
+    if isinstance(known, PreTrainedConfig) and isinstance(symbolic, PreTrainedConfig):
+        _take_over(vars(known), vars(symbolic))
+    elif type(known) is dict and isinstance(symbolic, dict):
+        known.update({key: _take_over(known[key], value) for key, value in symbolic.items() if key in known})
+    elif type(known) is list and isinstance(symbolic, list) and len(known) == len(symbolic):
+        known[:] = map(_take_over, known, symbolic)
+    return known
+
+
+def _put(into: Any, field: Field, value: ConfigInt) -> None:
+    for part in field.place[:-1]:
+        into = into[part]
+    into[field.place[-1]] = value
 
 
 @contextmanager

@@ -7,14 +7,27 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from dooly.capture.architectures import known_architectures
 from dooly.errors import CaptureError
-from dooly.ir import Expr, evaluate, format_expr, parse_expr
+from dooly.ir import Expr, evaluate, format_expr, parse_expr, symbols_of
 
-__all__ = ["ARCHITECTURES", "FIELDS", "STRETCH", "TIED", "config_values", "list_models", "resolve_model", "stretch"]
+__all__ = [
+    "FIELDS",
+    "STRETCH",
+    "TIED",
+    "Field",
+    "config_values",
+    "fields_of",
+    "list_models",
+    "resolve_model",
+    "stretch",
+]
 
 FIELDS: Mapping[str, str] = {
     "hidden_size": "H",
@@ -55,7 +68,7 @@ FIELDS: Mapping[str, str] = {
     "linear_key_head_dim": "Dk",
     "linear_value_head_dim": "Dv",
 }
-"""Integer fields of a config.json and the symbol that each becomes."""
+"""Short names of widespread fields; any other integer field is a symbol under its own name."""
 
 STRETCH: Mapping[str, str] = {"original_max_position_embeddings": "No", "factor": "Fp"}
 """Fields of a YaRN rope configuration: trained positions, and the whole factor by which they are stretched."""
@@ -63,38 +76,7 @@ STRETCH: Mapping[str, str] = {"original_max_position_embeddings": "No", "factor"
 TIED: Mapping[str, Expr] = {"expand": parse_expr("D*Nm/H")}
 """Integer fields that other fields decide."""
 
-ARCHITECTURES: tuple[str, ...] = (
-    "Cohere2ForCausalLM",
-    "DeepseekV2ForCausalLM",
-    "DeepseekV3ForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "GptOssForCausalLM",
-    "JambaForCausalLM",
-    "LlamaForCausalLM",
-    "Mamba2ForCausalLM",
-    "MistralForCausalLM",
-    "MixtralForCausalLM",
-    "Phi3ForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "Qwen3MoeForCausalLM",
-    "Qwen3NextForCausalLM",
-)
-"""Architectures whose graphs are checked to be the same text at different configurations."""
-
-_REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size", "model_type")
-_ATTENTION = ("intermediate_size", "num_attention_heads", "max_position_embeddings")
-_NEEDS: Mapping[str, tuple[str, ...]] = {
-    "JambaForCausalLM": (*_ATTENTION, "mamba_d_state", "mamba_d_conv", "mamba_expand", "mamba_dt_rank"),
-    "Mamba2ForCausalLM": ("num_heads", "head_dim", "n_groups", "state_size", "conv_kernel", "chunk_size", "expand"),
-    "Qwen3NextForCausalLM": (*_ATTENTION, *(name for name in FIELDS if name.startswith("linear_"))),
-}
-"""Fields that an architecture needs beside the required ones; by default those of attention."""
-
-_OPTIONAL_NULL = frozenset(("head_dim", "sliding_window", "q_lora_rank", "num_key_value_heads"))
-
-
+_REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
 def list_models() -> tuple[str, ...]:
     """Names of the bundled models, sorted."""
     return tuple(sorted(path.parent.name for path in _bundled().glob("*/config.json")))
@@ -115,6 +97,10 @@ def resolve_model(model: str | Path) -> tuple[str, dict[str, Any]]:
     path = _locate(model)
     config = _read(path)
     _check_architecture(config, path)
+    if any(name not in config for name in _REQUIRED):
+        from dooly.capture.canonical import canonical  # the class may know them by other names
+
+        config = canonical(config)
     name = path.parent.name if path.name == "config.json" else path.stem
     return name, _check_fields(config, path)
 
@@ -163,43 +149,51 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_architecture(config: Mapping[str, Any], path: Path) -> None:
+    """A text-generation model that the engine knows; where none is named, the engine goes by ``model_type``."""
     found = config.get("architectures")
+    if found is None and "model_type" in config:
+        return
     if not isinstance(found, list) or len(cast("list[Any]", found)) != 1 or not isinstance(found[0], str):
         raise CaptureError(f"{path}: architectures is {found!r}, expected a list of one name")
-    if found[0] not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    known = known_architectures()
+    if known and found[0] not in known:
         raise CaptureError(
-            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], ARCHITECTURES)}; supported: {known}"
+            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], known)}; "
+            f"the engine has {len(known)} for text generation"
         )
 
 
+_SIZES = (*_REQUIRED, "intermediate_size", "num_attention_heads", "max_position_embeddings")
+"""Fields that are positive wherever a file gives a number; zero means "none" for most others."""
+
+
 def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    for name in (*_REQUIRED, *_NEEDS.get(config["architectures"][0], _ATTENTION)):
+    for name in _REQUIRED:
         if name not in config:
             raise CaptureError(f"{path}: {name} is missing")
-    for name in (*FIELDS, *TIED):
-        value = config.get(name)
-        if name not in config or (value is None and name in _OPTIONAL_NULL):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CaptureError(f"{path}: {name} is {value!r}, expected a positive integer")
+    for name in _SIZES:
+        value = config.get(name, 1)
+        if name in _REQUIRED or not isinstance(value, list | None):
+            _check_positive(name, value, path)
     values = config_values(config)
-    for name, letter in FIELDS.items():
-        if isinstance(config.get(name), int) and config[name] != values[letter]:
-            raise CaptureError(f"{path}: {name} is {config[name]}, but another field says {letter} = {values[letter]}")
     for name, e in TIED.items():
-        if name in config and evaluate(e, values) != config[name]:
+        if name in config and symbols_of(e) <= values.keys() and evaluate(e, values) != config[name]:
             raise CaptureError(f"{path}: {name} is {config[name]}, but other fields say {format_expr(e)}")
     if values.get("K", 0) > values.get("E", 0) > 0:
         raise CaptureError(f"{path}: num_experts_per_tok {values['K']} is more than the {values['E']} experts")
-    return {**config, **(_heads(config, path) if "num_attention_heads" in config else {})}
+    return {**config, **(_heads(config, path) if isinstance(config.get("num_attention_heads"), int) else {})}
+
+
+def _check_positive(name: str, value: object, path: Path) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CaptureError(f"{path}: {name} is {value!r}, expected a positive integer")
 
 
 def _heads(config: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Fields of attention that the file leaves to their defaults; latent attention has head sizes of its own."""
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     kv_heads = config.get("num_key_value_heads") or heads
-    if heads % kv_heads:
+    if isinstance(kv_heads, int) and heads % kv_heads:
         raise CaptureError(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     head_dim = config.get("head_dim")
     if head_dim is None and "kv_lora_rank" not in config:
@@ -211,10 +205,71 @@ def _heads(config: Mapping[str, Any], path: Path) -> dict[str, int]:
     return {"num_key_value_heads": kv_heads, **({} if head_dim is None else {"head_dim": head_dim})}
 
 
+@dataclass(frozen=True)
+class Field:
+    """An integer of a configuration: where it stands, and the symbol that it becomes."""
+
+    place: tuple[str | int, ...]
+    symbol: str
+    value: int
+
+
+def fields_of(config: Mapping[str, Any]) -> tuple[Field, ...]:
+    """All positive integers of a configuration, those of lists and of dictionaries in it included.
+
+    Short names go to the fields of ``FIELDS``.  Every other field has a symbol under its own name, and one more for
+    each further value that it has somewhere.  Names of tokens and the settings of rotary embeddings and of quantization
+    decide no size, but for those of ``STRETCH``.
+
+    >>> [field.symbol for field in fields_of({"hidden_size": 64, "widths": [32, 48, 32]})]
+    ['H', 'widths', 'widths_2', 'widths']
+    """
+    order = list(FIELDS)
+    names = sorted(config, key=lambda name: order.index(name) if name in FIELDS else len(order))
+    taken: dict[str, int] = {}
+    found = [
+        Field(place, _symbol(place, value, taken), value)
+        for name in names
+        if name not in _NO_SIZES
+        for place, value in _integers(config[name], (name,))
+    ]
+    rope = next((name for name in _ROPE if config.get(name)), "")
+    return (*found, *(Field((rope, name), STRETCH[name], value) for name, value in stretch(config).items()))
+
+
+_ROPE = ("rope_scaling", "rope_parameters")
+_NO_SIZES = frozenset((*_ROPE, "quantization_config", "id2label", "label2id"))
+
+
+def _integers(value: object, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value > 0 and not str(place[-1]).endswith("_token_id"):
+            yield place, value
+    elif isinstance(value, dict):
+        for name, item in cast("dict[str, Any]", value).items():
+            yield from _integers(item, (*place, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[Any]", value)):
+            yield from _integers(item, (*place, index))
+
+
+def _symbol(place: tuple[str | int, ...], value: int, taken: dict[str, int]) -> str:
+    """A name that no other value has: the short one where there is one, else the field's own, numbered if need be."""
+    name = next(part for part in reversed(place) if isinstance(part, str))
+    own = re.sub(r"\W", "_", name)
+    short = (FIELDS[name],) if name in FIELDS else ()
+    found = next(
+        each
+        for each in (*short, own, *(f"{own}_{number}" for number in range(2, len(taken) + 3)))
+        if taken.get(each, value) == value
+    )
+    taken[found] = value
+    return found
+
+
 def config_values(config: Mapping[str, Any]) -> dict[str, int]:
-    """Values of the configuration symbols that a configuration sets."""
-    values = {symbol: int(config[name]) for name, symbol in FIELDS.items() if isinstance(config.get(name), int)}
-    return values | {STRETCH[name]: value for name, value in stretch(config).items()}
+    """Values of the symbols of a configuration."""
+    return {field.symbol: field.value for field in fields_of(config)}
 
 
 def stretch(config: Mapping[str, Any]) -> dict[str, int]:

@@ -6,6 +6,7 @@ vLLM's own code builds a model from such integers without noticing: they are ``i
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, TypeGuard, cast
 
 import sympy
@@ -23,6 +24,10 @@ class Facts:
 
     def __iter__(self) -> Any:
         return iter(self._known)
+
+    def keep(self, known: Set[tuple[Expr, Expr]]) -> None:
+        """Forget all facts but these."""
+        self._known = dict.fromkeys(fact for fact in self._known if fact in known)
 
     def quotient(self, dividend: Expr, divisor: Expr) -> Expr | None:
         """``dividend / divisor`` where the facts make it an integer, else None."""

@@ -182,6 +182,10 @@ def _fixed(error: UserError, names: Sequence[str], meanings: Mapping[str, Expr])
     return f"its code takes {', '.join(format_expr(meanings[names[index]]) for index in numbers)} as plain numbers"
 
 
+def _refuse(value: ConfigInt) -> None:
+    raise CaptureError(f"an operation got the number {int(value)} for {value.expr}")
+
+
 def _takes_all(start: Any = None, end: Any = None, step: Any = 1) -> bool:
     """Whether a slice is ``:``, which export writes and PyTorch does not run."""
     return start in (None, 0) and end in (None, sys.maxsize) and step == 1
@@ -215,5 +219,5 @@ class _Step(torch.nn.Module):
                     stack.callback(held.__setitem__, leaf, held[leaf])
                     held[leaf] = made
             stack.enter_context(rebound((exported.model, *exported.roots), size))
-            stack.enter_context(ModelCode(tracer.graph))
+            stack.enter_context(ModelCode(tracer.graph, _refuse))
             return exported.call(*tensors)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig
 
 from dooly.capture.build import Built, build, explained
-from dooly.capture.config import config_values
+from dooly.capture.canonical import canonical
+from dooly.capture.config import FIELDS, config_values
 from dooly.capture.fx import Converter
-from dooly.capture.layers import DERIVED, can_thin, layer_kinds, plan_layers, shorten
-from dooly.capture.numbering import renumbered
+from dooly.capture.layers import plan_layers
 from dooly.capture.options import Options
 from dooly.capture.owners import DTYPES, opaque_kind, owners
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
+from dooly.capture.structure import keep_layers, layer_kinds, layers_path
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
-from dooly.capture.world import layers_of
-from dooly.errors import CaptureError
-from dooly.ir import Divides, Expr, Graph, Op, Owner, symbol
+from dooly.ir import Divides, Expr, Graph, Op, Owner, leaves, symbol, symbols_of
 
-__all__ = ["capture_config", "counted_ops", "derived", "described", "layers_path", "names_of"]
+__all__ = ["capture_config", "counted_ops", "described", "kinds_of", "names_of"]
 
 
 def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tuple[Graph, ...]:
@@ -34,17 +32,42 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tu
     Raises:
         CaptureError: the engine refuses the configuration, or its code does something that a graph cannot say.
     """
-    with explained(name, "the engine refuses this configuration"):
-        config = {**derived(config), **config}
-    stages = distinct_stages(layer_kinds(config), options.parallel.pp)
-    return tuple(_capture(name, config, options, stage) for stage in stages)
+    config = canonical(config)
+    kinds = kinds_of(name, config, options)
+    whole = {"Nl": len(kinds)}
+    return tuple(
+        replace(graph, config=tuple({**dict(graph.config), **whole}.items()))
+        for stage in distinct_stages(kinds, options.parallel.pp)
+        for graph in (_capture(name, config, options, stage),)
+    )
+
+
+def kinds_of(name: str, config: Mapping[str, Any], options: Options) -> tuple[Hashable, ...]:
+    """One value for each layer of a model; layers with equal values are built alike.
+
+    Raises:
+        CaptureError: the engine refuses the configuration.
+    """
+    with build(config, replace(options, parallel=replace(options.parallel, pp=1)), name, plain=True) as built:
+        return layer_kinds(built.model)
 
 
 def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stage) -> Graph:
-    plan = plan_layers(stage.kinds, thin=can_thin(config))
-    depth = stage.start + plan.depth
-    layers = (*range(stage.start), *(stage.start + layer for layer in plan.layers))
-    with layers_of(stage, plan.depth), build(shorten(config, layers), options, name, stage=stage.rank) as built:
+    """The graph of a stage.  The head size is a symbol of its own where the model's code lets it be one."""
+    graph = _captured(name, config, options, stage, {})
+    if graph.fixed and config.get("head_dim", 0) * config.get("num_attention_heads", 0) == config["hidden_size"]:
+        tied = _captured(name, config, options, stage, {"head_dim": symbol("H") / symbol("Nq")})
+        return min(graph, tied, key=lambda each: len(each.fixed))
+    return graph
+
+
+def _captured(
+    name: str, config: Mapping[str, Any], options: Options, stage: Stage, ties: Mapping[str, Expr]
+) -> Graph:
+    plan = plan_layers(stage.kinds)
+    numbers = [stage.start + layer for layer in plan.layers]
+    with build(config, options, name, stage=stage.rank, ties=ties) as built:
+        keep_layers(built.model, numbers, stage.start)
         names = names_of(built.model)
         with explained(name, "the engine's code for this model cannot be traced"):
             traced = trace(built)
@@ -58,16 +81,13 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
         converter.convert(traced.module.graph, INPUTS)
         calls = [(op.target, str(op.attr("layer_name"))) for op in converter.ops]
         found = described(built, names, calls)
-    values = {**config_values(config), **plan.values, **options.parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if "attention" in owner.kind})
     pipeline = (("stages", stage.ranks),) if options.parallel.pp > 1 else ()
     counts = [cast(Expr, count.xreplace({symbol("Nl"): stage.layers})) for count in plan.counts]
-    path = layers_path(built.model, depth)
     graph = Graph(
         name=f"{name} stages {stage.ranks}" if pipeline else name,
-        config=tuple(values.items()),
+        config=(),
         request=("L", "T"),
-        facts=tuple(Divides(divisor, dividend) for divisor, dividend in built.facts),
         settings=(
             ("backend", ",".join(backends)),
             ("dtype", DTYPES[built.vllm_config.model_config.dtype]),
@@ -76,21 +96,26 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
             ("platform", options.platform),
             *pipeline,
         ),
+        fixed=traced.fixed,
         owners=found,
         captured=converter.captured,
-        ops=counted_ops(converter.ops, counts, path, stage.start),
+        ops=counted_ops(converter.ops, dict(zip(numbers, counts)), layers_path(built.model)),
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
-    return renumbered(graph, path, lambda layer: layers[layer])
+    values = {**config_values(config), **plan.values, **options.parallel.symbols}
+    return _with_symbols(graph, values, {*FIELDS.values(), *plan.values, *options.parallel.symbols}, built.facts)
 
 
-def derived(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model's configuration class knows about its layers, beside what it computes from other fields."""
-    fields = {key: value for key, value in config.items() if key != "model_type"}
-    known = AutoConfig.for_model(config["model_type"], **fields)
-    stored = (key for key in DERIVED if not isinstance(getattr(type(known), key, None), property))
-    return {key: getattr(known, key) for key in stored if getattr(known, key, None) is not None}
+def _with_symbols(graph: Graph, values: Mapping[str, int], short: Set[str], facts: Iterable[Any]) -> Graph:
+    """The graph with its symbols and what is known of them: those with short names, and of all others what occurs."""
+    found = [e for _, e in (*graph.expressions(), *graph.attribute_expressions())]
+    found += [e for each in graph.fixed for e in (each.size, each.value)]
+    found += [e for owner in graph.owners for e in leaves(tuple(value for _, value in owner.attrs))]
+    used = short | {name for e in found for name in symbols_of(e)}
+    known = {name: value for name, value in values.items() if name in used}
+    stated = [Divides(*fact) for fact in facts if symbols_of(fact[0]) | symbols_of(fact[1]) <= known.keys()]
+    return replace(graph, config=tuple(known.items()), facts=tuple(stated))
 
 
 def names_of(model: torch.nn.Module) -> dict[int, str]:
@@ -104,22 +129,18 @@ def described(built: Built, names: Mapping[int, str], calls: Iterable[tuple[str,
     return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 
 
-def layers_path(model: torch.nn.Module, depth: int) -> str:
-    """Path of the list of decoder layers."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
-            return name
-    raise CaptureError(f"{type(model).__name__} has no list of {depth} layers")
+def counted_ops(ops: Iterable[Op], counts: Mapping[int, Expr], path: str) -> tuple[Op, ...]:
+    """Operations with the number of times that the stage does them; layers share their rotary tables.
 
-
-def counted_ops(ops: list[Op], counts: Sequence[Expr], path: str, start: int = 0) -> tuple[Op, ...]:
-    """Operations with the number of times that the stage does them; layers share their rotary tables."""
+    Args:
+        counts: how many layers each layer in the list at ``path`` stands for, by its number.
+    """
     prefix = f"{path}."
 
     def counted(op: Op) -> Op:
         if not op.path.startswith(prefix) or op.path.endswith(".cos_sin_cache"):
             return op
-        return replace(op, count=counts[int(op.path.removeprefix(prefix).partition(".")[0]) - start])
+        return replace(op, count=counts[int(op.path.removeprefix(prefix).partition(".")[0])])
 
     return tuple(map(counted, ops))
 

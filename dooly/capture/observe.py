@@ -14,7 +14,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from dooly.capture.configint import ConfigInt
-from dooly.errors import CaptureError
 
 __all__ = ["ModelCode", "annotated", "last_node", "module_paths"]
 
@@ -22,13 +21,16 @@ __all__ = ["ModelCode", "annotated", "last_node", "module_paths"]
 class ModelCode(TorchFunctionMode):
     """While the model's own code runs.
 
-    ``x.data`` is a detached view.  No size may have lost its symbol.  An operation whose schema takes a plain ``int``
-    would fix a symbolic argument: it gets the number, and its node keeps the symbol under ``meta["sizes"]``.
+    ``x.data`` is a detached view.  A size that lost its symbol is noted.  An operation whose schema takes a plain
+    ``int`` would fix a symbolic argument: it gets the number, and its node keeps the symbol under ``meta["sizes"]``.
+
+    Args:
+        lost: called with each integer that an operation gets as a number although the configuration decides it.
     """
 
-    def __init__(self, graph: torch.fx.Graph) -> None:
+    def __init__(self, graph: torch.fx.Graph, lost: Callable[[ConfigInt], None]) -> None:
         super().__init__()
-        self._graph = graph
+        self._graph, self._lost = graph, lost
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -37,7 +39,7 @@ class ModelCode(TorchFunctionMode):
             return args[0].detach()
         for value in _flat((*args, *(kwargs or {}).values())):
             if isinstance(value, ConfigInt) and value.expr.free_symbols:
-                raise CaptureError(f"{func.__name__} got the number {int(value)} for {value.expr}")
+                self._lost(value)
         if not isinstance(func, torch._ops.OpOverloadPacket | torch._ops.OpOverload):
             return func(*args, **(kwargs or {}))
         values, sizes = _numbers(_overload(func), args, kwargs or {})
@@ -104,8 +106,11 @@ def module_paths(step: torch.nn.Module) -> Generator[list[str]]:
 
 
 @contextmanager
-def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
-    """Give each node created in the block the module path and the source line that it comes from."""
+def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[list[str]]:
+    """Give each node created in the block the module path and the source line that it comes from.
+
+    Yields the stack of those paths.
+    """
     create = graph.create_node
     with module_paths(step) as stack:
 
@@ -116,7 +121,7 @@ def annotated(graph: torch.fx.Graph, step: torch.nn.Module) -> Generator[None]:
 
         graph.create_node = create_node
         try:
-            yield
+            yield stack
         finally:
             del graph.create_node
 

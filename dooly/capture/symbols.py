@@ -35,7 +35,14 @@ class Reader:
         """
         if isinstance(value, int):
             return sympy.Integer(value)
-        e = value.node.expr
+        return self.read(value.node.expr)
+
+    def read(self, e: Any) -> Expr:
+        """An expression over PyTorch's symbols in ours, in normal form.
+
+        Raises:
+            CaptureError: as ``size``.
+        """
         if e not in self._read:
             self._read[e] = normal(self._convert(e))
         return self._read[e]

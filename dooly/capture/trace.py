@@ -1,12 +1,15 @@
 """One engine step as an FX graph whose inputs are tokens, positions, logit rows and the configuration itself."""
 
+# pyright: reportPrivateUsage=false
+# PyTorch has no public way to do this.
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
+import sympy
 import torch
 from torch._dynamo import config as _dynamo_config
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,8 +27,9 @@ from dooly.capture.mixers import opened
 from dooly.capture.observe import ModelCode, annotated, last_node
 from dooly.capture.rebind import kept_tensors, rebound
 from dooly.capture.step import INPUTS, Step
+from dooly.capture.symbols import Reader
 from dooly.errors import CaptureError
-from dooly.ir.expr import Expr, symbol
+from dooly.ir import Expr, Fixed, symbol
 
 __all__ = ["Trace", "trace"]
 
@@ -41,21 +45,41 @@ class Trace:
         module: the graph; its placeholders are ``INPUTS`` and then the configuration.
         meanings: PyTorch's size symbols as expressions over ours.
         weights: nodes that create a parameter or buffer, with its name.
+        fixed: sizes that the model's code took as numbers or as expressions of others.
     """
 
     module: torch.fx.GraphModule
     meanings: Mapping[Any, Expr]
     weights: Mapping[str, str]
+    fixed: tuple[Fixed, ...]
+
+
+class _Sizes(ShapeEnv):
+    """Remembers which module made PyTorch take one of its size symbols for something else.
+
+    Attributes:
+        places: module path by symbol; path: asks for that of the module that runs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(duck_shape=False, specialize_zero_one=False)
+        self.places: dict[Any, str] = {}
+        self.path: Callable[[], str] = str
+
+    def _set_replacement(self, a: Any, tgt: Any, msg: str) -> None:
+        self.places.setdefault(a, self.path())
+        super()._set_replacement(a, tgt, msg)
 
 
 def trace(built: Built) -> Trace:
     """Trace one step with the configuration as inputs; the model is left as it was.
 
     Raises:
-        CaptureError: a size reached PyTorch as a plain number although the configuration decides it.
+        CaptureError: the number of tokens or of rows is fixed.
     """
     declare_shapes()
-    atoms = Atoms(built.values, built.facts)
+    atoms = Atoms(built.values, built.facts, sizes=built.quotients)
+    lost: dict[Expr, Fixed] = {}
     step = Step(built.model, built.vllm_config.model_config.dtype)
     names = list(atoms.values)
     weights: dict[str, str] = {}
@@ -65,14 +89,20 @@ def trace(built: Built) -> Trace:
         tracer = cast(Any, get_proxy_mode()).tracer
 
         def size(value: ConfigInt | Expr) -> Any:
+            if isinstance(value, ConfigInt) and value.expr == symbol("Nl"):
+                return int(value)  # steers loops
             return compute(atoms.rewrite(value.expr if isinstance(value, ConfigInt) else value), bound)
 
         with ExitStack() as stack:
-            stack.enter_context(annotated(tracer.graph, step))
+            paths = stack.enter_context(annotated(tracer.graph, step))
+            environment.path = lambda: paths[-1]
+
+            def lose(value: ConfigInt) -> None:
+                lost.setdefault(value.expr, Fixed(paths[-1], value.expr, sympy.Integer(int(value))))
+
             state = {}
-            for name, shape in built.sizes.items():
-                like = _tensor(built.model, name)
-                tensor = torch.empty([size(dim) for dim in shape], dtype=like.dtype, device="meta")
+            for name, like in (*built.model.named_parameters(), *built.model.named_buffers()):
+                tensor = torch.empty([size(dim) for dim in built.sizes[name]], dtype=like.dtype, device="meta")
                 weights[last_node(tracer.graph).name] = name
                 if name in built.transposed:
                     tensor = tensor.t()
@@ -81,11 +111,11 @@ def trace(built: Built) -> Trace:
             stack.enter_context(kept_tensors(step))
             stack.enter_context(rebound((built.model, built.vllm_config.model_config.hf_config, *built.groups), size))
             stack.enter_context(opened(built.model))
-            stack.enter_context(ModelCode(tracer.graph))
+            stack.enter_context(ModelCode(tracer.graph, lose))
             stack.callback(step.register_forward_hook(_replaced(built.model, state, weights, tracer)).remove)
             return torch.func.functional_call(step, state, inputs[: len(INPUTS)])
 
-    environment = ShapeEnv(duck_shape=False, specialize_zero_one=False)
+    environment = _Sizes()
     with ExitStack() as stack:
         stack.enter_context(set_current_vllm_config(built.vllm_config))
         stack.enter_context(set_forward_context(None, built.vllm_config))
@@ -103,12 +133,25 @@ def trace(built: Built) -> Trace:
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     meanings: dict[Any, Expr] = {}
     for node, axis in zip(placeholders, ("T", "T", "L")):
-        meanings[node.meta["val"].shape[0].node.expr] = symbol(axis)
+        meanings[node.meta["val"].shape[0].node._expr] = symbol(axis)
     for node, name in zip(placeholders[len(INPUTS) :], names):
-        meanings[node.meta["val"].node.expr] = atoms.meanings[name]
-    if environment.replacements:
-        raise CaptureError(f"the model fixes sizes while it runs: {environment.replacements}")
-    return Trace(module, meanings, weights)
+        meanings[node.meta["val"].node._expr] = atoms.meanings[name]
+    return Trace(module, meanings, weights, (*lost.values(), *_fixed(environment, meanings, built.facts)))
+
+
+def _fixed(environment: _Sizes, meanings: Mapping[Any, Expr], facts: Any) -> Iterator[Fixed]:
+    """Size symbols that PyTorch took for numbers or for expressions of others.
+
+    Raises:
+        CaptureError: one of them is a number of the request.
+    """
+    read = Reader(meanings, facts).read
+    for size in environment.replacements:
+        meaning, path = meanings.get(size), environment.places.get(size, "")
+        if meaning in (symbol("T"), symbol("L")):
+            raise CaptureError(f"{path or 'the model'} fixes the number of tokens while it runs")
+        if meaning is not None:
+            yield Fixed(path, meaning, read(environment.replace(size)))
 
 
 def _replaced(

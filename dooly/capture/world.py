@@ -4,7 +4,6 @@
 # PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -12,29 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dooly.capture.parallel import Parallel
-from dooly.capture.stages import Stage
 
-__all__ = ["group_kind", "layers_of", "world_of"]
-
-_PARTITION = "VLLM_PP_LAYER_PARTITION"
-
-
-@contextmanager
-def layers_of(stage: Stage, depth: int) -> Generator[None]:
-    """The engine gives a stage its first ``depth`` layers, and all layers before them to the stages before it."""
-    if stage.of == 1:
-        yield
-        return
-    layers = [0] * stage.of
-    layers[0], layers[stage.rank] = stage.start, depth
-    held = os.environ.get(_PARTITION)
-    os.environ[_PARTITION] = ",".join(map(str, layers))
-    try:
-        yield
-    finally:
-        os.environ.pop(_PARTITION)
-        if held is not None:
-            os.environ[_PARTITION] = held
+__all__ = ["group_kind", "world_of"]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dooly.ir.expr import (
     symbols_of,
 )
 from dooly.ir.expr_parser import parse_expr
-from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value
+from dooly.ir.graph import Block, Divides, Fixed, Free, Graph, Op, Owner, Value, leaves
 from dooly.ir.operation import Operation, Use
 from dooly.ir.opset import Kind, kind_of, spec_of
 from dooly.ir.parser import parse_program, read_program
@@ -27,6 +27,7 @@ __all__ = [
     "Attributes",
     "Block",
     "Divides",
+    "Fixed",
     "Expr",
     "FloorDiv",
     "Free",
@@ -50,6 +51,7 @@ __all__ = [
     "format_type",
     "join",
     "kind_of",
+    "leaves",
     "normal",
     "origin_of",
     "parse_expr",

@@ -9,7 +9,7 @@ from dooly.ir.expr import Expr, normal
 from dooly.ir.opset import Kind, kind_of
 from dooly.ir.types import Attribute, Attributes, Origin, TensorType
 
-__all__ = ["Block", "Divides", "Free", "Graph", "Op", "Owner", "Value"]
+__all__ = ["Block", "Divides", "Fixed", "Free", "Graph", "Op", "Owner", "Value", "leaves"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,23 @@ class Divides:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """A size that the model's code takes as given: where ``size`` was expected it computes with ``value``.
+
+    Attributes:
+        path: the module that fixed it.
+    """
+
+    path: str
+    size: Expr
+    value: Expr
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", normal(self.size))
+        object.__setattr__(self, "value", normal(self.value))
+
+
+@dataclass(frozen=True)
 class Free:
     """Captured nodes that cost nothing, and why: ``view``, ``constant``, ``scalar``, ``allocation``, ``dead``."""
 
@@ -120,6 +137,7 @@ class Graph:
         config: configuration symbols with their values, sorted.
         request: request symbols, sorted.
         facts: divisibility that the model asserts; they hold for ``config``.
+        fixed: sizes that the model's code takes as given; they hold for ``config``.
         settings: what else chose this code path (platform, attention backend, dtype, engine), sorted.
         owners: modules behind opaque operations; gone after ``expand-opaque``.
         captured: number of nodes of the captured FX graph.  Each is in exactly one op or one ``free`` entry.
@@ -135,6 +153,7 @@ class Graph:
     owners: tuple[Owner, ...] = ()
     captured: int = 0
     free: tuple[Free, ...] = field(default=())
+    fixed: tuple[Fixed, ...] = ()
 
     def __post_init__(self) -> None:
         merged: dict[str, list[int]] = {}
@@ -184,14 +203,15 @@ def _expressions(ops: Iterable[Op]) -> Iterator[tuple[Op, Expr]]:
 def _attribute_expressions(ops: Iterable[Op]) -> Iterator[tuple[Op, Expr]]:
     for op in ops:
         for _, value in op.attrs:
-            yield from ((op, e) for e in _leaves(value))
+            yield from ((op, e) for e in leaves(value))
         if op.body is not None:
             yield from _attribute_expressions(op.body.ops)
 
 
-def _leaves(value: Attribute) -> Iterator[Expr]:
+def leaves(value: Attribute) -> Iterator[Expr]:
+    """Every expression in the value of an attribute."""
     if isinstance(value, tuple):
         for item in value:
-            yield from _leaves(item)
+            yield from leaves(item)
     elif isinstance(value, Expr):
         yield value

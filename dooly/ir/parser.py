@@ -9,7 +9,7 @@ import sympy
 
 from dooly.errors import DoolyError
 from dooly.ir.expr import Expr
-from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value
+from dooly.ir.graph import Block, Divides, Fixed, Free, Graph, Op, Owner, Value
 from dooly.ir.operation import Operation, Use
 from dooly.ir.program import Program
 from dooly.ir.scanner import Scanner
@@ -200,6 +200,9 @@ class _Parser(Scanner):
         request = self.optional("request", lambda: self.need(_WORD, "a request symbol"))
         facts = self.optional("where", self.fact)
         settings = self.optional("settings", self.setting)
+        fixed: list[Fixed] = []
+        while self.take("fixed"):
+            fixed.append(self.fixed())
         owners: list[Owner] = []
         while self.take("owner"):
             owners.append(self.owner())
@@ -214,7 +217,17 @@ class _Parser(Scanner):
         self.expect("}")
         return self.checked(
             lambda: Graph(
-                name, config, request, tuple(ops), outputs, facts, settings, tuple(owners), captured, tuple(free)
+                name,
+                config,
+                request,
+                tuple(ops),
+                outputs,
+                facts,
+                settings,
+                tuple(owners),
+                captured,
+                tuple(free),
+                tuple(fixed),
             ),
             at,
         )
@@ -240,6 +253,12 @@ class _Parser(Scanner):
         divisor = self.expression("|")
         self.expect("|")
         return Divides(divisor, self.expression(",\n"))
+
+    def fixed(self) -> Fixed:
+        path = self.string()
+        size = self.expression("=")
+        self.expect("=")
+        return Fixed(path, size, self.expression("\n"))
 
     def owner(self) -> Owner:
         path = self.string()

@@ -65,6 +65,8 @@ def _graph(graph: Graph) -> Iterator[str]:
         yield f"  where {', '.join(facts)}"
     if graph.settings:
         yield f"  settings {', '.join(f'{name} = {json.dumps(value)}' for name, value in graph.settings)}"
+    for each in graph.fixed:
+        yield f"  fixed {json.dumps(each.path)} {format_expr(each.size)} = {format_expr(each.value)}"
     for owner in graph.owners:
         yield f"  owner {json.dumps(owner.path)} = {owner.kind}{format_attributes(owner.attrs)}"
     yield f"  captured {graph.captured}"

@@ -57,6 +57,13 @@ def verify_graph(graph: Graph) -> None:
             raise VerifyError(f"{where}: a fact divides by {format_expr(fact.divisor)}, which is zero") from None
         if not holds:
             raise VerifyError(f"{where}: {format_expr(fact.divisor)} does not divide {format_expr(fact.dividend)}")
+    for each in graph.fixed:
+        try:
+            size, value = (evaluate(e, graph.config_values) for e in (each.size, each.value))
+        except KeyError as error:
+            raise VerifyError(f"{where}: a fixed size uses undeclared symbol {error.args[0]}") from None
+        if size != value:
+            raise VerifyError(f"{where}: {format_expr(each.size)} is {size}, not {value} as {each.path!r} fixes it")
     defined = _verify_ops(where, graph.ops, {})
     for name in graph.outputs:
         if name not in defined:
