@@ -8,7 +8,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,11 @@ from dooly.capture.config import TIED, Field, fields_of
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import placed_without_data, show_experts
 from dooly.capture.options import Options
+from dooly.capture.platforms import PLATFORMS
+from dooly.capture.rounding import whole_numbers_kept
 from dooly.capture.sizes import SizeRecorder
+from dooly.capture.standin import OnMeta
+from dooly.capture.values import SmallValues
 from dooly.capture.weights import as_loaded
 from dooly.capture.world import group_kind, world_of
 from dooly.engine import stated_dtype
@@ -86,10 +90,16 @@ def build(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
         vllm_config = _engine_config(folder, options, place)
-        facts = Facts()
-        values = {} if plain else _symbolize(vllm_config, config, facts, ties or {})
-        with set_current_vllm_config(vllm_config), world_of(options.parallel, stage) as groups:
+        facts, values = Facts(), dict[str, int]()
+        with (
+            whole_numbers_kept(),
+            set_current_vllm_config(vllm_config),
+            world_of(options.parallel, stage) as groups,
+            OnMeta() if PLATFORMS[options.platform].is_cuda else nullcontext(),
+        ):
             if not plain:
+                with explained(place, "the engine refuses this configuration"):
+                    values = _symbolize(vllm_config, config, facts, ties or {})
                 values |= options.parallel.symbols
                 for group in groups:
                     group.world_size = ConfigInt(*options.parallel.group(group_kind(group)), facts)
@@ -102,12 +112,14 @@ def build(
                 stack.enter_context(placed_without_data())
                 stack.enter_context(_default_dtype(vllm_config.model_config.dtype))
                 stack.enter_context(torch.device("meta"))
+                stack.enter_context(SmallValues())
                 stack.enter_context(recorder)
                 model = initialize_model(vllm_config=vllm_config)
                 transposed = as_loaded(model)
             _take_common_path(model)
             sizes = _sizes(model, recorder)
-            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups), frozenset((ties or {}).values()))
+            quotients = frozenset((ties or {}).values())
+            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups), quotients)
 
 
 def _engine_config(folder: str, options: Options, place: str) -> Any:
@@ -157,14 +169,12 @@ def explained(place: str, what: str) -> Generator[None]:
         raise CaptureError(f"{place}: {what}: {text[:300]}") from error
 
 
-def _symbolize(
-    vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: Mapping[str, Expr]
-) -> dict[str, int]:
+def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: Mapping[str, Expr]) -> dict[str, int]:
     """Replace integers of the engine's configuration object, and what its class computed from them."""
     known, cache_config = vllm_config.model_config.hf_config, vllm_config.cache_config
     values: dict[str, int] = {}
     tied = {name: e for name, e in (*TIED.items(), *ties.items()) if name in config}
-    for name, e in tied.items():
+    for e in {*tied.values(), *ties.values()}:
         facts.require(*sympy.fraction(e))
     given: dict[str, Any] = copy.deepcopy(dict(config))
     for field in fields_of(config):

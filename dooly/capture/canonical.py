@@ -14,7 +14,7 @@ from typing import Any
 
 from dooly.capture.config import FIELDS
 
-__all__ = ["canonical", "configuration_class"]
+__all__ = ["canonical"]
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     KV heads that only repeat the heads are left out where the class has no such field: the engine would take another
     field for them.
     """
-    kind = configuration_class(config.get("model_type"))
+    kind = _configuration_class(config)
     if kind is None:
         return dict(config)
     known = dict(config)
@@ -35,22 +35,26 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in known.items() if not _is_computed(kind, name)}
 
 
-def configuration_class(model_type: object) -> Any:
+def _configuration_class(config: Mapping[str, Any]) -> Any:
     """Class of a configuration; None where the configuration does not say what it is.
 
     Where neither the engine nor ``transformers`` has one, the class came with the checkpoint: one that takes the fields
     as they are is made and registered for it.
     """
+    model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return None
     registry: Any = importlib.import_module("vllm.transformers_utils.config")._CONFIG_REGISTRY
     transformers: Any = importlib.import_module("transformers")
     for table in (registry, transformers.CONFIG_MAPPING):
-        if model_type in table:
+        if model_type in table and table[model_type].__name__ != _MADE:
             return table[model_type]
-    made = type("CheckpointConfig", (transformers.PreTrainedConfig,), {"model_type": model_type})
-    transformers.AutoConfig.register(model_type, made)
+    made = type(_MADE, (transformers.PreTrainedConfig,), {**config, "model_type": model_type})
+    transformers.AutoConfig.register(model_type, made, exist_ok=True)
     return made
+
+
+_MADE = "CheckpointConfig"
 
 
 def _has(kind: Any, name: str) -> bool:

@@ -77,6 +77,8 @@ TIED: Mapping[str, Expr] = {"expand": parse_expr("D*Nm/H")}
 """Integer fields that other fields decide."""
 
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
+
+
 def list_models() -> tuple[str, ...]:
     """Names of the bundled models, sorted."""
     return tuple(sorted(path.parent.name for path in _bundled().glob("*/config.json")))
@@ -176,7 +178,7 @@ _SIZES = (*_REQUIRED, "intermediate_size", "num_attention_heads", "max_position_
 
 
 def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    for name in _REQUIRED:
+    for name in (*_REQUIRED, "model_type"):
         if name not in config:
             raise CaptureError(f"{path}: {name} is missing")
     for name in _SIZES:

@@ -6,6 +6,7 @@ vLLM's own code builds a model from such integers without noticing: they are ``i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from typing import Any, TypeGuard, cast
 
@@ -13,7 +14,7 @@ import sympy
 
 from dooly.ir.expr import Expr, FloorDiv, exact_div, floor_div, normal
 
-__all__ = ["ConfigInt", "Facts", "expression", "size_of"]
+__all__ = ["ConfigFloat", "ConfigInt", "Facts", "expression", "size_of"]
 
 
 class Facts:
@@ -51,9 +52,9 @@ class Facts:
 class ConfigInt(int):
     """An integer with the expression that it came from.
 
-    Arithmetic with integers keeps the expression; anything else (``float``, ``int(x)``, true division) gives the plain
-    value, so losing the expression degrades to a correct constant.  ``a % b == 0`` is recorded as a fact, after which
-    ``a // b`` is the exact quotient; without a fact ``a // b`` stays a floor division.
+    Arithmetic with integers keeps the expression, and so do fractions until they are rounded; anything else gives the
+    plain value, so losing the expression degrades to a correct constant.  ``a % b == 0`` is recorded as a fact, after
+    which ``a // b`` is the exact quotient; without a fact ``a // b`` stays a floor division.
     """
 
     expr: Expr
@@ -97,9 +98,16 @@ class ConfigInt(int):
     def __mul__(self, other: object) -> Any:
         if _whole(other):
             return self._with(int(self) * int(other), self.expr * expression(other))
-        return int(self) * other if isinstance(other, float) else NotImplemented  # [x] * n asks the list
+        if isinstance(other, float):
+            return _fraction(int(self) * other, self.expr * _rational(other), self.facts)
+        return NotImplemented  # [x] * n asks the list
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> Any:
+        if isinstance(other, int | float) and not isinstance(other, bool):
+            return _fraction(int(self) / other, self.expr / _rational(other), self.facts)
+        return NotImplemented
 
     def __floordiv__(self, other: object) -> Any:
         return self._floordiv(self, other) if _whole(other) else NotImplemented
@@ -135,6 +143,70 @@ class ConfigInt(int):
             self.facts.add(above, below)
             return 0
         return self._with(value, above - below * cast(Expr, FloorDiv(above, below)))
+
+
+class ConfigFloat(float):
+    """A fraction of integers of the configuration, until it is rounded; any other use gives the plain value."""
+
+    expr: Expr
+    facts: Facts
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float(self),)
+
+    def __copy__(self) -> ConfigFloat:
+        return self
+
+    def __deepcopy__(self, memo: object) -> ConfigFloat:
+        return self
+
+    def __mul__(self, other: object) -> Any:
+        if isinstance(other, int | float) and not isinstance(other, bool):
+            return _fraction(float(self) * other, self.expr * _rational(other), self.facts)
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> Any:
+        if isinstance(other, int | float) and not isinstance(other, bool):
+            return _fraction(float(self) / other, self.expr / _rational(other), self.facts)
+        return NotImplemented
+
+    def whole(self) -> int:
+        """The integer towards zero; exact where this is one already."""
+        value = int(float(self))
+        above, below = sympy.fraction(sympy.cancel(self.expr))
+        if value == float(self):
+            self.facts.require(above, below)
+            return ConfigInt(value, above / below, self.facts)
+        return ConfigInt(value, floor_div(normal(above), normal(below), self.facts), self.facts)
+
+    def __trunc__(self) -> int:
+        return self.whole()
+
+    __floor__ = __trunc__
+
+    def __ceil__(self) -> int:
+        return self.whole() if self == int(float(self)) else self.whole() + 1
+
+    def __round__(self, digits: Any = None) -> Any:
+        if digits is None and self == int(float(self)):
+            return self.whole()
+        return round(float(self), digits)
+
+
+def _fraction(value: float, expr: Expr, facts: Facts) -> float:
+    if not value > 0 or value == float("inf"):
+        return value
+    made = float.__new__(ConfigFloat, value)
+    made.expr, made.facts = expr, facts
+    return made
+
+
+def _rational(value: float) -> Expr:
+    if isinstance(value, ConfigInt | ConfigFloat):
+        return value.expr
+    return sympy.Rational(repr(value)) if math.isfinite(value) else sympy.nan
 
 
 def expression(value: object) -> Expr:

@@ -11,7 +11,7 @@ import torch
 
 from dooly.capture.build import Built, build, explained
 from dooly.capture.canonical import canonical
-from dooly.capture.config import FIELDS, config_values
+from dooly.capture.config import FIELDS
 from dooly.capture.fx import Converter
 from dooly.capture.layers import plan_layers
 from dooly.capture.options import Options
@@ -21,6 +21,7 @@ from dooly.capture.step import INPUTS
 from dooly.capture.structure import keep_layers, layer_kinds, layers_path
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
+from dooly.errors import CaptureError
 from dooly.ir import Divides, Expr, Graph, Op, Owner, leaves, symbol, symbols_of
 
 __all__ = ["capture_config", "counted_ops", "described", "kinds_of", "names_of"]
@@ -54,16 +55,20 @@ def kinds_of(name: str, config: Mapping[str, Any], options: Options) -> tuple[Ha
 
 def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stage) -> Graph:
     """The graph of a stage.  The head size is a symbol of its own where the model's code lets it be one."""
-    graph = _captured(name, config, options, stage, {})
-    if graph.fixed and config.get("head_dim", 0) * config.get("num_attention_heads", 0) == config["hidden_size"]:
-        tied = _captured(name, config, options, stage, {"head_dim": symbol("H") / symbol("Nq")})
-        return min(graph, tied, key=lambda each: len(each.fixed))
-    return graph
+    tied = {"head_dim": symbol("H") / symbol("Nq")}
+    heads, hidden = config.get("num_attention_heads"), config["hidden_size"]
+    if not isinstance(heads, int) or config.get("head_dim", hidden // heads) * heads != hidden:
+        return _captured(name, config, options, stage, {})
+    try:
+        graph = _captured(name, config, options, stage, {})
+    except CaptureError:
+        return _captured(name, config, options, stage, tied)
+    if not graph.fixed:
+        return graph
+    return min(graph, _captured(name, config, options, stage, tied), key=lambda each: len(each.fixed))
 
 
-def _captured(
-    name: str, config: Mapping[str, Any], options: Options, stage: Stage, ties: Mapping[str, Expr]
-) -> Graph:
+def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Stage, ties: Mapping[str, Expr]) -> Graph:
     plan = plan_layers(stage.kinds)
     numbers = [stage.start + layer for layer in plan.layers]
     with build(config, options, name, stage=stage.rank, ties=ties) as built:
@@ -103,7 +108,7 @@ def _captured(
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
-    values = {**config_values(config), **plan.values, **options.parallel.symbols}
+    values = {**built.values, **plan.values, **options.parallel.symbols}
     return _with_symbols(graph, values, {*FIELDS.values(), *plan.values, *options.parallel.symbols}, built.facts)
 
 
@@ -114,8 +119,9 @@ def _with_symbols(graph: Graph, values: Mapping[str, int], short: Set[str], fact
     found += [e for owner in graph.owners for e in leaves(tuple(value for _, value in owner.attrs))]
     used = short | {name for e in found for name in symbols_of(e)}
     known = {name: value for name, value in values.items() if name in used}
-    stated = [Divides(*fact) for fact in facts if symbols_of(fact[0]) | symbols_of(fact[1]) <= known.keys()]
-    return replace(graph, config=tuple(known.items()), facts=tuple(stated))
+    stated = (Divides(*fact) for fact in facts if symbols_of(fact[0]) | symbols_of(fact[1]) <= known.keys())
+    ordered = sorted(stated, key=lambda fact: bool(fact.divisor.is_Integer))  # what numbers divide comes last
+    return replace(graph, config=tuple(known.items()), facts=tuple(ordered))
 
 
 def names_of(model: torch.nn.Module) -> dict[int, str]:

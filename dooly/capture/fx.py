@@ -122,18 +122,17 @@ class Converter:
         elif alias is not None:
             call.viewed = place
         if alias is None or place.value is not None:
-            self._put_in(place, call)
+            self._put_in(place, call, self._type(tensor.meta["val"]))
             call.operands.append(place.read(f"{call.target} at {call.node.meta.get('module_path')}"))
 
-    def _put_in(self, place: Place, call: _Call) -> None:
-        """Give a place of which slices were written in place its value: what it held, with each slice put in."""
+    def _put_in(self, place: Place, call: _Call, whole: TensorType) -> None:
+        """Give a place of which slices were written in place its value: what it held, if anything, and each slice."""
         for view in place.written:
             made = next((op for op in self.ops if op.results[0].name == view.made), None)
-            if place.value is None or made is None or made.target != "aten.slice" or made.attr("step") is not None:
+            if made is None or made.target != "aten.slice" or made.attr("step") is not None:
                 return
-            (whole,) = (each.type for op in self.ops for each in op.results if each.name == place.value)
             name, attrs = self._name("insert"), tuple(item for item in made.attrs if item[0] in ("dim", "start"))
-            operands = (place.value, view.read(call.target))
+            operands = (*((place.value,) if place.value else ()), view.read(call.target))
             self.ops.append(Op("insert", operands, (Value(name, whole),), attrs, path=made.path, source=made.source))
             place.value = name
         place.written = []

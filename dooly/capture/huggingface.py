@@ -14,10 +14,11 @@ from dooly.capture.build import explained
 from dooly.capture.config import FIELDS, config_values
 from dooly.capture.configint import ConfigInt, Facts
 from dooly.capture.export import Exported, export_built
-from dooly.capture.frontend import counted_ops, derived, layers_path
-from dooly.capture.layers import can_thin, layer_kinds, plan_layers, shorten
+from dooly.capture.frontend import counted_ops
+from dooly.capture.layers import plan_layers
 from dooly.capture.parallel import experts_of
 from dooly.capture.sizes import SizeRecorder
+from dooly.capture.structure import keep_layers, layer_kinds, layers_path
 from dooly.errors import CaptureError
 from dooly.ir import Graph, normal, symbol
 from dooly.ir.expr import Expr
@@ -45,9 +46,7 @@ def export_config(name: str, config: Mapping[str, Any]) -> Graph:
         raise CaptureError(f"{name}: transformers runs experts in a loop over them, which fixes their number; {_TAKES}")
     if any(config.get(field) for field in ("state_size", "mamba_d_state", "linear_num_key_heads")):
         raise CaptureError(f"{name}: transformers writes recurrent layers out chunk by chunk; {_TAKES}")
-    config = {**derived(config), **config}
-    plan = plan_layers(layer_kinds(config), thin=can_thin(config))
-    known = settings_of(name, shorten(config, plan.layers))
+    known = settings_of(name, config)
     facts = Facts()
     values = {letter: value for letter, value in config_values(config).items() if letter in FIELDS.values()}
     if values.get("Nkv") == values.get("Nq"):
@@ -58,6 +57,8 @@ def export_config(name: str, config: Mapping[str, Any]) -> Graph:
     recorder = SizeRecorder()
     with recorder:
         model = build_transformer(name, known, config)
+    plan = plan_layers(layer_kinds(model))
+    keep_layers(model, plan.layers)
     sizes: dict[str, tuple[Expr, ...]] = {}
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         sizes[key] = recorder.sizes(tensor) or tuple(sympy.Integer(dim) for dim in tensor.shape)
@@ -67,7 +68,7 @@ def export_config(name: str, config: Mapping[str, Any]) -> Graph:
     inner = {letter: value for letter, value in values.items() if letter != "Nl"}
     exported = Exported(model, forward(model), inner, facts, sizes, (known,))
     graph = export_built(name, exported, {"input_ids": ("i64", (1, "T")), "logits_rows": ("i64", ("L",))})
-    ops = counted_ops(list(graph.ops), plan.counts, layers_path(model, plan.depth))
+    ops = counted_ops(graph.ops, dict(zip(plan.layers, plan.counts)), layers_path(model))
     counts = {"Nl": values["Nl"], **plan.values}
     return replace(graph, ops=ops, config=(*graph.config, *counts.items()))
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from dooly.capture.configint import ConfigInt
 
-__all__ = ["ModelCode", "annotated", "last_node", "module_paths"]
+__all__ = ["ModelCode", "annotated", "last_node", "module_paths", "without_autocast"]
 
 
 class ModelCode(TorchFunctionMode):
@@ -76,6 +76,17 @@ def _flat(values: Any) -> Iterator[Any]:
             yield from _flat(value)
         else:
             yield value
+
+
+@contextmanager
+def without_autocast() -> Generator[None]:
+    """Nothing is cast by itself in the block; PyTorch has no answer for the meta device."""
+    asked = torch.is_autocast_enabled
+    torch.is_autocast_enabled = lambda *_: False
+    try:
+        yield
+    finally:
+        torch.is_autocast_enabled = asked
 
 
 @contextmanager

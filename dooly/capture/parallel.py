@@ -76,14 +76,14 @@ class Parallel:
         split: list[str] = [*_SPLIT]
         if not self.expert or config.get("n_shared_experts"):
             split.append("moe_intermediate_size")
-        sizes = {name: int(config[name]) for name in split if config.get(name)}
+        sizes = {name: config[name] for name in split if isinstance(config.get(name), int) and config[name]}
         if self.pp > 1:  # what stages hand on is sent in as many parts
             sizes["hidden_size"] = int(config["hidden_size"])
         sizes["padded vocab_size"] = -(-int(config["vocab_size"]) // _VOCAB_PADDING) * _VOCAB_PADDING
         for name, size in sizes.items():
             if size % self.tp:
                 raise CaptureError(f"{place}: tensor parallel size {self.tp} does not divide {name} {size}")
-        kv_heads = int(config.get("num_key_value_heads", self.tp))
+        kv_heads = int(config.get("num_key_value_heads") or self.tp)
         if kv_heads % self.tp and self.tp % kv_heads:
             raise CaptureError(
                 f"{place}: tensor parallel size {self.tp} neither divides num_key_value_heads {kv_heads} "
@@ -103,8 +103,8 @@ class Parallel:
         ranks = self.tp * self.dp  # each pipeline stage has experts of its own
         if self.expert and ranks > experts:
             raise CaptureError(f"{place}: {ranks} expert-parallel ranks are more than the {experts} experts")
-        width = config.get("moe_intermediate_size") or config["intermediate_size"]
-        if not self.expert and width % ranks:
+        width = config.get("moe_intermediate_size") or config.get("intermediate_size")
+        if not self.expert and isinstance(width, int) and width % ranks:
             raise CaptureError(
                 f"{place}: {ranks} ranks do not divide the {width} features of an expert; "
                 "with expert parallelism each rank holds whole experts"

@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from dooly.capture.platforms import PlatformSpec
 
-__all__ = ["stand_in_for"]
+__all__ = ["OnMeta", "stand_in_for"]
 
 _EXTENSIONS = (
     "vllm._C",
@@ -50,8 +52,9 @@ def stand_in_for(spec: PlatformSpec) -> None:
     os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] = "1"  # a stream cannot be stood in for; the work is the same
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))
-    if find_spec(_NamesOnly.package) is None:
-        sys.meta_path.append(_NamesOnly())
+    sys.meta_path.append(_NamesOnly({name for name in _PACKAGES if find_spec(name) is None}))
+    cast(Any, torch.cuda).Stream = cast(Any, torch.cuda).Event = _Anything
+    cast(Any, torch.cuda).current_stream = _Anything
     platforms: Any = importlib.import_module("vllm.platforms")
     cuda: Any = importlib.import_module("vllm.platforms.cuda")
     interface: Any = importlib.import_module("vllm.platforms.interface")
@@ -62,13 +65,49 @@ def stand_in_for(spec: PlatformSpec) -> None:
     _declare_kernels()
 
 
-class _NamesOnly(MetaPathFinder, Loader):
-    """A package whose modules have any name one asks for: the FlashInfer backend imports its kernels at the top."""
+_PACKAGES = ("flashinfer", "cutlass", "tilelang", "quack")
+"""What the engine's CUDA build requires beside what its CPU build does, by the names under which it is imported."""
 
-    package = "flashinfer"
+
+class OnMeta(TorchFunctionMode):
+    """Whatever is put on a GPU in the block is put on the meta device."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0].to("meta")
+        given = {name: _elsewhere(value) for name, value in (kwargs or {}).items()}
+        if func is torch.Tensor.to:
+            args = tuple(map(_elsewhere, args))
+        return func(*args, **given)
+
+
+def _elsewhere(value: Any) -> Any:
+    is_device = isinstance(value, torch.device) or (isinstance(value, str) and value.partition(":")[0] == "cuda")
+    return "meta" if is_device and torch.device(value).type == "cuda" else value
+
+
+class _Anything:
+    """A stream or an event, which does nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _nothing
+
+
+class _NamesOnly(MetaPathFinder, Loader):
+    """Packages whose modules have any name one asks for: backends import their kernels at the top."""
+
+    def __init__(self, packages: Set[str]) -> None:
+        self._packages = packages
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        if fullname.partition(".")[0] != self.package:
+        if fullname.partition(".")[0] not in self._packages:
             return None
         return ModuleSpec(fullname, self, is_package=True)
 
@@ -156,6 +195,7 @@ def _stand_in_for_triton() -> None:
     utilities: Any = importlib.import_module("vllm.triton_utils")
     if not utilities.HAS_TRITON:
         utilities.triton.Config = _TuningEntry
+        utilities.triton.set_allocator = _nothing
 
 
 class _TuningEntry:

@@ -46,7 +46,7 @@ class Step(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor) -> Any:
         pipeline = get_pp_group()
         if pipeline.is_first_rank:
-            hidden = self.model(input_ids, positions)
+            hidden = self.model(input_ids, positions, intermediate_tensors=None)
         else:
             hidden = self.model(input_ids, positions, self._received(input_ids))
         if not pipeline.is_last_rank:

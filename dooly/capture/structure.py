@@ -4,12 +4,16 @@ Layers are alike when their modules are: the same classes with the same attribut
 configuration is asked, so it does not matter how the engine's code decides what each layer is.
 """
 
+# pyright: reportPrivateUsage=false
+# PyTorch has no public way to do this.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
 
+import sympy
 import torch
 
 from dooly.capture.configint import size_of
@@ -47,7 +51,7 @@ def keep_layers(model: torch.nn.Module, numbers: Sequence[int], start: int = 0) 
     layers: Any = model.get_submodule(path)
     kept = {str(number): layers[number] for number in (*range(start), *numbers)}
     layers.__class__ = _Kept
-    layers._modules = kept  # noqa: SLF001
+    layers._modules = kept
     owner: Any = model.get_submodule(path.rpartition(".")[0])
     if getattr(owner, "end_layer", None) is not None:
         owner.end_layer = len(kept)
@@ -58,7 +62,7 @@ class _Kept(torch.nn.ModuleList):
 
     def __getitem__(self, place: Any) -> Any:
         found = list(self._modules.values())[place]
-        return torch.nn.ModuleList(found) if isinstance(found, list) else found  # pyright: ignore
+        return torch.nn.ModuleList(cast("list[torch.nn.Module]", found)) if isinstance(found, list) else found
 
 
 _Key = tuple[str, str]
@@ -81,7 +85,7 @@ def _facts(layer: torch.nn.Module) -> dict[_Key, Hashable]:
     return facts
 
 
-def _attributes(fields: Any, depth: int) -> Iterable[tuple[str, Hashable]]:
+def _attributes(fields: Mapping[str, Any], depth: int) -> Iterable[tuple[str, Hashable]]:
     for name, value in fields.items():
         if isinstance(value, str):
             yield name, re.sub(r"\d+", "*", value)
@@ -89,8 +93,10 @@ def _attributes(fields: Any, depth: int) -> Iterable[tuple[str, Hashable]]:
             yield name, size_of(value)
         elif isinstance(value, _PLAIN):
             yield name, value
-        elif isinstance(value, list | tuple) and all(isinstance(item, _PLAIN) for item in value):
-            yield name, tuple(map(str, value))
+        elif isinstance(value, list | tuple):
+            items = cast("list[Any]", value)
+            if all(isinstance(item, _PLAIN) for item in items):
+                yield name, tuple(map(str, items))
         elif depth and _is_told_apart(value):
             yield from ((f"{name}.{inner}", each) for inner, each in _attributes(vars(value), depth - 1))
 
@@ -105,8 +111,8 @@ def _is_told_apart(value: Any) -> bool:
 def _counts(key: _Key, layers: Sequence[dict[_Key, Hashable]]) -> bool:
     """Whether an attribute numbers the layers: it only grows from one that has it to the next."""
     found = [(index, facts[key]) for index, facts in enumerate(layers) if key in facts]
-    values = [value for _, value in found]
-    if len(values) < 2 or not all(getattr(value, "is_Integer", isinstance(value, int)) for value in values):
+    numbers = [int(value) for _, value in found if isinstance(value, int | sympy.Integer)]
+    if len(numbers) < max(2, len(found)):
         return False
-    steps = [int(b) - int(a) for a, b in zip(values, values[1:])]  # pyright: ignore
-    return min(steps) > 0 and (len(values) > 2 or steps[0] == found[1][0] - found[0][0])
+    steps = [after - before for before, after in pairwise(numbers)]
+    return min(steps) > 0 and (len(numbers) > 2 or steps[0] == found[1][0] - found[0][0])

@@ -24,7 +24,7 @@ from dooly.capture.build import Built
 from dooly.capture.configint import ConfigInt
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
-from dooly.capture.observe import ModelCode, annotated, last_node
+from dooly.capture.observe import ModelCode, annotated, last_node, without_autocast
 from dooly.capture.rebind import kept_tensors, rebound
 from dooly.capture.step import INPUTS, Step
 from dooly.capture.symbols import Reader
@@ -121,6 +121,7 @@ def trace(built: Built) -> Trace:
         stack.enter_context(set_forward_context(None, built.vllm_config))
         stack.enter_context(enable_torch_wrap())  # an engine that ran in this process may have unwrapped its operations
         stack.enter_context(torch.no_grad())
+        stack.enter_context(without_autocast())
         # functions that the engine compiles run as plain ones; remembering results costs more than it saves in one pass
         stack.enter_context(_dynamo_config.patch(error_on_nested_fx_trace=False, fake_tensor_cache_enabled=False))
         fake = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)

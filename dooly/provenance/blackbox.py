@@ -7,6 +7,7 @@ Shares nothing with capture but the engine's modules: no ``ConfigInt``, no symbo
 # PyTorch and vLLM have no public way to do this.
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -20,9 +21,11 @@ from dooly.capture.build import build, explained
 from dooly.capture.frontend import described, names_of
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
-from dooly.capture.observe import module_paths
+from dooly.capture.observe import module_paths, without_autocast
 from dooly.capture.options import Options
 from dooly.capture.step import Step
+from dooly.capture.structure import layer_kinds
+from dooly.errors import CaptureError
 from dooly.provenance.observed import Observed
 from dooly.provenance.watch import Watch, parameters
 from dooly.provenance.witness import ModelWitness
@@ -38,6 +41,7 @@ def observe(witness: ModelWitness, options: Options, place: str) -> Observed:
     """
     options, tokens, rows = replace(options, parallel=witness.parallel), witness.values["T"], witness.values["L"]
     with build(witness.config, options, place, stage=witness.stage.rank, plain=True) as built:
+        _check_layers(layer_kinds(built.model)[witness.stage.start :], witness.stage.kinds, place)
         declare_shapes()
         names = names_of(built.model)
         step = Step(built.model, built.vllm_config.model_config.dtype)
@@ -49,6 +53,7 @@ def observe(witness: ModelWitness, options: Options, place: str) -> Observed:
             stack.enter_context(opened(built.model))
             stack.enter_context(enable_torch_wrap())
             stack.enter_context(torch.no_grad())
+            stack.enter_context(without_autocast())
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             state = {f"model.{name}": torch.empty(p.shape, dtype=p.dtype, device="meta") for name, p in named}
             ids, positions = (torch.empty(tokens, dtype=torch.long, device="meta") for _ in range(2))
@@ -67,6 +72,17 @@ def observe(witness: ModelWitness, options: Options, place: str) -> Observed:
             torch.func.functional_call(step, state, (ids, positions, indices))
         layers = [(call.target, str(call.arguments.get("layer_name"))) for call in watch.calls]
         return Observed((*parameters(built.model, weights), *watch.calls), described(built, names, layers))
+
+
+def _check_layers(found: Sequence[Hashable], kinds: Sequence[Hashable], place: str) -> None:
+    """Check that the first layers of a model are alike where they are in the whole model.
+
+    Raises:
+        CaptureError: a model of fewer layers is made in another way.
+    """
+    alike = [[each.index(kind) for kind in each] for each in (list(found)[: len(kinds)], list(kinds))]
+    if alike[0] != alike[1]:
+        raise CaptureError(f"{place}: its first {len(kinds)} layers alone are other layers")
 
 
 def _replace(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dooly.capture import PLATFORMS, Options, capture_checked, check, export_checked, load_engine
-from dooly.capture.layers import layer_kinds
 from dooly.capture.numbering import layers_of_graph, renumbered
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.errors import CaptureError
@@ -105,7 +104,8 @@ def verify_provenance(
     load_engine(options.platform)
     if graphs is None:
         graphs = (export_checked(name, config),) if exported else capture_checked(name, config, options)
-    from dooly.capture.frontend import derived
+    from dooly.capture.canonical import canonical
+    from dooly.capture.frontend import kinds_of
     from dooly.provenance.blackbox import observe
     from dooly.provenance.exported import observe_transformer
 
@@ -115,15 +115,16 @@ def verify_provenance(
             graph = renumbered(graph, layers_of_graph(graph), lambda layer: layer + further)
         return Comparison(graph, seen, witness)
 
-    whole = {**derived(config), **config}
+    whole = canonical(config)
+    kinds = kinds_of(name, whole, options)
     latent = PLATFORMS[options.platform].is_cuda and "kv_lora_rank" in config
     fixed = _LATENT if latent else frozenset[str]()
     reports: list[Report] = []
-    for graph, stage in zip(graphs, distinct_stages(layer_kinds(whole), options.parallel.pp), strict=True):
+    for graph, stage in zip(graphs, distinct_stages(kinds, options.parallel.pp), strict=True):
         start = time.perf_counter()
         compare = functools.partial(compared, graph, stage)
-        first = compare(original(config, options.parallel, stage, graph))
-        drawn = witnesses(whole, options.parallel, stage, graph, seed, fixed)
+        first = compare(original(whole, options.parallel, stage, graph))
+        drawn = witnesses(whole, kinds, options.parallel, stage, graph, seed, fixed)
         reports.append(_judged(graph, start, [first, *_valid(drawn, compare, count, name)]))
     return tuple(reports)
 

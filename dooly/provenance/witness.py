@@ -5,15 +5,16 @@ Needs neither torch nor vLLM.  Whether the engine accepts a witness is only know
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from dooly.capture.config import FIELDS, STRETCH, TIED, config_values, stretch
-from dooly.capture.layers import can_thin, layer_kinds, plan_layers, shorten
+from dooly.capture.config import FIELDS, TIED, config_values, fields_of
+from dooly.capture.layers import plan_layers, shorten
 from dooly.capture.parallel import Parallel
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.errors import CaptureError
@@ -57,6 +58,7 @@ def original(config: Mapping[str, Any], parallel: Parallel, stage: Stage, graph:
 
 def witnesses(
     config: Mapping[str, Any],
+    kinds: tuple[Hashable, ...],
     parallel: Parallel,
     stage: Stage,
     graph: Graph,
@@ -66,12 +68,13 @@ def witnesses(
     """Random witnesses for which what the model asserts (the facts of ``graph``) holds; ends where none is found.
 
     Args:
-        config: with the fields that its configuration class fills in.
+        config: as its class takes it; kinds: of all layers of the model.
         fixed: symbols that keep their value, where the engine runs no other.
         stage: of ``graph``; a witness has so many of the first layers that its kinds of layers occur as in the model.
     """
     rng = random.Random(seed)
-    depths = _depths(config, stage)
+    fixed |= {name for each in graph.fixed if each.value.is_Integer for name in symbols_of(each.size)}
+    depths = _depths(kinds, stage)
     for _ in range(_DRAWS):
         draw = _Draw(graph, config, rng, fixed)
         layers, stages = rng.choice(sorted(depths))
@@ -112,13 +115,12 @@ _DRAWS = 20_000
 """Configurations that are drawn at most; nearly all of them break no rule."""
 
 
-def _depths(config: Mapping[str, Any], stage: Stage) -> dict[tuple[int, int], tuple[Mapping[str, int], Stage]]:
+def _depths(kinds: tuple[Hashable, ...], stage: Stage) -> dict[tuple[int, int], tuple[Mapping[str, int], Stage]]:
     """Numbers of layers and of stages with a stage that the same expressions count; else the model's own.
 
     Returns the values of the symbols of those counts, and that stage.
     """
-    kinds, thin = layer_kinds(config), can_thin(config)
-    plan_of = functools.cache(functools.partial(plan_layers, thin=thin))
+    plan_of = functools.cache(plan_layers)
     own = plan_of(stage.kinds)
     needed = own.layers[-1] + 1
     found: dict[tuple[int, int], tuple[Mapping[str, int], Stage]] = {}
@@ -139,6 +141,8 @@ _DEEPER = 12
 _HEAD_SIZES = (64, 80, 96, 112, 128, 160, 192, 256)
 _SMALL = {"G": (5, 9), "Kg": (2, 4), "K": (2, 7), "Es": (1, 5), "Fp": (2, 60)}
 _GROUPS = ("G", "Kg")
+_FEW = 16
+"""Below this, a number without a short name is taken for a number of things, which stays small."""
 
 
 class _Draw:
@@ -151,6 +155,8 @@ class _Draw:
         blocks = (config.get("quantization_config") or {}).get("weight_block_size")
         self._unit = math.lcm(*blocks) if blocks else 32  # sizes keep what they have in common with this
         self._old, self._rng = {**config_values(config), **graph.config_values}, rng
+        self._named = graph.config_values.keys()
+        self._tied = "head_dim" in config and "D" not in self._named and {"H", "Nq"} <= self._named
         self._facts = {(str(fact.divisor), str(fact.dividend)) for fact in graph.facts}
         self._split = {name for fact in graph.facts if str(fact.divisor) == "TP" for name in symbols_of(fact.dividend)}
         self._heads()
@@ -168,22 +174,17 @@ class _Draw:
         for name in sorted(symbols, key=lambda name: (name not in _SMALL, name)):
             if name not in self.values and name != "Nl":
                 self.values[name] = self._value(name)
-        changed = shorten(config, range(layers))
+        changed = copy.deepcopy(shorten(config, layers))
+        for each in fields_of(config):
+            if each.symbol in self.values and each.symbol in self._named:
+                _put(changed, each.place, self.values[each.symbol])
         changed |= {
-            field: self.values[letter]
-            for field, letter in FIELDS.items()
-            if letter in self.values and isinstance(config.get(field), int)
+            name: int(evaluate(rule, {**symbols, **self.values})) for name, rule in TIED.items() if name in config
         }
-        changed |= {
-            field: int(evaluate(rule, {**symbols, **self.values})) for field, rule in TIED.items() if field in config
-        }
-        changed |= {
-            field: min(token, self.values["V"] - 1) for field, token in config.items() if _is_token(field, token)
-        }
-        changed = _resized(changed, int(symbols.get("D", 0)), self.values.get("D", 0))
-        if stretched := {field: self.values[STRETCH[field]] for field in stretch(config)}:
-            changed["rope_scaling"] = {**changed["rope_scaling"], **stretched}
-        return changed
+        if self._tied:
+            changed["head_dim"] = self.values["H"] // self.values["Nq"]
+        changed |= {name: min(token, self.values["V"] - 1) for name, token in config.items() if _is_token(name, token)}
+        return _resized(changed, int(symbols.get("D", 0)), changed.get("head_dim", 0))
 
     def _heads(self) -> None:
         """Ranks, KV heads and heads, which keep the order of ranks and KV heads: the engine branches on it."""
@@ -229,11 +230,24 @@ class _Draw:
             return 3 * self.values["H"] // self.values["D"]  # of a Mamba-2 mixer: whole heads make up the inner width
         if name == "Nv":
             return self.fresh(self.values["Nk"], 2 * self.values["Nk"], 5 * self.values["Nk"])
+        if name == "H" and self._tied:
+            return self.values["Nq"] * self._rng.choice(_HEAD_SIZES)
         if name == "H":
             step = math.lcm(step, self.values.get("Nq", 1), self.values["D"] if "Nm" in self._old else 1)
         elif name in self._split:
             step = math.lcm(step, ranks)
+        if name not in FIELDS.values() and old < _FEW:
+            return self.fresh(step, 2, _FEW)
         return self.fresh(step, max(9, 2 * step), 60 * step)
+
+
+def _put(config: Any, place: tuple[str | int, ...], value: int) -> None:
+    """Put a number where it stands, if that is in the first layers."""
+    *before, last = place
+    for part in before:
+        config = config[part]
+    if isinstance(config, dict) or (isinstance(last, int) and last < len(config)):
+        config[last] = value
 
 
 def _is_token(field: str, value: object) -> bool:

@@ -5,49 +5,27 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.capture.layers import can_thin, layer_kinds, plan_layers, shorten
+from dooly.capture.layers import plan_layers, shorten
 from dooly.ir import evaluate, symbol, symbols_of
 
 Nl = symbol("Nl")
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
-def test_the_prefix_covers_every_pair_and_counts_every_layer(kinds: list[str]) -> None:
+def test_the_captured_layers_show_every_pair_and_count_every_layer(kinds: list[str]) -> None:
     plan = plan_layers(tuple(kinds))
     pairs = list(zip([None, *kinds], kinds))
+    shown = [kinds[layer] for layer in plan.layers]
+    captured = list(zip([None, *shown], shown))
+    assert set(captured) == set(pairs)
+    assert shown[-1] == kinds[-1]
     values = {"Nl": len(kinds), **plan.values}
     counts = [evaluate(count, values) for count in plan.counts]
-    assert set(pairs[: plan.depth]) == set(pairs)
-    assert kinds[plan.depth - 1] == kinds[-1]
-    shorter = range(1, plan.depth)
-    assert not any(set(pairs[:depth]) == set(pairs) and kinds[depth - 1] == kinds[-1] for depth in shorter)
     assert set().union(*map(symbols_of, plan.counts)) <= values.keys()
     assert sum(counts) == len(kinds)
     assert min(counts) >= 1
     for pair in set(pairs):
-        assert sum(count for count, shown in zip(counts, pairs) if shown == pair) == pairs.count(pair)
-
-
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
-def test_thinned_layers_show_the_same_pairs_and_count_every_layer(kinds: list[str]) -> None:
-    whole, thin = plan_layers(tuple(kinds)), plan_layers(tuple(kinds), thin=True)
-    assert set(thin.layers) <= set(range(whole.depth))
-    shown = [kinds[layer] for layer in thin.layers]
-    pairs = list(zip([None, *shown], shown))
-    assert set(pairs) == set(zip([None, *kinds], kinds))
-    assert shown[-1] == kinds[-1]
-    counts = [evaluate(count, {"Nl": len(kinds), **thin.values}) for count in thin.counts]
-    assert sum(counts) == len(kinds)
-    assert min(counts) >= 1
-
-
-def test_layers_said_by_a_list_or_a_number_of_first_ones_can_be_thinned_and_periods_cannot() -> None:
-    deepseek = {"num_hidden_layers": 6, "first_k_dense_replace": 3}
-    assert can_thin(deepseek)
-    assert plan_layers(layer_kinds(deepseek), thin=True).layers == (0, 2, 3, 4)
-    assert layer_kinds(shorten(deepseek, (0, 2, 3, 4))) == ((False,), (False,), (True,), (True,))
-    assert can_thin({"num_hidden_layers": 4, "layer_types": ["a", "a", "b", "a"]})
-    assert not can_thin({"num_hidden_layers": 4, "attn_layer_period": 2})
+        assert sum(count for count, each in zip(counts, captured) if each == pair) == pairs.count(pair)
 
 
 def test_equal_layers_need_two() -> None:
@@ -79,21 +57,7 @@ def test_a_transition_that_no_number_of_layers_decides_has_a_symbol_of_its_own()
     assert any("to" in name for name in one.values)
 
 
-def test_models_without_layer_fields_are_homogeneous() -> None:
-    assert len(set(layer_kinds({"num_hidden_layers": 7, "sliding_window": 128}))) == 1
-
-
-def test_each_way_of_mixing_layers() -> None:
-    dense_first = {"num_hidden_layers": 5, "first_k_dense_replace": 2}
-    assert [kind[0] for kind in layer_kinds(dense_first)] == [False, False, True, True, True]
-    sparse_step = {"num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [3]}
-    assert [kind[0] for kind in layer_kinds(sparse_step)] == [False, True, False, False]
-    pattern = {"num_hidden_layers": 6, "sliding_window_pattern": 3}
-    assert [kind[0] for kind in layer_kinds(pattern)] == [False, False, True, False, False, True]
-    periodic = {"num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 1, "expert_layer_period": 2}
-    assert layer_kinds(periodic) == ((False, True), (True, False), (False, True), (False, False))
-
-
-def test_a_shortened_configuration_cuts_the_lists_of_layers() -> None:
-    config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "mlp_only_layers": [], "name": [1, 2, 3]}
-    assert shorten(config, range(2)) == {**config, "num_hidden_layers": 2, "layer_types": ["a", "b"]}
+def test_a_shortened_configuration_cuts_what_has_an_entry_for_each_layer() -> None:
+    config = {"num_hidden_layers": 3, "layer_types": ["a", "b", "a"], "mlp_only_layers": [], "pattern": "M*M", "n": 3}
+    cut = {**config, "num_hidden_layers": 2, "layer_types": ["a", "b"], "pattern": "M*"}
+    assert shorten(config, 2) == cut

@@ -64,11 +64,9 @@ def plain_shapes(model: str, tp: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     from dooly.capture.layers import shorten
 
     name, config = resolve_model(model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dooly.capture.build.FIELDS", {})
-        with build(shorten(config, range(2)), Options(Parallel(tp)), name) as built:
-            for path, tensor in (*built.model.named_parameters(), *built.model.named_buffers()):
-                yield path, tuple(int(dim) for dim in tensor.shape)
+    with build(shorten(config, 2), Options(Parallel(tp)), name, plain=True) as built:
+        for path, tensor in (*built.model.named_parameters(), *built.model.named_buffers()):
+            yield path, tuple(int(dim) for dim in tensor.shape)
 
 
 @pytest.mark.parametrize("tp", RANKS)
@@ -77,7 +75,7 @@ def test_every_size_is_the_one_that_plain_numbers_give(model: str, tp: int) -> N
     graph = captured(model, tp)
     values = {symbol(name): sympy.Integer(value) for name, value in graph.config_values.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dooly.capture.build.FIELDS", {})
+        patch.setattr("dooly.capture.build.fields_of", lambda _: ())
         plain = capture(model, tp=tp)
     assert len(graph.ops) == len(plain.ops)
     for op, other in zip(graph.ops, plain.ops):

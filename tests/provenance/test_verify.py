@@ -135,8 +135,11 @@ def test_a_forgotten_floor_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_fields_with_one_symbol_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     from dooly.capture import build, config
 
-    fields = {**config.FIELDS, "num_key_value_heads": "Nq"}
-    monkeypatch.setattr(build, "FIELDS", fields)
+    def fields_of(config_: Any) -> list[config.Field]:
+        fields = config.fields_of(config_)
+        return [replace(each, symbol="Nq") if each.place == ("num_key_value_heads",) else each for each in fields]
+
+    monkeypatch.setattr(build, "fields_of", fields_of)
     assert any(each.startswith("model.layers.0.self_attn.qkv_proj") for each in refuted("llama-3.1-8b"))
 
 
