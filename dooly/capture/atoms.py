@@ -8,7 +8,7 @@ A number that divides a symbol (a rotated head has an even size) is treated alik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ class _Quotient:
 class Atoms:
     """The inputs of a trace: configuration symbols, and quotients by ``divisor`` (None: all) for what it divides.
 
-    A quotient that is a size of its own (a head size that is a share of the hidden size) is one of them, too.
+    Quotients that the model's code takes without a check are among them, too.
 
     Attributes:
         values: the inputs with values that take the same branches as the configuration's, in a fixed order.
@@ -47,7 +47,7 @@ class Atoms:
         values: Mapping[str, int],
         facts: Iterable[tuple[Expr, Expr]],
         divisor: str | None = "TP",
-        sizes: Iterable[Expr] = (),
+        taken: Set[tuple[Expr, Expr]] = frozenset(),
     ) -> None:
         self._symbols: dict[sympy.Symbol, Expr] = {}
         self._quotients: list[_Quotient] = []
@@ -57,15 +57,17 @@ class Atoms:
             if divisor is None
             or below == symbol(divisor)
             or (below.is_Integer and above.is_Symbol)
-            or above / below in sizes
+            or (below, above) in taken
         ]
-        for below, dividend in sorted(divided, key=lambda fact: (not fact[1].is_Symbol, fact[1] / fact[0] in sizes)):
-            if dividend in self._symbols:
+        for below, dividend in sorted(divided, key=_order):
+            over = below.xreplace(self._symbols)
+            if dividend in self._symbols or dividend in over.free_symbols:
                 continue
             quotient = _Quotient(symbol(f"q{len(self._quotients)}"), dividend, below)
             self._quotients.append(quotient)
             if dividend.is_Symbol:
-                self._symbols[cast(sympy.Symbol, dividend)] = quotient.atom * below.xreplace(self._symbols)
+                stands = {dividend: quotient.atom * over}
+                self._symbols = {known: e.xreplace(stands) for known, e in self._symbols.items()} | stands
         self.meanings: dict[str, Expr] = {}
         self.values: dict[str, int] = {}
         for name in sorted(values):
@@ -92,6 +94,13 @@ class Atoms:
                 if not factor.has(FloorDiv) and sympy.fraction(factor)[1] == 1:
                     return factor.xreplace(self._symbols) * stands
         return normal(term.xreplace(self._symbols))
+
+
+def _order(fact: tuple[Expr, Expr]) -> tuple[bool, bool, int]:
+    """Symbols before products of them, ranks before what else divides them, and large numbers before small ones."""
+    below, above = fact
+    number = int(cast(sympy.Integer, below)) if below.is_Integer else 0
+    return not above.is_Symbol, below != symbol("TP"), -number
 
 
 def compute(e: Expr, inputs: Mapping[str, Any]) -> Any:

@@ -54,7 +54,6 @@ class Built:
         sizes: shape of each parameter and buffer by name.
         transposed: matrices that the model's code takes the other way round than ``sizes`` says.
         groups: parallel group coordinators whose size is a symbol.
-        quotients: sizes that are quotients of others.
     """
 
     model: torch.nn.Module
@@ -64,7 +63,6 @@ class Built:
     sizes: Mapping[str, tuple[Expr, ...]]
     transposed: frozenset[str]
     groups: tuple[Any, ...]
-    quotients: frozenset[Expr]
 
 
 @contextmanager
@@ -118,8 +116,7 @@ def build(
                 transposed = as_loaded(model)
             _take_common_path(model)
             sizes = _sizes(model, recorder)
-            quotients = frozenset((ties or {}).values())
-            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups), quotients)
+            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups))
 
 
 def _engine_config(folder: str, options: Options, place: str) -> Any:
@@ -174,8 +171,10 @@ def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: 
     known, cache_config = vllm_config.model_config.hf_config, vllm_config.cache_config
     values: dict[str, int] = {}
     tied = {name: e for name, e in (*TIED.items(), *ties.items()) if name in config}
-    for e in {*tied.values(), *ties.values()}:
+    for e in tied.values():
         facts.require(*sympy.fraction(e))
+    for e in ties.values():
+        facts.take(*sympy.fraction(e))
     given: dict[str, Any] = copy.deepcopy(dict(config))
     for field in fields_of(config):
         e = tied.get(str(field.place[0]), symbol(field.symbol))

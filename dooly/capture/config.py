@@ -134,7 +134,7 @@ def _locate(model: str | Path) -> Path:
 
 def _meant(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=3)
-    return f", did you mean {' or '.join(close)}?" if close else ""
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -168,8 +168,8 @@ def _check_architecture(config: Mapping[str, Any], path: Path) -> None:
     known = known_architectures()
     if known and found[0] not in known:
         raise CaptureError(
-            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], known)}; "
-            f"the engine has {len(known)} for text generation"
+            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], known)}: "
+            f"not among the {len(known)} that the engine has for text generation"
         )
 
 

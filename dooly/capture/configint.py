@@ -18,13 +18,24 @@ __all__ = ["ConfigFloat", "ConfigInt", "Facts", "expression", "size_of"]
 
 
 class Facts:
-    """Divisibility that code relied on while it ran: ``(divisor, dividend)``, in order of first use."""
+    """Divisibility that code relied on while it ran: ``(divisor, dividend)``, in order of first use.
+
+    Attributes:
+        taken: those of them that code relied on without a check.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[Expr, Expr], None] = {}
+        self.taken: set[tuple[Expr, Expr]] = set()
 
     def __iter__(self) -> Any:
         return iter(self._known)
+
+    def take(self, dividend: Expr, divisor: Expr) -> None:
+        """Note that code takes ``dividend / divisor`` for an integer, unless that follows from what is known."""
+        if self.quotient(dividend, divisor) is None:
+            self.require(dividend, divisor)
+            self.taken.add((divisor, dividend))
 
     def keep(self, known: Set[tuple[Expr, Expr]]) -> None:
         """Forget all facts but these."""
@@ -54,7 +65,8 @@ class ConfigInt(int):
 
     Arithmetic with integers keeps the expression, and so do fractions until they are rounded; anything else gives the
     plain value, so losing the expression degrades to a correct constant.  ``a % b == 0`` is recorded as a fact, after
-    which ``a // b`` is the exact quotient; without a fact ``a // b`` stays a floor division.
+    which ``a // b`` is the exact quotient, as is that of two symbols without a rest.  Any other ``a // b`` stays a
+    floor division.
     """
 
     expr: Expr
@@ -134,6 +146,8 @@ class ConfigInt(int):
 
     def _floordiv(self, dividend: int, divisor: int) -> ConfigInt:
         above, below = expression(dividend), expression(divisor)
+        if above.is_Symbol and below.is_Symbol and int(dividend) % int(divisor) == 0:
+            self.facts.take(above, below)
         return self._with(int(dividend) // int(divisor), floor_div(above, below, self.facts))
 
     def _mod(self, dividend: int, divisor: int) -> int:

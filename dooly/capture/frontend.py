@@ -119,9 +119,17 @@ def _with_symbols(graph: Graph, values: Mapping[str, int], short: Set[str], fact
     found += [e for owner in graph.owners for e in leaves(tuple(value for _, value in owner.attrs))]
     used = short | {name for e in found for name in symbols_of(e)}
     known = {name: value for name, value in values.items() if name in used}
-    stated = (Divides(*fact) for fact in facts if symbols_of(fact[0]) | symbols_of(fact[1]) <= known.keys())
-    ordered = sorted(stated, key=lambda fact: bool(fact.divisor.is_Integer))  # what numbers divide comes last
+    stated = [Divides(*fact) for fact in facts if symbols_of(fact[0]) | symbols_of(fact[1]) <= known.keys()]
+    needed = [each for each in stated if not any(_follows(each, other) for other in stated)]
+    ordered = sorted(needed, key=lambda fact: bool(fact.divisor.is_Integer))  # what numbers divide comes last
     return replace(graph, config=tuple(known.items()), facts=tuple(ordered))
+
+
+def _follows(fact: Divides, other: Divides) -> bool:
+    """Whether a number divides what a multiple of it divides."""
+    if fact == other or fact.dividend != other.dividend or not (fact.divisor.is_Integer and other.divisor.is_Integer):
+        return False
+    return int(cast(int, other.divisor)) % int(cast(int, fact.divisor)) == 0
 
 
 def names_of(model: torch.nn.Module) -> dict[int, str]:

@@ -78,7 +78,7 @@ def trace(built: Built) -> Trace:
         CaptureError: the number of tokens or of rows is fixed.
     """
     declare_shapes()
-    atoms = Atoms(built.values, built.facts, sizes=built.quotients)
+    atoms = Atoms(built.values, built.facts, taken=built.facts.taken)
     lost: dict[Expr, Fixed] = {}
     step = Step(built.model, built.vllm_config.model_config.dtype)
     names = list(atoms.values)

@@ -75,7 +75,10 @@ def test_a_head_size_need_not_divide_the_hidden_size(write: Writer) -> None:
         ({"hidden_size": ...}, "hidden_size is missing"),
         ({"model_type": ...}, "model_type is missing"),
         ({"architectures": ["LlamaForCausalML"]}, "did you mean LlamaForCausalLM"),
-        ({"architectures": ["BertModel"]}, "unknown architecture 'BertModel'; the engine has "),
+        (
+            {"architectures": ["BertModel"]},
+            "unknown architecture 'BertModel' (did you mean BertLMHeadModel?): not among the ",
+        ),
         ({"architectures": []}, "architectures is [], expected a list of one name"),
         ({"architectures": ..., "model_type": ...}, "architectures is None, expected a list of one name"),
         ({"num_local_experts": 4, "num_experts_per_tok": 8}, "num_experts_per_tok 8 is more than the 4 experts"),
