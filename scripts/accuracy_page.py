@@ -14,7 +14,8 @@ from dooly.errors import FitError
 from dooly.evaluate.holdout import Unseen, judge, unseen_errors
 from dooly.files import write_text
 from dooly.fit import ENOUGH, fit_families
-from dooly.hardware import Machine, at_home
+from dooly.hardware.environment import at_home
+from dooly.hardware.machine import Machine
 from dooly.ir import Kind, Operation, parse_program
 from dooly.workspace.shipped import DATA, evaluation, measured_models, measured_on, measurements
 from scripts.zero_shot import BUDGETS_S, STEPS, LeftOut, left_out, observed

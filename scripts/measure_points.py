@@ -19,7 +19,8 @@ from dooly.database.exchange import read_parquet
 from dooly.errors import DoolyError
 from dooly.executor import Plan, Ranges, Row, run_plan
 from dooly.executor.runners import why_not
-from dooly.hardware import Machine, environment_for, machine
+from dooly.hardware.environment import environment_for
+from dooly.hardware.machine import Machine, machine
 from dooly.ir import Operation, parse_program
 from dooly.workspace.shipped import measured_models
 

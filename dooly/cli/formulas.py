@@ -103,7 +103,7 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
     from dooly.database import Status
     from dooly.errors import FitError
     from dooly.fit.store import from_json
-    from dooly.hardware import home_of, stored_machine
+    from dooly.hardware.environment import home_of, stored_machine
     from dooly.ir import parse_program
     from dooly.workspace.formulas import fit_stored, observed
 

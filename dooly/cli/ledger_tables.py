@@ -9,7 +9,7 @@ from dooly.cli.grid_errors import grid_errors
 from dooly.cli.output import Column, Table
 from dooly.database.exchange import read_parquet
 from dooly.evaluate.ledger import Ledger, by_operation, make_ledger, with_backends
-from dooly.hardware import at_home
+from dooly.hardware.environment import at_home
 from dooly.workspace.shipped import MEASURED, evaluation, measured_models, measured_on, measurements
 
 __all__ = ["LedgerReport", "ledger_of"]

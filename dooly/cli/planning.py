@@ -76,7 +76,7 @@ def planned(
         DoolyError: a model, a range or the database is not usable.
     """
     from dooly.executor import make_plan
-    from dooly.hardware import machine
+    from dooly.hardware.machine import machine
     from dooly.workspace.lowering import lower
     from dooly.workspace.models import machine_of
 

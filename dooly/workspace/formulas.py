@@ -9,7 +9,8 @@ from dooly.database import Database, Environment, StoredOperation
 from dooly.errors import FitError
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
-from dooly.hardware import Machine, environment_for, host_environment
+from dooly.hardware.environment import environment_for, host_environment
+from dooly.hardware.machine import Machine
 from dooly.ir import Kind, Operation, parse_program
 from dooly.workspace.transfer import lent_host_parts, lent_products
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from dooly.database import Database
 from dooly.engine.settings import LIMITS
 from dooly.errors import PredictError
-from dooly.hardware import Machine, machine, stored_machine
+from dooly.hardware.environment import stored_machine
+from dooly.hardware.machine import Machine, machine
 from dooly.ir import Program
 from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 from dooly.workspace.formulas import fit_missing as fit_what_is_missing

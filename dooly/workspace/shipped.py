@@ -6,7 +6,8 @@ from pathlib import Path
 from dooly.database import Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import DatabaseError
-from dooly.hardware import Machine, machine_behind
+from dooly.hardware.environment import machine_behind
+from dooly.hardware.machine import Machine
 from dooly.ir import Program, read_program
 
 __all__ = ["DATA", "MEASURED", "OPERATIONS", "evaluation", "measured_models", "measured_on", "measurements"]

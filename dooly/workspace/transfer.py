@@ -12,7 +12,7 @@ from dataclasses import replace
 from dooly.batch import HOST_PARTS, POWER_LIMIT
 from dooly.database import Database, Environment
 from dooly.fit import Observation
-from dooly.hardware import environment_for, host_environment
+from dooly.hardware.environment import environment_for, host_environment
 from dooly.hardware.machine import Machine
 from dooly.ir import Operation
 

@@ -10,7 +10,7 @@ import pytest
 from dooly.cli import main
 from dooly.errors import SimulationError
 from dooly.evaluate.recording import load_recording, save_recording
-from dooly.hardware import machine
+from dooly.hardware.machine import machine
 from dooly.workspace.shipped import DATA
 
 SHIPPED = sorted((DATA / "recorded").glob("*.json.gz"))

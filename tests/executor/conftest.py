@@ -10,7 +10,8 @@ from dooly.executor import run as executing
 from dooly.executor.host.load import load_for
 from dooly.executor.timing.cpu import measure
 from dooly.executor.trial import Trial
-from dooly.hardware import Machine, host_environment
+from dooly.hardware.environment import host_environment
+from dooly.hardware.machine import Machine
 from dooly.ir import Operation, TensorType, attributes, parse_expr, parse_program
 from dooly.passes import run, select
 

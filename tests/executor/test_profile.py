@@ -12,7 +12,8 @@ from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples, Status
 from dooly.executor import Precision, Ranges, make_plan, run_plan
 from dooly.executor.host.load import load_for
-from dooly.hardware import environment_for, host_environment, machine
+from dooly.hardware.environment import environment_for, host_environment
+from dooly.hardware.machine import machine
 from dooly.ir import Program
 
 pytestmark = pytest.mark.engine
@@ -54,7 +55,7 @@ PROFILE = """
 import sys
 from dooly.database import Database
 from dooly.executor import Precision, Ranges, make_plan, run_plan
-from dooly.hardware import machine
+from dooly.hardware.machine import machine
 from dooly.ir import parse_program
 operations = parse_program(open(sys.argv[2]).read()).operations
 database = Database(sys.argv[1])

@@ -14,7 +14,7 @@ from dooly.executor.host import measure as host
 from dooly.executor.plan.sweep import coarse_points
 from dooly.executor.session import Unsupported
 from dooly.executor.timing.cpu import confidence, measure
-from dooly.hardware import environment_for
+from dooly.hardware.environment import environment_for
 from dooly.hardware.gpu import Slowed
 from tests.executor.planned import RANGES, go
 

@@ -8,7 +8,7 @@ from dooly.batch import HOST_PARTS
 from dooly.database import Database, Environment, Point, Samples
 from dooly.database.exchange import read_parquet, shipped_files
 from dooly.errors import ProfileError
-from dooly.hardware import environment_for, host_environment, stored_machine
+from dooly.hardware.environment import environment_for, host_environment, stored_machine
 from dooly.ir import Kind, parse_program
 
 

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from dooly.errors import ProfileError
-from dooly.hardware import machine
+from dooly.hardware.machine import machine
 
 pytestmark = pytest.mark.engine
 

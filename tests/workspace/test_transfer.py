@@ -6,7 +6,8 @@ import pytest
 
 from dooly.batch import POWER_LIMIT
 from dooly.database import Database, Point, Samples
-from dooly.hardware import Machine, environment_for, host_environment
+from dooly.hardware.environment import environment_for, host_environment
+from dooly.hardware.machine import Machine
 from dooly.ir import Program
 from dooly.ir.operation import Operation, Use
 from dooly.ir.types import attributes

@@ -16,7 +16,8 @@ from dooly.executor.host.load import load_for
 from dooly.executor.host.measure import host_cost_s, measure_host
 from dooly.executor.trial import Unsupported
 from dooly.fit import Observation
-from dooly.hardware import host_environment, machine
+from dooly.hardware.environment import host_environment
+from dooly.hardware.machine import machine
 
 pytestmark = pytest.mark.engine
 

@@ -8,7 +8,7 @@ from dooly.errors import ProfileError
 from dooly.executor import make_plan
 from dooly.executor.plan.cost import CostModel
 from dooly.executor.plan.sweep import coarse_points
-from dooly.hardware import environment_for, host_environment
+from dooly.hardware.environment import environment_for, host_environment
 from dooly.ir import Operation, TensorType, attributes, parse_expr
 from tests.executor.planned import RANGES, go
 

@@ -15,7 +15,8 @@ from dooly.executor import Precision, Ranges, make_plan, run_plan, topology
 from dooly.executor.ranks import Ranks
 from dooly.executor.runners import why_not
 from dooly.executor.session import Unsupported
-from dooly.hardware import environment_for, machine, stored_machine
+from dooly.hardware.environment import environment_for, stored_machine
+from dooly.hardware.machine import machine
 from dooly.ir import Operation, TensorType, attributes, parse_expr
 
 QUICK = Precision(sample_us=1.0, min_samples=3, max_samples=5, floor_s=0.0, cap_s=0.05)

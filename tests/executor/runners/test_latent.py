@@ -10,7 +10,8 @@ from dooly.database import Point
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.tensors import random_tensor
-from dooly.hardware import environment_for, machine
+from dooly.hardware.environment import environment_for
+from dooly.hardware.machine import machine
 from dooly.ir import Operation, TensorType, attributes, parse_expr
 
 HEADS, LATENT, NOPE, ROPE, VALUE = 2, 512, 32, 64, 24  # the engine's kernel for decoding on a CPU knows 512 + 64

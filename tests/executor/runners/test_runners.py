@@ -14,7 +14,8 @@ from dooly.executor.runners.region_pass import Pass, compile_pass
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.tensors import copies_for, need_memory, random_tensor, shape_of
 from dooly.executor.timing.cpu import measure
-from dooly.hardware import environment_for, machine
+from dooly.hardware.environment import environment_for
+from dooly.hardware.machine import machine
 from dooly.ir import Kind, attributes
 from dooly.workspace.shipped import measured_models
 
