@@ -121,13 +121,14 @@ def check(location: Annotated[str, typer.Argument(help="database or Parquet file
     Example: dooly db check dooly.sqlite
     """
     from dooly.cli.store import records_of
+    from dooly.database import place_of
     from dooly.database.exchange import check as check_records
 
     records = records_of(location)
     problems = check_records(records)
     for problem in problems:
         print(problem)
-    print(f"{location}: {len(records):,d} points, {len(problems)} problems")
+    print(f"{place_of(location)}: {len(records):,d} points, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -148,6 +149,7 @@ def diff(
 
     from dooly.cli.output import Column, print_json, print_table
     from dooly.cli.store import records_of
+    from dooly.database import place_of
     from dooly.database.difference import agreement, agreement_by_target, difference
 
     found = difference(records_of(first), records_of(second))
@@ -165,6 +167,6 @@ def diff(
         Column("within_5", "within 5 % (%)", ".0f"),
         Column("within_10", "within 10 % (%)", ".0f"),
     )
-    title = f"{second} over {first}: {sum(len(each.ratios) for each in found):,d} common points"
+    title = f"{place_of(second)} over {place_of(first)}: {sum(len(each.ratios) for each in found):,d} common points"
     print_table(title, (Column("target", "target"), Column("signature", "signature"), *columns), rows)
     print_table("by kind of operation", (Column("target", "target"), *columns), kinds)

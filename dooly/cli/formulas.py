@@ -50,6 +50,7 @@ def formulas(
     """
     from dooly.cli.output import print_json, say
     from dooly.cli.store import look_into, open_database
+    from dooly.database import place_of
     from dooly.errors import FitError
     from dooly.files import write_text
     from dooly.fit import DATASHEETS, text
@@ -64,7 +65,7 @@ def formulas(
     if not found:
         which = f"formula of {operation!r}" if operation else "formulas"
         which += f" on {platform}" if platform else ""
-        raise FitError(f"{db}: no {which}; run `dooly profile` and `dooly fit` first")
+        raise FitError(f"{place_of(db)}: no {which}; run `dooly profile` and `dooly fit` first")
     if plot is not None:
         (one, *others) = found
         if others or one.operation is None:

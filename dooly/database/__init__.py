@@ -1,6 +1,7 @@
 """The latency database (SQLite by default, PostgreSQL by URL)."""
 
 from dooly.database.claims import Claim
+from dooly.database.connection import place_of
 from dooly.database.database import Database
 from dooly.database.environment import Environment
 from dooly.database.point import Measurement, Point, Samples, Status
@@ -18,4 +19,5 @@ __all__ = [
     "Status",
     "StoredOperation",
     "SummaryRow",
+    "place_of",
 ]
