@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,28 +29,17 @@ _EXTENSIONS = (
     "vllm.vllm_flash_attn._vllm_fa3_C",
 )
 
-_KERNELS = (
-    "silu_and_mul(Tensor! result, Tensor input) -> ()",
-    "mul_and_silu(Tensor! result, Tensor input) -> ()",
-    "gelu_and_mul(Tensor! result, Tensor input) -> ()",
-    "gelu_tanh_and_mul(Tensor! result, Tensor input) -> ()",
-    "rms_norm(Tensor! result, Tensor input, Tensor? weight, float epsilon) -> ()",
-    "fused_add_rms_norm(Tensor! input, Tensor! residual, Tensor? weight, float epsilon) -> ()",
-    "rotary_embedding(Tensor positions, Tensor! query, Tensor!? key, int head_size, Tensor cos_sin_cache, "
-    "bool is_neox, int rope_dim_offset=0, bool inverse=False) -> ()",
-    "cutlass_scaled_mm(Tensor! out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias) -> ()",
-    "static_scaled_fp8_quant(Tensor! result, Tensor input, Tensor scale, int[]? group_shape=None) -> ()",
-    "dynamic_scaled_fp8_quant(Tensor! result, Tensor input, Tensor! scale) -> ()",
-    "dynamic_per_token_scaled_fp8_quant(Tensor! result, Tensor input, Tensor! scale, Tensor? scale_ub) -> ()",
-    "per_token_group_fp8_quant(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, float eps, "
-    "float fp8_min, float fp8_max, bool scale_ue8m0, bool dummy_is_scale_transposed, bool dummy_is_tma_aligned) -> ()",
-    "vocab_parallel_embedding(Tensor! result, Tensor input_ids, Tensor weight, int org_vocab_start_index, "
-    "int org_vocab_end_index, int num_org_vocab_padding, int added_vocab_start_index, int added_vocab_end_index) -> ()",
-)
-"""Schemas of the compiled operations that models call directly, as the engine's CUDA build declares them."""
+_SCHEMAS = Path(__file__).with_name("cuda_operations.txt")
+"""Compiled operations that the engine's Python code calls, as its CUDA build registers them."""
 
-_QUESTIONS = ("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8", "cutlass_group_gemm_supported")
-"""What the engine asks its CUDA build while it starts."""
+_QUESTIONS = {
+    "cutlass_group_gemm_supported": 90,
+    "cutlass_scaled_mm_supports_block_fp8": 90,
+    "cutlass_scaled_mm_supports_fp4": 100,
+    "cutlass_scaled_mm_supports_fp8": 90,
+    "mxfp4_experts_quant_supported": 100,
+}
+"""What the engine asks its CUDA build of a compute capability, with the least that has it."""
 
 _libraries: list[torch.library.Library] = []
 
@@ -147,14 +138,17 @@ def _platform(spec: PlatformSpec, base: Any, capability: Any) -> Any:
 
 
 def _declare_kernels() -> None:
-    library = torch.library.Library("_C", "FRAGMENT")
-    _libraries.append(library)  # declarations live as long as this object
-    for schema in _KERNELS:
+    """Declare each operation; what returns tensors has a rule for their shapes in the engine itself."""
+    libraries: dict[str, torch.library.Library] = {}
+    for line in _SCHEMAS.read_text(encoding="utf-8").splitlines():
+        space, _, schema = line.partition("::")
+        name, library = schema.partition("(")[0], libraries.setdefault(space, torch.library.Library(space, "FRAGMENT"))
         library.define(schema)
-        library.impl(schema.partition("(")[0], _nothing, "Meta")
-    for name in _QUESTIONS:
-        library.define(f"{name}(int capability) -> bool")
-        library.impl(name, _on_hopper, "CompositeExplicitAutograd")
+        if name in _QUESTIONS:
+            library.impl(name, partial(_is_at_least, _QUESTIONS[name]), "CompositeExplicitAutograd")
+        elif schema.endswith("-> ()"):
+            library.impl(name, _nothing, "Meta")
+    _libraries.extend(libraries.values())  # declarations live as long as these objects
 
 
 def _stand_in_for_triton() -> None:
@@ -175,5 +169,5 @@ def _nothing(*_: Any, **__: Any) -> None:
     """Results are written in place, so there is no shape to compute."""
 
 
-def _on_hopper(capability: int) -> bool:
-    return capability >= 90
+def _is_at_least(least: int, capability: int) -> bool:
+    return capability >= least
