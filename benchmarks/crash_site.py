@@ -21,7 +21,7 @@ from dooly.database.exchange import check
 from dooly.executor import host_environment, machine
 from dooly.executor.host_load import load_for
 
-__all__ = ["FEW", "RANKS", "Count", "Places", "Process", "Site", "living"]
+__all__ = ["FEW", "RANKS", "SOME", "Count", "Places", "Process", "Site", "living"]
 
 SMALL = """
 graph "small" {
@@ -65,6 +65,8 @@ graph "ranks" {
 
 MANY = ("--sweep", "vidur", "--max-tokens", "512", "--max-requests", "16", "--max-context", "512")
 """More points than a few kills can do without."""
+
+SOME = ("--sweep", "vidur", "--max-tokens", "64", "--max-requests", "4", "--max-context", "128")
 
 FEW = ("--max-tokens", "16", "--max-requests", "4", "--max-context", "64")
 
@@ -206,6 +208,7 @@ class Site:
         mark = f"{os.getpid()}-{self.folder.name}-{len(self.processes)}"
         notes, output = self.folder / f"{mark}.notes", self.folder / f"{mark}.output"
         notes.touch()
+        output.touch()
         command = ["profile", str(self.model), "--budget", "3600", "--db", self.location, *self.limits]
         pid = os.fork()
         if pid == 0:

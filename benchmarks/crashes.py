@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.crash_site import FEW, RANKS, Count, Places, Process, living
+from benchmarks.crash_site import RANKS, SOME, Count, Places, Process, living
 from benchmarks.postgresql import installed, server
 
 _PATIENCE_S = 300.0
@@ -82,7 +82,7 @@ def together(places: Places, what: str, rounds: int, count: int, kills: int, cha
     """Let processes fill one database until all is measured; some are killed meanwhile, and others take their place."""
     row, began = Count(what), time.monotonic()
     for _ in range(rounds):
-        site, killed_here = places.new(limits=FEW), 0
+        site, killed_here = places.new(limits=SOME), 0
         running = [site.start() for _ in range(count)]
         while killed_here < kills and not all(process.poll() for process in running):
             time.sleep(chance.uniform(0.2, 1.0))

@@ -34,13 +34,14 @@ class Server:
     """A running server with one user, who has a password.
 
     Attributes:
+        port: where it listens.
         password: of the user.
         url: of its database, password included.
     """
 
     def __init__(self, folder: Path) -> None:
         self.password = secrets.token_hex(8)
-        self._folder, self._port = folder, _free_port()
+        self._folder, self.port = folder, _free_port()
         self._data = folder / "data"
         if os.geteuid() == 0:
             shutil.chown(folder, _NOT_ROOT)
@@ -56,7 +57,7 @@ class Server:
 
     def of(self, database: str) -> str:
         """The URL of a database of the server."""
-        return f"postgresql://dooly:{self.password}@localhost:{self._port}/{database}"
+        return f"postgresql://dooly:{self.password}@localhost:{self.port}/{database}"
 
     def create(self, database: str) -> str:
         """Make a database; returns its URL."""
@@ -68,7 +69,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options = f"-p {self._port} -c listen_addresses=localhost -c unix_socket_directories={self._folder}"
+        options = f"-p {self.port} -c listen_addresses=localhost -c unix_socket_directories={self._folder}"
         self._run("pg_ctl", "-s", "-D", self._data, "-w", "-l", self._folder / "log", "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:

@@ -15,8 +15,7 @@ def taken_for_amx() -> Generator[None]:
     """Surroundings in which the engine takes this processor for one with AMX: it asks PyTorch.
 
     Its kernels of latent attention and small products for AMX run, more slowly, on any processor with AVX-512 and
-    bfloat16; on others the test is skipped.  The one for experts does not, so where there is no AMX the engine takes its
-    other one.
+    bfloat16; on others the test is skipped.  The one for experts does not: without AMX the engine takes its other one.
     """
     import torch
     from vllm.model_executor.layers.fused_moe.experts.cpu_moe import X86CPUUnquantizedExperts
