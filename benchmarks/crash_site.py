@@ -18,8 +18,9 @@ from dooly.batch import HOST_PARTS
 from dooly.cli import main as dooly
 from dooly.database import Database, Point, Samples, Status
 from dooly.database.exchange import check
-from dooly.executor import host_environment, machine
-from dooly.executor.host_load import load_for
+from dooly.executor.host.load import load_for
+from dooly.hardware.environment import host_environment
+from dooly.hardware.machine import machine
 
 __all__ = ["FEW", "RANKS", "SOME", "Count", "Places", "Process", "Site", "living"]
 

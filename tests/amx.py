@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 
 __all__ = ["latent_settings", "taken_for_amx"]
 

@@ -20,9 +20,9 @@ def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -
     Example: dooly fit --db dooly.sqlite
     """
     from dooly.cli.output import Column, print_json, print_table
-    from dooly.cli.store import open_database
     from dooly.database import Status
     from dooly.errors import FitError
+    from dooly.workspace.store import open_database
 
     with open_database(db) as database:
         environments = {environment.key: environment for environment in database.environments()}
@@ -72,10 +72,10 @@ def fit_measured(
 
     What cannot be fitted is said and left out.
     """
-    from dooly.cli.knowledge import fit_stored
     from dooly.cli.output import progress_bar, say
     from dooly.errors import FitError
     from dooly.fit.store import to_json
+    from dooly.workspace.formulas import fit_stored
 
     operations = {operation.signature: operation for operation in database.operations()}
     found: list[tuple[Formula, Environment]] = []

@@ -48,8 +48,8 @@ def profile(
     from dooly.cli.output import print_json, say
     from dooly.cli.plan import print_plan
     from dooly.cli.planning import Engine, plan_rows, planned
-    from dooly.cli.store import open_database
     from dooly.executor import Ranges
+    from dooly.workspace.store import open_database
 
     if budget <= 0:
         raise ProfileError(f"--budget is {budget:g} s, expected more than 0")
@@ -102,7 +102,7 @@ def _fit(plan: "Plan", database: "Database") -> "list[Formula]":
     """Formulas of what the plan names and the database has points of, if any was taken since the last fit."""
     from dooly.batch import HOST_PARTS
     from dooly.cli.fit import fit_measured
-    from dooly.executor import host_environment
+    from dooly.hardware.environment import host_environment
 
     home = host_environment(plan.machine)
     places = [(row.operation.signature, row.environment) for row in plan.rows] + [(part, home) for part in HOST_PARTS]
@@ -112,9 +112,9 @@ def _fit(plan: "Plan", database: "Database") -> "list[Formula]":
 
 def _is_newer(database: "Database", signature: str, environment: "Environment") -> bool:
     """Whether there are points that its formula was not fitted to."""
-    from dooly.cli.knowledge import observed
     from dooly.errors import FitError
     from dooly.fit.store import from_json
+    from dooly.workspace.formulas import observed
 
     fitted = 0
     if (stored := database.formula(signature, environment)) is not None:
@@ -125,7 +125,7 @@ def _is_newer(database: "Database", signature: str, environment: "Environment") 
 
 def _lacking(plan: "Plan", database: "Database") -> list[str]:
     """What has no formula yet that a prediction needs, in words."""
-    from dooly.executor import host_environment
+    from dooly.hardware.environment import host_environment
     from dooly.ir import Kind
     from dooly.predict import needed_parts
 
