@@ -53,7 +53,8 @@ class FloorDiv(sympy.Function):
         whole = sum((term for term in sympy.Add.make_args(quotient) if _is_polynomial(term)), sympy.Integer(0))
         if whole == 0:
             return None
-        return whole + cast(Expr, cls(normal(a - whole * b), b))  # (b*q + r)//b == q + r//b
+        rest = normal(a - whole * b)  # (b*q + r)//b == q + r//b
+        return whole if rest == 0 else whole + cast(Expr, cls(rest, b, evaluate=rest.is_Rational))
 
 
 def _is_polynomial(e: Expr) -> bool:

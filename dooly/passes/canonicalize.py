@@ -81,6 +81,8 @@ def _apply(op: Op, context: Context) -> Op | str:
         for rule in RULES:
             with well_formed(op.target, op.place):
                 result = rule(op, context)
+                if isinstance(result, str) and len(op.results) > 1:
+                    raise ValueError(f"it repeats its operand in {len(op.results)} results")
             if isinstance(result, str):
                 return result
             if result is not None and result != op:

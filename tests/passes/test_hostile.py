@@ -68,6 +68,12 @@ def nested(depth: int) -> str:
         (graph("A = 9999999999", "A**16/7"), None, "A**16/7 of %x is more than 9223372036854775807, not a size"),
         (graph("A = 3, B = 3", "T//(A - B)", "  %y = silu(%x) : f32[T//(A - B)]\n"), None, "divides by zero"),
         (graph("A = 3", "A", "  %y = input(%x) : f32[A]\n"), None, "%y stands for input and reads %x"),
+        (
+            graph("H = 3", "H", "  %y, %z = reshape(%x) : f32[H], f32[H]\n"),
+            None,
+            "%y at no module is no well-formed reshape: it repeats its operand in 2 results",
+        ),
+        (operation("TP//(1/(N//T - D))//(Nq)//T"), None, "expression too complex: its normal form reads as another"),
         ("", None, "expected 'graph' or 'operation', found the end of the text"),
         ("# nothing but a remark\n", None, "expected 'graph' or 'operation', found the end of the text"),
         ("operation @f_0\x1b[31m = f(f32[1])", None, r"operation @f_0\x1b[31m = f"),
