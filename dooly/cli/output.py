@@ -3,12 +3,21 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
 
 __all__ = ["Column", "Table", "markdown", "print_json", "print_table", "progress_bar", "say", "tell_notes"]
@@ -99,7 +108,9 @@ def tell_notes() -> None:
 
 
 def progress_bar(unit: str) -> Progress:
-    """A bar on stderr that counts ``unit``; it disappears when done, and is silent where stderr is no terminal."""
+    """A bar on stderr that counts ``unit`` and disappears when done; without a terminal a line now and then."""
+    if not sys.stderr.isatty():
+        return _Lines(unit)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -109,5 +120,33 @@ def progress_bar(unit: str) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
     )
+
+
+_BETWEEN_LINES_S = 15.0
+
+
+class _Lines(Progress):
+    """Progress in lines, some seconds apart: nothing of what is done sooner."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__(disable=True)
+        self._unit, self._said_s = unit, time.monotonic()
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """Note how far a task is, and say so where that was long ago."""
+        super().update(task_id, **fields)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As `update`, by so many steps."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        if time.monotonic() - self._said_s < _BETWEEN_LINES_S:
+            return
+        self._said_s = time.monotonic()
+        task = self.tasks[self.task_ids.index(task_id)]
+        of = f" of {task.total:,.0f}" if task.total else ""
+        say(f"{task.description}: {task.completed:,.0f}{of} {self._unit}")
