@@ -4,6 +4,7 @@ from dooly.database.claims import Claim
 from dooly.database.connection import place_of
 from dooly.database.database import Database
 from dooly.database.environment import Environment
+from dooly.database.known import Known, PointSource
 from dooly.database.point import Measurement, Point, Samples, Status
 from dooly.database.records import Domain, Record, StoredOperation, SummaryRow
 
@@ -12,8 +13,10 @@ __all__ = [
     "Database",
     "Domain",
     "Environment",
+    "Known",
     "Measurement",
     "Point",
+    "PointSource",
     "Record",
     "Samples",
     "Status",
