@@ -8,6 +8,7 @@ import typer
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, TensorParallel
 from dooly.cli.planning import AllReduce, Context, Eager, RequestsPerStep, Sweep, TokensPerStep
 from dooly.errors import ProfileError
+from dooly.escape import show
 
 if TYPE_CHECKING:
     from dooly.database import Database
@@ -58,7 +59,7 @@ def profile(
     if as_json:
         print_json({"plan": plan_rows(plan), "saved_s": plan.saved_s, "outcome": asdict(outcome)})
     else:
-        print(_told(outcome, plan))
+        show(_told(outcome, plan))
     if outcome.host_error:
         raise ProfileError(f"host time was not measured: {outcome.host_error}")
 
