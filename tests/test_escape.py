@@ -39,9 +39,7 @@ def test_errors_are_harmless_and_their_caret_stands_where_it_should():
     assert source[caret.index("^")] == "!"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["kernels", f"{HOSTILE}.json"], [HOSTILE]]
-)
+@pytest.mark.parametrize("arguments", [["kernels", f"{HOSTILE}.json"], [HOSTILE]])
 def test_arguments_are_harmless(arguments, capsys):
     assert main(arguments) == 2
     err = capsys.readouterr().err
