@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db
+from dooly.escape import show
 
 __all__ = ["app"]
 
@@ -64,7 +65,7 @@ def environments(db: Db = DATABASE, as_json: AsJson = False) -> None:
         print_json([{"environment": each.key, **dict(each.facts)} for each in found])
         return
     for each in found:
-        print(f"{each.key}  {each}")
+        show(f"{each.key}  {each}")
 
 
 @app.command()
@@ -77,7 +78,7 @@ def export(path: Annotated[Path, typer.Argument(help="Parquet file to write")], 
     from dooly.workspace.store import open_database
 
     with open_database(db) as database:
-        print(f"{path}: {write_parquet(database.records(), path):,d} points")
+        show(f"{path}: {write_parquet(database.records(), path):,d} points")
 
 
 @app.command("import")
@@ -94,7 +95,7 @@ def import_(
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(read_parquet(path)) for path in paths) if paths else add_shipped(database)
-        print(f"{database.place}: {new:,d} new points")
+        show(f"{database.place}: {new:,d} new points")
 
 
 @app.command()
@@ -109,7 +110,7 @@ def merge(
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(records_of(source)) for source in sources)
-        print(f"{database.place}: {new:,d} new points")
+        show(f"{database.place}: {new:,d} new points")
 
 
 @app.command()
@@ -127,8 +128,8 @@ def check(location: Annotated[str, typer.Argument(help="database or Parquet file
     records = records_of(location)
     problems = check_records(records)
     for problem in problems:
-        print(problem)
-    print(f"{place_of(location)}: {len(records):,d} points, {len(problems)} problems")
+        show(str(problem))
+    show(f"{place_of(location)}: {len(records):,d} points, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 

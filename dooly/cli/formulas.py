@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db, Platform
+from dooly.escape import show
 
 if TYPE_CHECKING:
     from dooly.database import PointSource
@@ -80,9 +81,9 @@ def formulas(
         return
     for each in found:
         if sympy or latex:
-            print(latex_of(each.formula) if latex else sympy_text(each.formula))
+            show(latex_of(each.formula) if latex else sympy_text(each.formula))
         else:
-            print(_line(each))
+            show(_line(each))
 
 
 def _line(found: _Found) -> str:

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
+from dooly.escape import escaped
+
 __all__ = ["Column", "Table", "markdown", "print_json", "print_table", "progress_bar", "say", "tell_notes"]
 
 WIDTH_WITHOUT_TERMINAL = 160
@@ -75,12 +77,17 @@ def print_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[st
     for column in columns:
         table.add_column(column.title, justify="right" if column.form else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(column.text(row[column.key]) for column in columns))
+        table.add_row(*(_cell(column.text(row[column.key])) for column in columns))
     console = Console(highlight=False, markup=False, soft_wrap=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=WIDTH_WITHOUT_TERMINAL)
-    console.print(title, style="bold", soft_wrap=True)
+    console.print(escaped(title), style="bold", soft_wrap=True)
     console.print(table)
+
+
+def _cell(text: str) -> str:
+    """On one line, since a row is one."""
+    return escaped(text).replace("\n", "\\n")
 
 
 def print_json(document: Any) -> None:
@@ -91,7 +98,7 @@ def print_json(document: Any) -> None:
 
 def say(message: str) -> None:
     """Talk, on stderr."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(escaped(message))
 
 
 class _Talk(logging.Handler):
@@ -112,7 +119,7 @@ def progress_bar(unit: str) -> Progress:
     if not sys.stderr.isatty():
         return _Lines(unit)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),

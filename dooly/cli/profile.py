@@ -10,6 +10,7 @@ import typer
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, TensorParallel
 from dooly.cli.planning import AllReduce, Context, Eager, RequestsPerStep, Sweep, TokensPerStep
 from dooly.errors import ProfileError
+from dooly.escape import show
 
 if TYPE_CHECKING:
     from dooly.database import Database, Environment
@@ -68,12 +69,12 @@ def profile(
         document = {"plan": plan_rows(plan), "saved_s": plan.saved_s, "outcome": asdict(outcome)}
         print_json(document | {"formulas": len(fitted), "lacking": lacking})
     else:
-        print(_told(outcome, plan))
+        show(_told(outcome, plan))
         if fitted:
             error = statistics.median(formula.held.mape for formula in fitted)
-            print(f"{len(fitted)} formulas fitted, held-out error {100 * error:.1f} % (median)")
+            show(f"{len(fitted)} formulas fitted, held-out error {100 * error:.1f} % (median)")
         if lacking:
-            print(f"a prediction still lacks {', '.join(lacking)}")
+            show(f"a prediction still lacks {', '.join(lacking)}")
     if outcome.host_error:
         raise ProfileError(f"host time was not measured: {outcome.host_error}")
 
