@@ -28,15 +28,15 @@ from dooly.capture.config import TIED, Field, fields_of
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import placed_without_data, show_experts
 from dooly.capture.options import Options
-from dooly.capture.platforms import PLATFORMS
+from dooly.capture.parallel_groups import group_kind, world_of
 from dooly.capture.rounding import whole_numbers_kept
 from dooly.capture.sizes import SizeRecorder
-from dooly.capture.standin import OnMeta
 from dooly.capture.values import SmallValues
 from dooly.capture.weights import as_loaded
-from dooly.capture.world import group_kind, world_of
-from dooly.engine import stated_dtype
+from dooly.engine.fake_cuda import OnMeta
+from dooly.engine.settings import stated_dtype
 from dooly.errors import CaptureError
+from dooly.hardware.gpus import PLATFORMS
 from dooly.ir.expr import Expr, normal, symbol
 
 __all__ = ["Built", "build", "explained"]

@@ -185,6 +185,9 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         value = config.get(name, 1)
         if name in _REQUIRED or not isinstance(value, list | None):
             _check_positive(name, value, path)
+    for name in _ROPE:
+        if not isinstance(config.get(name) or {}, dict):
+            raise CaptureError(f"{path}: {name} is {str(config[name])[:80]!r}, expected an object")
     values = config_values(config)
     for name, e in TIED.items():
         if name in config and symbols_of(e) <= values.keys() and evaluate(e, values) != config[name]:

@@ -14,12 +14,13 @@ from dooly.capture.canonical import canonical
 from dooly.capture.config import FIELDS
 from dooly.capture.fx import Converter
 from dooly.capture.layers import plan_layers
+from dooly.capture.opaque_modules import DTYPES, opaque_kind, owners
 from dooly.capture.options import Options
-from dooly.capture.owners import DTYPES, opaque_kind, owners
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
 from dooly.capture.structure import keep_layers, layer_kinds, layers_path
 from dooly.capture.symbols import Reader
+from dooly.capture.time_limit import limited
 from dooly.capture.trace import trace
 from dooly.errors import CaptureError
 from dooly.ir import Divides, Expr, Graph, Op, Owner, leaves, symbol, symbols_of
@@ -33,8 +34,9 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tu
     Raises:
         CaptureError: the engine refuses the configuration, or its code does something that a graph cannot say.
     """
-    config = canonical(config)
-    kinds = kinds_of(name, config, options)
+    with limited(name):
+        config = canonical(config)
+        kinds = kinds_of(name, config, options)
     whole = {"Nl": len(kinds)}
     return tuple(
         replace(graph, config=tuple({**dict(graph.config), **whole}.items()))
@@ -71,7 +73,7 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
 def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Stage, ties: Mapping[str, Expr]) -> Graph:
     plan = plan_layers(stage.kinds)
     numbers = [stage.start + layer for layer in plan.layers]
-    with build(config, options, name, stage=stage.rank, ties=ties) as built:
+    with limited(name), build(config, options, name, stage=stage.rank, ties=ties) as built:
         keep_layers(built.model, numbers, stage.start)
         names = names_of(built.model)
         with explained(name, "the engine's code for this model cannot be traced"):

@@ -19,15 +19,15 @@ from vllm.config import set_current_vllm_config
 from vllm.forward_context import set_forward_context
 from vllm.ir import enable_torch_wrap
 
-from dooly.capture.atoms import Atoms, compute
 from dooly.capture.build import Built
 from dooly.capture.configint import ConfigInt
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
-from dooly.capture.observe import ModelCode, annotated, last_node, without_autocast
-from dooly.capture.rebind import kept_tensors, rebound
 from dooly.capture.step import INPUTS, Step
+from dooly.capture.symbolic_attributes import kept_tensors, rebound
 from dooly.capture.symbols import Reader
+from dooly.capture.trace_hooks import ModelCode, annotated, last_node, without_autocast
+from dooly.capture.trace_inputs import Atoms, compute
 from dooly.errors import CaptureError
 from dooly.ir import Expr, Fixed, symbol
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db
+from dooly.escape import show
 
 __all__ = ["app"]
 
@@ -19,7 +20,7 @@ def info(db: Db = DATABASE, as_json: AsJson = False) -> None:
     Example: dooly db info --db dooly.sqlite
     """
     from dooly.cli.output import Column, print_json, print_table
-    from dooly.cli.store import open_database
+    from dooly.workspace.store import open_database
 
     with open_database(db) as database:
         rows: list[dict[str, Any]] = [
@@ -56,7 +57,7 @@ def environments(db: Db = DATABASE, as_json: AsJson = False) -> None:
     Example: dooly db environments
     """
     from dooly.cli.output import print_json
-    from dooly.cli.store import open_database
+    from dooly.workspace.store import open_database
 
     with open_database(db) as database:
         found = database.environments()
@@ -64,7 +65,7 @@ def environments(db: Db = DATABASE, as_json: AsJson = False) -> None:
         print_json([{"environment": each.key, **dict(each.facts)} for each in found])
         return
     for each in found:
-        print(f"{each.key}  {each}")
+        show(f"{each.key}  {each}")
 
 
 @app.command()
@@ -73,11 +74,11 @@ def export(path: Annotated[Path, typer.Argument(help="Parquet file to write")], 
 
     Example: dooly db export h200.parquet --db dooly.sqlite
     """
-    from dooly.cli.store import open_database
     from dooly.database.exchange import write_parquet
+    from dooly.workspace.store import open_database
 
     with open_database(db) as database:
-        print(f"{path}: {write_parquet(database.records(), path):,d} points")
+        show(f"{path}: {write_parquet(database.records(), path):,d} points")
 
 
 @app.command("import")
@@ -89,12 +90,12 @@ def import_(
 
     Example: dooly db import h200.parquet --db dooly.sqlite
     """
-    from dooly.cli.store import add_shipped, open_database
     from dooly.database.exchange import read_parquet
+    from dooly.workspace.store import add_shipped, open_database
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(read_parquet(path)) for path in paths) if paths else add_shipped(database)
-        print(f"{database.place}: {new:,d} new points")
+        show(f"{database.place}: {new:,d} new points")
 
 
 @app.command()
@@ -105,11 +106,11 @@ def merge(
 
     Example: dooly db merge worker-1.sqlite worker-2.sqlite --db dooly.sqlite
     """
-    from dooly.cli.store import open_database, records_of
+    from dooly.workspace.store import open_database, records_of
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(records_of(source)) for source in sources)
-        print(f"{database.place}: {new:,d} new points")
+        show(f"{database.place}: {new:,d} new points")
 
 
 @app.command()
@@ -120,14 +121,15 @@ def check(location: Annotated[str, typer.Argument(help="database or Parquet file
 
     Example: dooly db check dooly.sqlite
     """
-    from dooly.cli.store import records_of
+    from dooly.database import place_of
     from dooly.database.exchange import check as check_records
+    from dooly.workspace.store import records_of
 
     records = records_of(location)
     problems = check_records(records)
     for problem in problems:
-        print(problem)
-    print(f"{location}: {len(records):,d} points, {len(problems)} problems")
+        show(str(problem))
+    show(f"{place_of(location)}: {len(records):,d} points, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -147,8 +149,9 @@ def diff(
     from dataclasses import asdict
 
     from dooly.cli.output import Column, print_json, print_table
-    from dooly.cli.store import records_of
+    from dooly.database import place_of
     from dooly.database.difference import agreement, agreement_by_target, difference
+    from dooly.workspace.store import records_of
 
     found = difference(records_of(first), records_of(second))
     rows = [{"target": each.target, "signature": each.signature, **asdict(agreement(each.ratios))} for each in found]
@@ -165,6 +168,6 @@ def diff(
         Column("within_5", "within 5 % (%)", ".0f"),
         Column("within_10", "within 10 % (%)", ".0f"),
     )
-    title = f"{second} over {first}: {sum(len(each.ratios) for each in found):,d} common points"
+    title = f"{place_of(second)} over {place_of(first)}: {sum(len(each.ratios) for each in found):,d} common points"
     print_table(title, (Column("target", "target"), Column("signature", "signature"), *columns), rows)
     print_table("by kind of operation", (Column("target", "target"), *columns), kinds)

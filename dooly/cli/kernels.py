@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db
+from dooly.escape import show
 
 __all__ = ["kernels"]
 
@@ -26,7 +27,7 @@ def kernels(
     """
     from dooly.cli.output import print_json, print_table
     from dooly.cli.recorded import kernel_report
-    from dooly.simulate.steps import load_steps
+    from dooly.evaluate.steps import load_steps
 
     reports = [kernel_report(path.stem, load_steps(path), db) for path in recordings]
     if as_json:
@@ -36,4 +37,4 @@ def kernels(
         for table in report.tables():
             print_table(table.title, table.columns, table.rows)
             if table.note:
-                print(table.note)
+                show(table.note)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dooly.batch import Batch
-from dooly.cli.knowledge import formulas_here
-from dooly.database import Database, Point
+from dooly.database import Point, PointSource
+from dooly.evaluate.sharing import Sharing
 from dooly.executor import Plan, Ranges
-from dooly.executor.cost import CostModel
-from dooly.fit.subject import subject_of
+from dooly.executor.plan.cost import CostModel
+from dooly.fit.target import subject_of
 from dooly.ir import Kind, Operation, Use
-from dooly.predict.work import Work, collect_work
-from dooly.sharing import Sharing
+from dooly.predict.step_ops import Work, collect_work
+from dooly.workspace.formulas import formulas_here
 
 __all__ = ["SharedWork", "shared_work"]
 
@@ -69,7 +69,7 @@ class SharedWork:
         }
 
 
-def shared_work(plan: Plan, database: Database) -> SharedWork:
+def shared_work(plan: Plan, database: PointSource) -> SharedWork:
     """Shares between all models that use operations of the plan."""
     operations = [row.operation for row in plan.rows]
     models = sorted({use.model for operation in operations for use in operation.uses})

@@ -21,10 +21,10 @@ from dooly.capture.build import build, explained
 from dooly.capture.frontend import described, names_of
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
-from dooly.capture.observe import module_paths, without_autocast
 from dooly.capture.options import Options
 from dooly.capture.step import Step
 from dooly.capture.structure import layer_kinds
+from dooly.capture.trace_hooks import module_paths, without_autocast
 from dooly.errors import CaptureError
 from dooly.provenance.observed import Observed
 from dooly.provenance.watch import Watch, parameters

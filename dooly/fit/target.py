@@ -1,0 +1,167 @@
+"""What is fitted: the quantities of an operation that a formula may use, and where they come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from dooly.batch import LAUNCH_PARTS, POWER_LIMIT
+from dooly.errors import FitError
+from dooly.fit.observation import Mixture, Observation
+from dooly.ir.expr import Expr, evaluate, normal, symbol
+from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind
+
+__all__ = ["AROUND", "HOST_SUBJECTS", "Subject", "subject_of"]
+
+Column = NDArray[np.float64]
+
+_APART = 2**20
+"""By this factor, 20 doublings, batches with and without prompts lie apart: what is left over of one says nothing of
+the other."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An operation as the fit sees it.
+
+    Attributes:
+        signature, name: of the operation.
+        kind: what bounds it; None for work of the host.
+        flops, bytes: over `symbols`.
+        symbols: request symbols that formulas may use.
+        coordinates: what residual and domain are measured in, each a ratio or a symbol that varies by itself.
+        window: of windowed attention.
+        mixture: of experts.
+        split: most requests whose contexts kernels that decode split into parts; None if they do so with any number.
+    """
+
+    signature: str
+    name: str
+    kind: Kind | None
+    flops: Expr
+    bytes: Expr
+    symbols: tuple[str, ...]
+    coordinates: tuple[Expr, ...]
+    window: int | None = None
+    mixture: Mixture | None = None
+    split: int | None = None
+
+    @cached_property
+    def single(self) -> str | None:
+        """The only symbol, if there is just one."""
+        return self.symbols[0] if len(self.symbols) == 1 else None
+
+    def columns(self, observations: Sequence[Observation]) -> dict[str, Column]:
+        """float64[observations] by symbol.
+
+        Raises:
+            FitError: a point lacks a symbol.
+        """
+        rows = [observation.values(self.symbols, self.window, self.mixture) for observation in observations]
+        return {name: np.array([row[name] for row in rows]) for name in self.symbols}
+
+
+def subject_of(operation: Operation) -> Subject:
+    """The subject of a lowered operation.
+
+    Raises:
+        FitError: its cost depends on symbols that are no axis of it.
+    """
+    flops, bytes_ = operation.flops, operation.bytes
+    window = _integer(operation, "window")
+    mixture = None
+    if operation.kind is Kind.ATTENTION:
+        names = (
+            "T",
+            "R",
+            "S",
+            "P",
+            "M",
+            "Sd",
+            "Sx",
+            "Tp",
+            "Pp",
+            "Pt",
+            "Sq",
+            *(["Sp"] if "Sp" in operation.axes else []),
+        )
+        requests, rows, prefill, longest = (symbol(name) for name in ("R", "S", "Tp", "Sq"))
+        uneven = normal(requests * (symbol("Sd") + symbol("Sx")) / rows)
+        coordinates = (requests, rows / requests, 1 + prefill, 1 + longest, uneven, 1 + _APART * symbol("M"))
+    else:
+        names = operation.axes
+        coordinates = tuple(symbol(name) for name in names)
+        if operation.kind is Kind.MOE:
+            coordinates = (symbol("A"), symbol("T") / symbol("A"))
+        count, chosen = _integer(operation, "experts"), _integer(operation, "top_k")
+        if operation.kind is Kind.MOE and count is not None and chosen is not None:
+            sources = int(evaluate(operation.operands[0].shape[0], {"T": 1}))
+            mixture = Mixture(count, chosen, _integer(operation, "local_experts") or count, sources)
+    unknown = {str(s) for s in flops.free_symbols | bytes_.free_symbols} - set(names)
+    if unknown:
+        raise FitError(
+            f"{operation.name}: its cost depends on {', '.join(sorted(unknown))}, its points give {', '.join(names)}"
+        )
+    return Subject(
+        operation.signature,
+        operation.name,
+        operation.kind,
+        flops,
+        bytes_,
+        names,
+        coordinates,
+        window,
+        mixture,
+        _split(operation),
+    )
+
+
+_SPLIT_PAIRS = {"TRITON_ATTN": 128, "FLASHINFER": 263}
+"""Up to so many pairs of a request and a KV head, contexts are split.  Facts of vllm 0.26 (TRITON_ATTN; the engine
+rounds the requests to a captured size, which they are for 2, 4, 8, 16 heads), and of flashinfer 0.6 on a GPU of 132
+multiprocessors with two blocks on each, of which one pair more would fill all."""
+
+
+def _split(operation: Operation) -> int | None:
+    pairs, heads = _SPLIT_PAIRS.get(str(operation.attr("backend"))), _integer(operation, "kv_heads")
+    return None if pairs is None or heads is None else pairs // heads
+
+
+def _integer(operation: Operation, name: str) -> int | None:
+    value = operation.attr(name)
+    return int(value) if isinstance(value, sympy.Integer) else None
+
+
+def _host(signature: str, *names: str) -> Subject:
+    zero = cast(Expr, sympy.Integer(0))
+    return Subject(signature, signature, None, zero, zero, names, tuple(normal(symbol(name)) for name in names))
+
+
+AROUND = ("R", "T", "Rp")
+"""Symbols of host work around a step: requests, new tokens, and requests with more than one new token."""
+
+
+HOST_SUBJECTS = {
+    subject.signature: subject
+    for subject in (
+        _host("host_before", *AROUND),
+        _host("host_after", *AROUND),
+        _host("host_dispatch", "N"),
+        *(_host(part, "N", "R") for part in LAUNCH_PARTS),
+        _host("host_lead", "R"),
+        _host("host_between", "R"),
+        _host("host_experts", "N", "R"),
+        _host("host_flashinfer", "R"),
+        _host(POWER_LIMIT, "U"),
+    )
+}
+"""Work of the host around the operations of a step: before them, after them (us, over `AROUND`), between
+them (us added to a forward pass of N operations), queueing them (us, over N operations and R requests), until an idle
+device starts, until one that is at the step before does (us, over R each), queueing N mixtures of experts (us, over N
+and R), and one attention of FlashInfer beyond another backend's (us, over R); and what a power limit makes of U us of
+work."""
