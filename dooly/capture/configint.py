@@ -12,7 +12,7 @@ from typing import Any, TypeGuard, cast
 
 import sympy
 
-from dooly.ir.expr import Expr, FloorDiv, exact_div, floor_div, normal
+from dooly.ir.expr import Expr, FloorDiv, exact_div, floor_div, normal, symbol
 
 __all__ = ["ConfigFloat", "ConfigInt", "Facts", "expression", "size_of"]
 
@@ -65,8 +65,8 @@ class ConfigInt(int):
 
     Arithmetic with integers keeps the expression, and so do fractions until they are rounded; anything else gives the
     plain value, so losing the expression degrades to a correct constant.  ``a % b == 0`` is recorded as a fact, after
-    which ``a // b`` is the exact quotient, as is that of two symbols without a rest.  Any other ``a // b`` stays a
-    floor division.
+    which ``a // b`` is the exact quotient, as is that of two fields without a rest.  Any other ``a // b`` stays a floor
+    division.
     """
 
     expr: Expr
@@ -146,7 +146,7 @@ class ConfigInt(int):
 
     def _floordiv(self, dividend: int, divisor: int) -> ConfigInt:
         above, below = expression(dividend), expression(divisor)
-        if above.is_Symbol and below.is_Symbol and int(dividend) % int(divisor) == 0:
+        if above.is_Symbol and below.is_Symbol and below not in _RANKS and int(dividend) % int(divisor) == 0:
             self.facts.take(above, below)
         return self._with(int(dividend) // int(divisor), floor_div(above, below, self.facts))
 
@@ -221,6 +221,10 @@ def _rational(value: float) -> Expr:
     if isinstance(value, ConfigInt | ConfigFloat):
         return value.expr
     return sympy.Rational(repr(value)) if math.isfinite(value) else sympy.nan
+
+
+_RANKS = frozenset(map(symbol, ("TP", "DP", "PP")))
+"""What no field of a configuration is a multiple of by itself."""
 
 
 def expression(value: object) -> Expr:

@@ -108,7 +108,7 @@ def test_any_architecture_that_the_engine_knows_is_taken(write: Writer) -> None:
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("MiniMaxM3ForCausalLM", "MiniMaxM2ForCausalLM"), ("Qwen3MoEForCausalLM", "Qwen3MoeForCausalLM")],
+    [("MiniMaxM2ForCausalML", "MiniMaxM2ForCausalLM"), ("Qwen3MoEForCausalLM", "Qwen3MoeForCausalLM")],
 )
 def test_a_suggestion_is_a_name_like_it(write: Writer, name: str, meant: str) -> None:
     with pytest.raises(CaptureError, match=f"did you mean {meant}"):
@@ -251,10 +251,11 @@ def test_an_absent_engine_names_the_extra_that_brings_it() -> None:
     assert "pip install 'dooly[cpu]'" in done.stdout
 
 
-@pytest.mark.parametrize("missing", ["num_hidden_layers", "intermediate_size", "vocab_size"])
+@pytest.mark.parametrize("missing", ["num_hidden_layers", "vocab_size"])
 def test_a_size_that_ranks_share_must_be_there(missing):
     """Some models spell their sizes in other fields."""
     config = {"num_hidden_layers": 2, "num_experts": 4, "intermediate_size": 64, "vocab_size": 128}
     Parallel(2).check(config, "m")
+    Parallel(2).check({**config, "intermediate_size": None}, "m")  # the engine knows how wide its experts are
     with pytest.raises(CaptureError, match=f"m: {missing} is None, expected a positive integer to spread over ranks"):
         Parallel(2).check({name: size for name, size in config.items() if name != missing}, "m")
