@@ -66,8 +66,9 @@ class Atoms:
             quotient = _Quotient(symbol(f"q{len(self._quotients)}"), dividend, below)
             self._quotients.append(quotient)
             if dividend.is_Symbol:
-                stands = {dividend: quotient.atom * over}
-                self._symbols = {known: e.xreplace(stands) for known, e in self._symbols.items()} | stands
+                whole, stands = cast(sympy.Symbol, dividend), cast(Expr, quotient.atom * over)
+                self._symbols = {known: cast(Expr, e.xreplace({whole: stands})) for known, e in self._symbols.items()}
+                self._symbols[whole] = stands
         self.meanings: dict[str, Expr] = {}
         self.values: dict[str, int] = {}
         for name in sorted(values):
