@@ -24,6 +24,7 @@ from dooly.errors import SimulationError
 
 __all__ = [
     "EngineSettings",
+    "device_name",
     "driver_version",
     "engine_config",
     "engine_release",
@@ -106,6 +107,16 @@ def gpu_present() -> bool:
         return False
     try:
         return bool(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def device_name() -> str:
+    """Of the first NVIDIA GPU of this machine, which has one."""
+    pynvml: Any = importlib.import_module("pynvml")
+    pynvml.nvmlInit()
+    try:
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
     finally:
         pynvml.nvmlShutdown()
 
