@@ -107,13 +107,14 @@ def _bundled() -> Path:
 def resolve_model(model: str | Path) -> tuple[str, dict[str, Any]]:
     """Name and checked configuration of a bundled model, a folder with a config.json, or such a file.
 
-    ``head_dim`` and ``num_key_value_heads`` are filled in where the file leaves them to their defaults.
+    ``head_dim`` and ``num_key_value_heads`` are filled in where the file leaves them to their defaults, and how weights
+    are quantized where a ``hf_quant_config.json`` beside it says so.
 
     Raises:
         CaptureError: nothing is there, or what is there is not the configuration of a supported model.
     """
     path = _locate(model)
-    config = _read(path)
+    config = _with_quantization(_read(path), path.with_name("hf_quant_config.json"))
     _check_architecture(config, path)
     name = path.parent.name if path.name == "config.json" else path.stem
     return name, _check_fields(config, path)
@@ -160,6 +161,13 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CaptureError(f"{path}: expected a JSON object, found {type(config).__name__}")
     return cast("dict[str, Any]", config)
+
+
+def _with_quantization(config: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """The configuration with how its weights are quantized, which older ModelOpt says in a file of its own."""
+    if config.get("quantization_config") is not None or not beside.is_file():
+        return config
+    return {**config, "quantization_config": _read(beside)}
 
 
 def _check_architecture(config: Mapping[str, Any], path: Path) -> None:

@@ -9,7 +9,6 @@ import typer
 
 from dooly.cli.options import Backend, Model, TensorParallel
 from dooly.cli.serving import (
-    LIMITS,
     Asynchronous,
     BatchedTokens,
     BlockSize,
@@ -21,31 +20,36 @@ from dooly.cli.serving import (
     fill_memory,
     load_trace,
 )
-from dooly.engine import gpu_present
+from dooly.engine.settings import LIMITS
+from dooly.hardware.software import gpu_present
 
 if TYPE_CHECKING:
-    from dooly.live import Engine
-    from dooly.remote import RemoteEngine
+    from dooly.engine.local import Engine
+    from dooly.engine.remote import RemoteEngine
     from dooly.simulate import Run, Trace
 
 __all__ = ["record"]
 
 Traces = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="TRACE[:REQUESTS][@RATE]...",
         help="as for `dooly simulate`, of which the first REQUESTS at a mean of RATE arrivals per second; e.g. "
-        "azure-conv:40@4",
+        "azure-conv:40@4.  With --serve: -- and vLLM's own flags",
     ),
 ]
 
 
 def record(
+    context: typer.Context,
     model: Model,
-    traces: Traces,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write, .json.gz")],
+    traces: Traces = None,
+    serve: Annotated[bool, typer.Option("--serve", help="run `vllm serve`, and loads by its own client")] = False,
+    loads: Annotated[str | None, typer.Option(help="with --serve: names of loads, by comma; all if not given")] = None,
+    ladder: Annotated[Path | None, typer.Option(help="with --serve: a JSON file of loads in place of the built-in")] = None,
     steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
-    repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
+    repeats: Annotated[int, typer.Option(help="passes over each trace or load")] = 3,
     asynchronous: Asynchronous = False,
     own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
     tp: TensorParallel = 1,
@@ -68,27 +72,42 @@ def record(
     --tp needs it, since ranks are processes (all-reduces are then not fused with the norms behind them).
     Weights and prompts are random. `dooly validate --recording FILE` compares with it.
 
+    With --serve the API server of vLLM runs with its own defaults and the flags that follow --, vLLM's own client sends
+    each load `repeats` times, and the file keeps each request as the client saw it, the server's counts of prompt tokens
+    and prefix-cache hits, and each step of the engine core.
+
     Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 --async -o llama.json.gz
+    Example: dooly record llama-3.1-8b --serve --loads c1,c64 -o served.json.gz -- --quantization fp8
     """
     from dataclasses import replace
 
     import numpy as np
 
-    from dooly.cli.knowledge import model_path, untimed_model
     from dooly.cli.output import say
-    from dooly.engine import model_folder
+    from dooly.cli.record_serve import check_options, record_loads
+    from dooly.engine.local import Engine, start_engine
+    from dooly.engine.remote import start_remote_engine
+    from dooly.engine.settings import model_folder
     from dooly.errors import SimulationError
-    from dooly.live import Engine, start_engine
-    from dooly.remote import start_remote_engine
-    from dooly.simulate.facts import machine_facts
-    from dooly.simulate.record import record_trace, warm_up
-    from dooly.simulate.record_steps import record_steps
-    from dooly.simulate.recording import Recording, save_recording
+    from dooly.evaluate.metadata import machine_facts
+    from dooly.evaluate.record import record_trace, warm_up
+    from dooly.evaluate.record_steps import record_steps
+    from dooly.evaluate.recording import Recording, save_recording
+    from dooly.evaluate.steps import StepRecording, save_steps
     from dooly.simulate.simulator import check_lengths
-    from dooly.simulate.steps import StepRecording, save_steps
+    from dooly.workspace.lowering import model_path
+    from dooly.workspace.models import untimed_model
 
     if repeats < 1:
         raise SimulationError(f"--repeats is {repeats}; expected at least 1")
+    if serve:
+        check_options(context)
+        record_loads(model, traces or (), loads, ladder, repeats, output)
+        return
+    if loads is not None or ladder is not None:
+        raise SimulationError("--loads and --ladder are of --serve; traces are named after the model")
+    if not traces:
+        raise SimulationError("no trace to serve; name one after the model, e.g. azure-conv:40@4, or give --serve")
     if tp < 1 or (tp > 1 and not own_process):
         raise SimulationError(f"--tp is {tp}; expected 1, or more with --own-process: ranks are processes of their own")
     if own_process and (backend is None or steps is not None):
@@ -131,7 +150,7 @@ def record(
 def _slowdown(engine: "Engine | RemoteEngine", tp: int) -> dict[str, str]:
     """A fact of the recording if a GPU is slower than it should be: its steps are then no engine's usual ones."""
     from dooly.cli.output import say
-    from dooly.executor.gpu import Gauge
+    from dooly.hardware.gpu import Gauge
 
     states = [Gauge(rank).read() for rank in range(tp)] if engine.device == "cuda" else []
     slow = next((state for state in states if state.slowed_by), None)
@@ -144,7 +163,7 @@ def _slowdown(engine: "Engine | RemoteEngine", tp: int) -> dict[str, str]:
 
 def _passes(engine: "Engine | RemoteEngine", traces: "Sequence[Trace]", repeats: int) -> "Iterator[tuple[Trace, int]]":
     """Each trace several times; once more with every step finished first, if it was not and the engine can be told."""
-    from dooly.live import Engine
+    from dooly.engine.local import Engine
 
     yield from itertools.product(traces, range(repeats))
     if isinstance(engine, Engine) and engine.overlaps:

@@ -1,17 +1,28 @@
-"""What dooly is judged by: the real server under loads, recorded request by request and step by step."""
+"""What judges dooly, apart from what dooly does: recordings of the real engine and server, held-out points, kernels, costs.
 
+Importing this package imports neither torch nor vLLM; `record_runs` and `record_served` do when called.
+"""
+
+from dooly.evaluate.compare import RequestError, StepError, Validation, compare, costs_along
 from dooly.evaluate.loads import LADDER, Load, read_ladder
+from dooly.evaluate.record import record_runs
 from dooly.evaluate.record_served import record_served
 from dooly.evaluate.served import Served, ServedLoad, ServedRequest, load_served, save_served
 
 __all__ = [
     "LADDER",
     "Load",
+    "RequestError",
     "Served",
     "ServedLoad",
     "ServedRequest",
+    "StepError",
+    "Validation",
+    "compare",
+    "costs_along",
     "load_served",
     "read_ladder",
+    "record_runs",
     "record_served",
     "save_served",
 ]

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from dooly.engine import device_name, driver_version, engine_release, gpu_present, installed, model_folder
+from dooly.engine.plugin import STEPS_FOLDER, load
+from dooly.engine.server import Server, serving
+from dooly.engine.settings import model_folder
+from dooly.engine.step_log import LoggedRequest, LoggedStep, read_step_log
+from dooly.engine.weights import NAME as RANDOM_WEIGHTS
 from dooly.errors import SimulationError
 from dooly.evaluate.loads import LADDER, WARM_UP, Load
+from dooly.evaluate.metadata import host_facts
 from dooly.evaluate.served import Served, ServedLoad, ServedRequest
-from dooly.processor import processor_name
-from dooly.random_weights import NAME as RANDOM_WEIGHTS
-from dooly.serve_plugin import STEPS_FOLDER, load
-from dooly.server import Server, serving
-from dooly.step_log import LoggedRequest, LoggedStep, read_step_log
+from dooly.hardware.gpu import Gauge
+from dooly.hardware.software import device_name, driver_version, gpu_present, installed
 
 __all__ = ["record_served"]
 
-_PACKAGES = ("torch", "triton", "flashinfer-python", "fastapi", "uvicorn", "uvloop", "pyzmq", "aiohttp")
+_PACKAGES = ("fastapi", "uvicorn", "uvloop", "pyzmq", "aiohttp")
 _SEED = 100
 _OF_CACHE = ("num_gpu_blocks", "block_size", "enable_prefix_caching", "gpu_memory_utilization", "cache_dtype")
 
@@ -199,13 +198,7 @@ def _line(load: ServedLoad) -> str:
 def _facts(server: Server) -> tuple[tuple[str, str], ...]:
     """Sorted (name, value) of this machine, its software, and the server's KV cache."""
     cache = server.cache()
-    facts = {
-        "cpu": processor_name(),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "engine": engine_release(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    facts = host_facts() | {
         "start_s": f"{server.start_s:.1f}",
         **{name: found for name in _PACKAGES if (found := installed(name))},
         **{name: cache[name] for name in _OF_CACHE if name in cache},

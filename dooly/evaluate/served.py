@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dooly.engine.step_log import LoggedStep
 from dooly.errors import SimulationError
 from dooly.evaluate.loads import Load
 from dooly.files import write_bytes
 from dooly.simulate.reading import check_format, reading
-from dooly.simulate.spans import from_spans, to_spans
-from dooly.step_log import LoggedStep
+from dooly.evaluate.spans import from_spans, to_spans
 
 __all__ = ["Served", "ServedLoad", "ServedRequest", "load_served", "save_served"]
 
