@@ -47,7 +47,9 @@ def record(
     traces: Traces = None,
     serve: Annotated[bool, typer.Option("--serve", help="run `vllm serve`, and loads by its own client")] = False,
     loads: Annotated[str | None, typer.Option(help="with --serve: names of loads, by comma; all if not given")] = None,
-    ladder: Annotated[Path | None, typer.Option(help="with --serve: a JSON file of loads in place of the built-in")] = None,
+    ladder: Annotated[
+        Path | None, typer.Option(help="with --serve: a JSON file of loads in place of the built-in")
+    ] = None,
     steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
     repeats: Annotated[int, typer.Option(help="passes over each trace or load")] = 3,
     asynchronous: Asynchronous = False,

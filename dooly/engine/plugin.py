@@ -8,13 +8,13 @@ nothing.  With it, the engine core writes one step log (`dooly.engine.step_log`)
 import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from dooly.engine.probe import Probe, SeenStep
-from dooly.engine.weights import register_loader
 from dooly.engine.step_log import LoggedRequest, LoggedStep, StepLog
+from dooly.engine.weights import register_loader
 
 __all__ = ["STEPS_FOLDER", "load"]
 
@@ -33,19 +33,29 @@ def load() -> None:
 
 def _watch_cores(folder: Path) -> None:
     """Let each engine core of this process log its steps: it is first seen when it takes in a request."""
-    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.engine import core
 
-    take_in = EngineCoreProc.preprocess_add_request
+    process: Any = core.EngineCoreProc
+    take_in = process.preprocess_add_request
     recorders: dict[int, _Recorder] = {}
 
-    def watched(core: Any, request: Any) -> Any:
-        if id(core) not in recorders:
-            recorders[id(core)] = _Recorder(core, folder / f"steps-{os.getpid()}-{len(recorders)}.bin")
-        taken = take_in(core, request)
-        recorders[id(core)].arrived(request)
+    def watched(own: Any, request: Any) -> Any:
+        if id(own) not in recorders:
+            recorders[id(own)] = _Recorder(own, folder / f"steps-{os.getpid()}-{len(recorders)}.bin")
+        taken = take_in(own, request)
+        recorders[id(own)].arrived(request)
         return taken
 
-    EngineCoreProc.preprocess_add_request = watched
+    process.preprocess_add_request = watched
+
+
+@dataclass(frozen=True)
+class _Core:
+    """The `Watched` of a core in this process."""
+
+    core: Any
+    runner: Any
+    device: str
 
 
 class _Recorder:
@@ -59,7 +69,7 @@ class _Recorder:
         self._arrivals: dict[str, tuple[int, float]] = {}
         self._numbers: dict[str, int] = {}
         self._before: SeenStep | None = None
-        Probe(SimpleNamespace(core=core, runner=runner, device=device), self._ended).__enter__()
+        Probe(_Core(core, runner, device), self._ended).__enter__()
 
     def arrived(self, request: Any) -> None:
         """Note when the core's input thread had a request ready; its scheduler learns of it later."""

@@ -27,9 +27,14 @@ class Watched(Protocol):
         device: ``cpu`` or ``cuda``.
     """
 
-    core: Any
-    runner: Any
-    device: str
+    @property
+    def core(self) -> Any: ...
+
+    @property
+    def runner(self) -> Any: ...
+
+    @property
+    def device(self) -> str: ...
 
 
 @dataclass

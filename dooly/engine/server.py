@@ -58,7 +58,9 @@ class Server:
 
     def cache(self) -> dict[str, str]:
         """What it says of its KV cache: number and size of blocks, prefix caching, ..."""
-        labels = next((labels for name, labels, _ in _SAMPLE.findall(self._metrics()) if name == "cache_config_info"), "")
+        labels = next(
+            (labels for name, labels, _ in _SAMPLE.findall(self._metrics()) if name == "cache_config_info"), ""
+        )
         return dict(_LABEL.findall(labels))
 
     def bench(self, options: Mapping[str, str | None]) -> dict[str, Any]:

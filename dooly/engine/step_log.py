@@ -139,17 +139,22 @@ def _entries(content: bytes) -> Iterator[LoggedRequest | LoggedStep]:
                 at += length
                 yield LoggedRequest(number, name.decode(), prompt, arrived_s)
             else:
-                _, *times, device_us, gap_us, mode, padded, count, admitted, preempted = _STEP.unpack_from(content, at)
+                _, *timed, mode, padded, count, admitted, preempted = _STEP.unpack_from(content, at)
                 at += _STEP.size
                 sizes = (count, count, count, admitted, preempted)
                 columns = _columns(content, at, sizes)
                 at += 4 * sum(sizes)
-                pairs = tuple(zip(columns[1], columns[2], strict=True))
-                yield LoggedStep(
-                    *times, device_us, gap_us, _MODES[mode], padded, columns[0], pairs, columns[3], columns[4]
-                )
+                numbers, new, cached, taken_up, lost = columns
+                pairs = tuple(zip(new, cached, strict=True))
+                yield LoggedStep(*_times(timed), _MODES[mode], padded, numbers, pairs, taken_up, lost)
         except struct.error:
             return
+
+
+def _times(timed: Sequence[float]) -> tuple[float, float, float, float, float, float, float, float]:
+    """The first eight fields of a step."""
+    start_s, scheduled_s, called_s, issued_s, ready_s, end_s, device_us, gap_us = timed
+    return start_s, scheduled_s, called_s, issued_s, ready_s, end_s, device_us, gap_us
 
 
 def _columns(content: bytes, at: int, sizes: Sequence[int]) -> list[tuple[int, ...]]:

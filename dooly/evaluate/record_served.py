@@ -21,7 +21,6 @@ from dooly.errors import SimulationError
 from dooly.evaluate.loads import LADDER, WARM_UP, Load
 from dooly.evaluate.metadata import host_facts
 from dooly.evaluate.served import Served, ServedLoad, ServedRequest
-from dooly.hardware.gpu import Gauge
 from dooly.hardware.software import device_name, driver_version, gpu_present, installed
 
 __all__ = ["record_served"]
@@ -86,7 +85,9 @@ def _require_plugin() -> None:
     Raises:
         SimulationError: dooly is only on the path, not installed.
     """
-    if not any(each.value == f"{load.__module__}:{load.__name__}" for each in entry_points(group="vllm.general_plugins")):
+    if not any(
+        each.value == f"{load.__module__}:{load.__name__}" for each in entry_points(group="vllm.general_plugins")
+    ):
         raise SimulationError("vLLM does not find dooly's plug-in, which logs the steps; install dooly: pip install .")
 
 
@@ -130,9 +131,8 @@ def _own(
             if found := pattern.match(request.name):
                 places[request.number] = int(found[1])
                 asked[int(found[1])] = request
-        for step in steps:
-            if step.numbers[0] in places and step.start_s >= origin_s:
-                taken.append(_moved(step, places, origin_s))
+        own = (step for step in steps if step.numbers[0] in places and step.start_s >= origin_s)
+        taken += (_moved(step, places, origin_s) for step in own)
     return asked, sorted(taken, key=lambda step: step.start_s)
 
 
@@ -190,8 +190,8 @@ def _line(load: ServedLoad) -> str:
     result, counts = dict(load.result), dict(load.counts)
     return (
         f"{load.load.name}, pass {load.turn + 1}: {result['output_throughput']:.0f} output tokens/s, "
-        f"TTFT {result['median_ttft_ms']:.1f} ms, TPOT {result['median_tpot_ms']:.2f} ms (medians), {len(load.steps)} steps, "
-        f"{counts.get('prompt_tokens', 0):.0f} prompt tokens, {counts.get('prefix_cache_hits', 0):.0f} of them cached"
+        f"TTFT {result['median_ttft_ms']:.1f} ms, TPOT {result['median_tpot_ms']:.2f} ms (medians), "
+        f"{len(load.steps)} steps, {counts.get('prompt_tokens', 0):.0f} prompt tokens, {counts.get('prefix_cache_hits', 0):.0f} of them cached"
     )
 
 

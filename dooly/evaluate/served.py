@@ -14,9 +14,9 @@ from typing import Any
 from dooly.engine.step_log import LoggedStep
 from dooly.errors import SimulationError
 from dooly.evaluate.loads import Load
+from dooly.evaluate.spans import from_spans, to_spans
 from dooly.files import write_bytes
 from dooly.simulate.reading import check_format, reading
-from dooly.evaluate.spans import from_spans, to_spans
 
 __all__ = ["Served", "ServedLoad", "ServedRequest", "load_served", "save_served"]
 

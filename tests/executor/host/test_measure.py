@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import HOST_PARTS, Batch
+from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples
 from dooly.engine.probe import SeenStep
 from dooly.engine.process import in_own_process
