@@ -16,6 +16,7 @@ from dooly.cli.serving import (
     PrefixCaching,
     Seed,
     Sequences,
+    TraceOption,
     engine_settings,
     fill_memory,
     load_trace,
@@ -63,6 +64,7 @@ def record(
         int | None, typer.Option(help="KV cache blocks; what fits beside the weights on a GPU if not given")
     ] = None,
     prefix_caching: PrefixCaching = False,
+    trace_option: TraceOption = None,
     seed: Seed = 2023,
     backend: Backend = None,
 ) -> None:
@@ -117,7 +119,7 @@ def record(
     settings = engine_settings(
         max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks, prefix_caching, asynchronous
     )
-    served = [_trace(source, max_model_len, seed) for source in traces]
+    served = [_trace(source, max_model_len, seed, trace_option) for source in traces]
     for trace in served:
         check_lengths(trace, settings)
     if num_blocks is None and gpu_present():
@@ -173,7 +175,7 @@ def _passes(engine: "Engine | RemoteEngine", traces: "Sequence[Trace]", repeats:
         yield from ((trace, 0) for trace in traces)
 
 
-def _trace(source: str, max_model_len: int, seed: int) -> "Trace":
+def _trace(source: str, max_model_len: int, seed: int, options: list[str] | None) -> "Trace":
     """The trace that TRACE[:REQUESTS][@RATE] means.
 
     Raises:
@@ -189,7 +191,7 @@ def _trace(source: str, max_model_len: int, seed: int) -> "Trace":
         requests, per_s = int(count) if count else None, float(rate) if rate else None
     except ValueError as error:
         raise TraceError(f"{source}: expected TRACE[:REQUESTS][@RATE], e.g. azure-conv:40@4") from error
-    trace = load_trace(name, requests, None, max_model_len, seed=seed)
+    trace = load_trace(name, requests, None, max_model_len, seed=seed, options=options)
     if per_s is not None:
         timed = trace.requests[-1].arrival_s > 0.0
         trace = trace.at_rate(per_s) if timed else trace.poisson(per_s, seed=seed)

@@ -1,5 +1,6 @@
 """Options of the commands that serve a trace: which requests, and how the engine batches them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +24,7 @@ __all__ = [
     "Requests",
     "Seed",
     "Sequences",
+    "TraceOption",
     "TraceSource",
     "engine_settings",
     "fill_memory",
@@ -34,7 +36,16 @@ TraceSource = Annotated[
     str,
     typer.Argument(
         help="azure-conv, azure-code, mooncake or arxiv (synthetic, fitted to the public traces), or a file: CSV of "
-        "arrival_s,prompt_tokens,output_tokens, or the published file of one of these traces",
+        "arrival_s,prompt_tokens,output_tokens, or a published trace (docs/traces.md)",
+    ),
+]
+TraceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trace-option",
+        metavar="KEY=VALUE",
+        help="what a trace file does not say: arrival=, prompt= or output=COLUMN, unit=s, ms, us or ns, block=tokens "
+        "of one of hash_ids, zero=skip or one (requests without output), tokenizer=FOLDER; may be repeated",
     ),
 ]
 Requests = Annotated[int | None, typer.Option(help="only the first so many requests; a synthetic trace has 1,000")]
@@ -63,22 +74,30 @@ def load_trace(
     max_model_len: int,
     arrivals: Literal["trace", "poisson", "fixed"] = "trace",
     seed: int = 2023,
+    options: Sequence[str] | None = None,
 ) -> "Trace":
-    """The trace asked for, shortened to what the engine takes; says how many requests that changed.
+    """The trace asked for, shortened to what the engine takes; says how its file was read and what was shortened.
+
+    Args:
+        options: ``KEY=VALUE`` texts of `TraceOptions`.
 
     Raises:
         TraceError: the file cannot be read, or an option makes no sense.
     """
     from dooly.cli.output import say
     from dooly.errors import TraceError
-    from dooly.simulate import SHIPPED, read_trace, shipped_trace
+    from dooly.simulate import SHIPPED, TraceOptions, read_trace, shipped_trace
 
     if requests is not None and requests < 1:
         raise TraceError(f"--requests is {requests}; expected at least 1")
     if source in SHIPPED and not Path(source).exists():
+        if options:
+            raise TraceError(f"--trace-option {options[0]}: {source} is synthetic; trace options are of files")
         trace = shipped_trace(source, requests or 1000, seed=seed)
     else:
-        trace = read_trace(source)
+        trace = read_trace(source, TraceOptions.parse(options or ()))
+        for note in trace.notes:
+            say(note)
         trace = trace if requests is None else trace.first(requests)
     if arrivals != "trace":
         if rate is None:

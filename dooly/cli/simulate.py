@@ -19,6 +19,7 @@ from dooly.cli.serving import (
     Requests,
     Seed,
     Sequences,
+    TraceOption,
     TraceSource,
     engine_settings,
     fill_memory,
@@ -35,6 +36,7 @@ __all__ = ["simulate"]
 def simulate(
     model: Model,
     trace: TraceSource = "azure-conv",
+    trace_option: TraceOption = None,
     requests: Requests = None,
     rate: Rate = None,
     arrivals: Arrivals = "trace",
@@ -93,7 +95,7 @@ def simulate(
     sequences, batched, length = (
         usual if own is None else own for own, usual in zip(given, LIMITS[device], strict=True)
     )
-    served = load_trace(trace, requests, rate, length, arrivals, seed)
+    served = load_trace(trace, requests, rate, length, arrivals, seed, trace_option)
     block_size = block_size or BLOCK_SIZE[device]
     settings = engine_settings(sequences, batched, length, block_size, num_blocks, prefix_caching, asynchronous)
     path = model_path(model)

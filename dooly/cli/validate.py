@@ -15,6 +15,7 @@ from dooly.cli.serving import (
     Rate,
     Requests,
     Sequences,
+    TraceOption,
     TraceSource,
     engine_settings,
     load_trace,
@@ -30,6 +31,7 @@ __all__ = ["validate"]
 def validate(
     model: Annotated[str | None, typer.Argument(help="bundled model, config.json or its folder")] = None,
     trace: TraceSource = "azure-conv",
+    trace_option: TraceOption = None,
     recording: Annotated[
         Path | None, typer.Option(help="a file of `dooly record`, in place of MODEL and TRACE: nothing is run here")
     ] = None,
@@ -66,7 +68,7 @@ def validate(
     else:
         assert model is not None
         settings = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
-        results = [_live(model, trace, requests, rate, repeats, settings, db, backend)]
+        results = [_live(model, trace, trace_option, requests, rate, repeats, settings, db, backend)]
     if as_json:
         print_json([result.json() for result in results] if recording is not None else results[0].json())
         return
@@ -77,6 +79,7 @@ def validate(
 def _live(
     model: str,
     trace: str,
+    trace_option: list[str] | None,
     requests: int | None,
     rate: float | None,
     repeats: int,
@@ -91,7 +94,7 @@ def _live(
     from dooly.workspace.models import saved_model
 
     settings = engine_settings(*limits)
-    arrivals = load_trace(trace, requests, rate, settings.max_model_len)
+    arrivals = load_trace(trace, requests, rate, settings.max_model_len, options=trace_option)
     path = model_path(model)
     saved = saved_model(model, db, backend, settings.block_size)
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps

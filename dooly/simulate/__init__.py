@@ -13,6 +13,7 @@ from dooly.simulate.simulator import Progress, StepTime, simulate, simulate_fast
 from dooly.simulate.synthetic import SHIPPED, TraceFit, fit_trace, read_fit, sample_trace, shipped_trace, write_fit
 from dooly.simulate.trace import PREFIX_BLOCK, Trace, TraceRequest
 from dooly.simulate.trace_files import read_trace, write_trace
+from dooly.simulate.trace_options import TraceOptions
 
 __all__ = [
     "Candidate",
@@ -29,6 +30,7 @@ __all__ = [
     "Summary",
     "Targets",
     "Trace",
+    "TraceOptions",
     "TraceFit",
     "TraceRequest",
     "check_compact",

@@ -19,11 +19,10 @@ from itertools import count
 
 from dooly.batch import StepBatch
 from dooly.engine.settings import EngineSettings
-from dooly.errors import SimulationError
 from dooly.simulate.block_pool import Block, BlockPool
 from dooly.simulate.compact_batch import NEVER, CompactBatch, add_up
 from dooly.simulate.scheduling import TokenEvent
-from dooly.simulate.trace import PREFIX_BLOCK, TraceRequest
+from dooly.simulate.trace import TraceRequest
 
 __all__ = ["CompactScheduler", "CompactStep"]
 
@@ -86,11 +85,6 @@ class CompactScheduler:
     def __init__(self, settings: EngineSettings) -> None:
         self.depth = 2 if settings.async_scheduling else 1
         self._settings, self._size = settings, settings.block_size
-        if PREFIX_BLOCK % self._size and settings.prefix_caching:
-            raise SimulationError(
-                f"block size {self._size} does not divide {PREFIX_BLOCK}, the tokens of one shared prefix block; "
-                "the fast mode needs that for prefix caching"
-            )
         self._pool = BlockPool(settings.blocks)
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
@@ -100,7 +94,7 @@ class CompactScheduler:
         self._flush = self._settled = False
         self._turns = count()
         self._next_key = 0
-        self._prefixes: dict[tuple[int, int], int] = {}
+        self._prefixes: dict[tuple[int, tuple[int, ...]], int] = {}
         # Of the requests that decode: their tokens before step 0, by step that opens a block, by last.
         self.decoding = self._tokens = self._changes = 0
         self._opening = [0] * self._size
@@ -118,15 +112,18 @@ class CompactScheduler:
     def _shared_keys(self, request: TraceRequest) -> list[int]:
         """Keys of the full blocks that hold nothing but the shared prefix: equal for equal beginnings."""
         keys: list[int] = []
-        parent, per_prefix = NEVER, PREFIX_BLOCK // self._size
-        for prefix in request.prefix:
-            first = self._prefixes.get((parent, prefix))
+        parent, tokens, size = NEVER, request.prefix_block, self._size
+        span = size if tokens % size else tokens  # the fewest whole blocks that end with an id, else single blocks
+        covered = min(request.prompt_tokens, len(request.prefix) * tokens)
+        for start in range(0, covered, span):
+            ids = request.prefix[start // tokens : -(-(start + span) // tokens)]
+            first = self._prefixes.get((parent, ids))
             if first is None:
-                first = self._prefixes[parent, prefix] = self._next_key
-                self._next_key += per_prefix
-            keys.extend(range(first, first + per_prefix))
+                first = self._prefixes[parent, ids] = self._next_key
+                self._next_key += span // size
+            keys.extend(range(first, first + span // size))
             parent = first
-        return keys[: request.prompt_tokens // self._size]
+        return keys[: covered // size]
 
     def busy(self) -> bool:
         """Whether there is something to schedule (true once more after the last request, as the engine flushes)."""

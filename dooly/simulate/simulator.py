@@ -99,8 +99,7 @@ def simulate_fast(
         keep_steps: whether the run lists its steps.
 
     Raises:
-        SimulationError: a request is too long, a step time is not positive, or with prefix caching the block size does
-            not divide the tokens of a prefix block.
+        SimulationError: a request is too long, or a step time is not positive.
     """
     settings = EngineSettings() if settings is None else settings
     check_lengths(trace, settings)

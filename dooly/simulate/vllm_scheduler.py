@@ -18,7 +18,7 @@ from dooly.batch import Batch, StepBatch
 from dooly.engine.settings import EngineSettings, engine_config, greedy, model_folder, one_line
 from dooly.errors import SimulationError
 from dooly.simulate.scheduling import TokenEvent
-from dooly.simulate.trace import PREFIX_BLOCK, TraceRequest
+from dooly.simulate.trace import TraceRequest
 
 __all__ = ["EngineScheduler", "Scheduled"]
 
@@ -93,7 +93,7 @@ class EngineScheduler:
 
     def submit(self, name: str, request: TraceRequest) -> None:
         """Queue a request of a trace: equal token ids where prefix ids are equal, and ids of its own elsewhere."""
-        shared = [prefix for prefix in request.prefix for _ in range(PREFIX_BLOCK)][: request.prompt_tokens]
+        shared = [prefix for prefix in request.prefix for _ in range(request.prefix_block)][: request.prompt_tokens]
         own = next(self._own)
         self.add(name, shared + [own] * (request.prompt_tokens - len(shared)), request.output_tokens, request.arrival_s)
         self._sampled[name] = [own]

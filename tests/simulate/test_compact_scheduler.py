@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from dooly.batch import POWER_LIMIT, Batch, StepBatch, StepCost
 from dooly.engine.settings import EngineSettings
-from dooly.errors import SimulationError
 from dooly.fit import Observation, fit_host
 from dooly.predict import NO_LIMIT, PowerLimit
 from dooly.simulate import Trace, TraceRequest, simulate_fast
@@ -121,7 +120,13 @@ def test_steps_are_counted_without_being_kept_and_the_run_is_the_same(
     assert full.step_count == len(full.steps)
 
 
-def test_a_block_size_that_cuts_across_prefix_blocks() -> None:
-    settings = EngineSettings(block_size=48, prefix_caching=True)
-    with pytest.raises(SimulationError, match="block size 48 does not divide 512"):
-        simulate_fast("m", Trace("t", (TraceRequest(0, 5, 5),)), lambda batch: 1.0, settings)
+@pytest.mark.parametrize(
+    ("size", "tokens", "shared"), [(48, 512, 1056), (64, 16, 1088), (24, 16, 1080), (16, 512, 1088)]
+)
+def test_blocks_that_cut_across_prefix_ids_are_shared(size: int, tokens: int, shared: int) -> None:
+    settings = EngineSettings(block_size=size, prefix_caching=True)
+    ids = tuple(range(-(-1100 // tokens)))
+    arrivals = [(0, TraceRequest(0, 1100, 1, ids, tokens)), (9, TraceRequest(0, 1200, 1, ids, tokens))]
+    noted, _, hits = decisions(CompactScheduler(settings), arrivals)
+    assert hits == 1
+    assert [each[3] for each in noted if each[0] == "1"] == [shared]

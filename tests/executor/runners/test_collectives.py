@@ -11,10 +11,11 @@ import pytest
 
 from dooly.database import Database, Point
 from dooly.errors import ProfileError
-from dooly.executor import Precision, Ranges, make_plan, run_plan, topology
+from dooly.executor import Precision, Ranges, make_plan, run_plan
 from dooly.executor.ranks import Ranks
 from dooly.executor.runners import why_not
 from dooly.executor.session import Unsupported
+from dooly.hardware import topology
 from dooly.hardware.environment import environment_for, stored_machine
 from dooly.hardware.machine import machine
 from dooly.ir import Operation, TensorType, attributes, parse_expr
