@@ -47,10 +47,8 @@ def record(
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write, .json.gz")],
     traces: Traces = None,
     serve: Annotated[bool, typer.Option("--serve", help="run `vllm serve`, and loads by its own client")] = False,
-    loads: Annotated[str | None, typer.Option(help="with --serve: names of loads, by comma; all if not given")] = None,
-    ladder: Annotated[
-        Path | None, typer.Option(help="with --serve: a JSON file of loads in place of the built-in")
-    ] = None,
+    loads: Annotated[str | None, typer.Option(help="with --serve: names of loads, by comma")] = None,
+    ladder: Annotated[Path | None, typer.Option(help="with --serve: JSON file of other loads")] = None,
     steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
     repeats: Annotated[int, typer.Option(help="passes over each trace or load")] = 3,
     asynchronous: Asynchronous = False,
@@ -77,7 +75,7 @@ def record(
     Weights and prompts are random. `dooly validate --recording FILE` compares with it.
 
     With --serve the API server of vLLM runs with its own defaults and the flags that follow --, vLLM's own client sends
-    each load `repeats` times, and the file keeps each request as the client saw it, the server's counts of prompt tokens
+    With --serve the API server of vLLM runs with its own defaults and the flags after --, vLLM's own client sends
     and prefix-cache hits, and each step of the engine core.
 
     Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 --async -o llama.json.gz

@@ -6,8 +6,9 @@ from pathlib import Path
 import typer
 
 from dooly.cli.output import say
+from dooly.engine.loads import Load
 from dooly.errors import SimulationError
-from dooly.evaluate import LADDER, Load, Served, read_ladder, record_served, save_served
+from dooly.evaluate import LADDER, Served, read_ladder, record_served, save_served
 from dooly.workspace.lowering import model_path
 
 __all__ = ["check_options", "record_loads"]

@@ -1,10 +1,11 @@
 """A plug-in of vLLM: loaded in every process of `vllm serve`, it logs the steps of the engine core when asked to.
 
 The entry point is of the group ``vllm.general_plugins``.  Without the environment variable `STEPS_FOLDER` it does
-nothing.  With it, the engine core writes one step log (`dooly.engine.step_log`) into that folder, and the load format of
-`dooly.engine.weights` is known in every process.
+nothing.  With it, the engine core writes one step log (`dooly.engine.step_log`) into that folder, and the load format
+of `dooly.engine.weights` is known in every process.
 """
 
+import functools
 import math
 import os
 import time
@@ -31,6 +32,7 @@ def load() -> None:
     _watch_cores(Path(folder))
 
 
+@functools.cache
 def _watch_cores(folder: Path) -> None:
     """Let each engine core of this process log its steps: it is first seen when it takes in a request."""
     from vllm.v1.engine import core

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,16 +45,24 @@ class Server:
     def __init__(self, url: str, folder: Path, start_s: float) -> None:
         self.url, self.folder, self.start_s = url, folder, start_s
 
-    def counts(self) -> Counter[str]:
+    def counts(self) -> defaultdict[str, float]:
         """Its counters by name without ``vllm:``, over all labels: prompt tokens, prefix-cache hits, preemptions, ...
 
         Of histograms the sum and the number of samples.  ``process_cpu_seconds`` is the API server's own process.
         """
-        counts: Counter[str] = Counter()
+        counts: defaultdict[str, float] = defaultdict(float)
         for name, _, value in _SAMPLE.findall(self._metrics()):
             if name.endswith(("_total", "_sum", "_count")):
-                counts[name.removesuffix("_total")] += float(value)  # pyright: ignore[reportArgumentType]
+                counts[name.removesuffix("_total")] += float(value)
         return counts
+
+    def counts_since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """What was counted after `before`, without what stayed the same."""
+        return {
+            name: round(value - before.get(name, 0.0), 6)
+            for name, value in self.counts().items()
+            if value != before.get(name, 0.0)
+        }
 
     def cache(self) -> dict[str, str]:
         """What it says of its KV cache: number and size of blocks, prefix caching, ..."""

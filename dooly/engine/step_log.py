@@ -44,14 +44,14 @@ class LoggedStep:
     """A step of the engine core; moments in seconds of time.perf_counter, as of `dooly.engine.probe.SeenStep`.
 
     Attributes:
-        start_s, scheduled_s, called_s, issued_s, ready_s, end_s: composing, the model's call, its results; nan if unseen.
+        start_s, scheduled_s, called_s, issued_s, ready_s, end_s: composing, calling, results; nan if unseen.
         device_us: time of its kernels on the device; nan if unseen.
         gap_us: from the end of the kernels of the step before to the beginning of its own; nan if unseen.
         mode: CUDA graph mode; empty if unseen.
         padded: tokens after padding to a captured size.
         numbers: requests of the batch, by `LoggedRequest.number`.
         requests: (new tokens, cached tokens) of each.
-        admitted: places in `numbers` of requests taken up for the first time; their cached tokens are prefix-cache hits.
+        admitted: places in `numbers` of requests taken up first now: their cached tokens are prefix-cache hits.
         preempted: numbers of requests that lost their blocks.
     """
 

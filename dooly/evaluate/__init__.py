@@ -1,21 +1,19 @@
-"""What judges dooly, apart from what dooly does: recordings of the real engine and server, held-out points, kernels, costs.
+"""What judges dooly, apart from what dooly does: recordings of the real engine, held-out points, kernels, costs.
 
 Importing this package imports neither torch nor vLLM; `record_runs` and `record_served` do when called.
 """
 
 from dooly.evaluate.compare import RequestError, StepError, Validation, compare, costs_along
-from dooly.evaluate.loads import LADDER, Load, read_ladder
+from dooly.evaluate.ladder import LADDER, read_ladder
 from dooly.evaluate.record import record_runs
 from dooly.evaluate.record_served import record_served
-from dooly.evaluate.served import Served, ServedLoad, ServedRequest, load_served, save_served
+from dooly.evaluate.served import Served, ServedLoad, load_served, save_served
 
 __all__ = [
     "LADDER",
-    "Load",
     "RequestError",
     "Served",
     "ServedLoad",
-    "ServedRequest",
     "StepError",
     "Validation",
     "compare",

@@ -11,54 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dooly.engine.client import ServedRequest
+from dooly.engine.loads import Load
 from dooly.engine.step_log import LoggedStep
 from dooly.errors import SimulationError
-from dooly.evaluate.loads import Load
 from dooly.evaluate.spans import from_spans, to_spans
 from dooly.files import write_bytes
 from dooly.simulate.reading import check_format, reading
 
-__all__ = ["Served", "ServedLoad", "ServedRequest", "load_served", "save_served"]
+__all__ = ["Served", "ServedLoad", "load_served", "save_served"]
 
 FORMAT = "dooly-served 1"
 _MOMENTS = ("start_s", "scheduled_s", "called_s", "issued_s", "ready_s", "end_s")
-
-
-@dataclass(frozen=True)
-class ServedRequest:
-    """A request as client and engine core saw it; moments in seconds since the first request of the load was sent.
-
-    Attributes:
-        prompt_tokens, output_tokens: lengths.
-        cached_tokens: tokens of the prompt that the prefix cache held; -1 if no step was logged.
-        sent_s: the client sends it.
-        arrived_s: the engine core has it decoded; nan if it was not logged.
-        admitted_s: the scheduler begins to compose the first step with it; nan if it was not logged.
-        sampled_s: the scheduler has taken its first token; nan if it was not logged.
-        first_token_s, finish_s: the client receives its first and its last token.
-        gaps_us: between the tokens that the client receives; empty where they were not kept.
-    """
-
-    prompt_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    sent_s: float
-    arrived_s: float
-    admitted_s: float
-    sampled_s: float
-    first_token_s: float
-    finish_s: float
-    gaps_us: tuple[int, ...] = ()
-
-    @property
-    def ttft_s(self) -> float:
-        """Time to first token (s)."""
-        return self.first_token_s - self.sent_s
-
-    @property
-    def tpot_s(self) -> float:
-        """Time per output token after the first (s)."""
-        return (self.finish_s - self.first_token_s) / max(1, self.output_tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -222,15 +186,15 @@ def _numbers(items: Iterable[tuple[str, Any]]) -> tuple[tuple[str, float], ...]:
 
 
 def _steps(columns: dict[str, Any], spans: Sequence[Any]) -> list[LoggedStep]:
-    starts = [_seconds(value) for value in columns["start_us"]]
+    starts = columns["start_us"]
     after = zip(*(columns[f"{name}_after_us"] for name in _PARTS), strict=True)
     batches = from_spans([(int(a), int(b), int(c), int(d)) for a, b, c, d in spans], len(starts))
     if len({len(starts), *(len(column) for column in columns.values())}) != 1:
         raise SimulationError("columns of steps differ in length")
     return [
         LoggedStep(
-            start_s,
-            *(start_s + _seconds(value) for value in parts),
+            _seconds(start_us),
+            *(_seconds(None if value is None else start_us + value) for value in parts),
             device_us=_given(columns["device_us"][place]),
             gap_us=_given(columns["gap_us"][place]),
             mode=str(columns["mode"][place]),
@@ -240,7 +204,7 @@ def _steps(columns: dict[str, Any], spans: Sequence[Any]) -> list[LoggedStep]:
             admitted=(),
             preempted=tuple(columns["preempted"][place]),
         )
-        for place, (start_s, parts) in enumerate(zip(starts, after, strict=True))
+        for place, (start_us, parts) in enumerate(zip(starts, after, strict=True))
     ]
 
 

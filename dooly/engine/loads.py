@@ -1,13 +1,10 @@
-"""Loads that a server is measured under: random prompts, in a closed loop or at a rate."""
+"""A load that a server is measured under: random prompts, in a closed loop or at a rate."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from dooly.errors import SimulationError
 
-__all__ = ["LADDER", "Load", "read_ladder"]
+__all__ = ["Load"]
 
 
 @dataclass(frozen=True)
@@ -58,34 +55,3 @@ class Load:
         if self.concurrency is not None:
             chosen["max-concurrency"] = str(self.concurrency)
         return chosen
-
-
-LADDER = (
-    Load("c1", 1024, 128, 4, concurrency=1),
-    Load("c16", 1024, 128, 64, concurrency=16),
-    Load("c64", 1024, 256, 192, concurrency=64),
-    Load("c256", 512, 128, 768, 0.5, concurrency=256),
-    Load("r3", 1024, 128, 45, 0.9, rate=3.0),
-    Load("r12", 512, 128, 144, 0.9, rate=12.0),
-    Load("long", 8000, 128, 24, concurrency=8),
-)
-"""From one request at a time to a saturated server, two Poisson arrivals, and long prompts."""
-
-WARM_UP = Load("warm", 700, 32, 96, 0.9, concurrency=48)
-"""Served before anything counts: the first steps of an engine are slower, and kernels are compiled for new shapes."""
-
-
-def read_ladder(path: str | Path) -> tuple[Load, ...]:
-    """Loads of a JSON file: a list of objects with the attributes of `Load`.
-
-    Raises:
-        SimulationError: the file cannot be read or holds something else.
-    """
-    try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        return tuple(Load(**fields) for fields in content)
-    except OSError as error:
-        raise SimulationError(f"{path}: cannot read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        known = ", ".join(asdict(LADDER[0]))
-        raise SimulationError(f"{path}: not a list of loads with {known}: {error}") from error
