@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "predict": FACTS | {"fit"},
     "executor": FACTS | {"engine", "capture", "fit"},
     "simulate": SIMULATION,
+    "bench": SIMULATION,
     "adapters": PREDICTION | {"simulate"},
     "workspace": SIMULATION | {"capture", "executor", "adapters", "provenance"},
     "evaluate": SIMULATION | {"capture", "executor", "adapters", "provenance", "workspace"},
@@ -52,6 +53,7 @@ TORCH_FREE = (
     "dooly.executor",
     "dooly.evaluate.sharing",
     "dooly.simulate",
+    "dooly.bench",
     "dooly.adapters.vidur.__main__",
     "dooly.cli.app",
 )
