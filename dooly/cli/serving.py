@@ -144,8 +144,8 @@ class EngineOptions:
     def filled(self, settings: "EngineSettings", model: "SavedModel", on_gpu: bool) -> "EngineSettings":
         """Settings with the KV cache blocks that fit into the memory beside the weights, where that decides.
 
-        On a GPU it does unless their number was asked for, on a CPU if a share of the memory was.  Says how many, or why
-        they cannot be told.
+        On a GPU it does unless their number was asked for, on a CPU if a share of the memory was.  Says how many, or
+        why that cannot be told.
 
         Raises:
             SimulationError: not even one request fits, or nothing tells what a share of the memory holds.
