@@ -217,3 +217,12 @@ def test_an_absent_engine_names_the_extra_that_brings_it() -> None:
     assert done.returncode == 0, done.stderr
     assert "vLLM cannot be imported" in done.stdout
     assert "pip install 'dooly[cpu]'" in done.stdout
+
+
+@pytest.mark.parametrize("missing", ["num_hidden_layers", "intermediate_size", "vocab_size"])
+def test_a_size_that_ranks_share_must_be_there(missing):
+    """Some models spell their sizes in other fields."""
+    config = {"num_hidden_layers": 2, "num_experts": 4, "intermediate_size": 64, "vocab_size": 128}
+    Parallel(2).check(config, "m")
+    with pytest.raises(CaptureError, match=f"m: {missing} is None, expected a positive integer to spread over ranks"):
+        Parallel(2).check({name: size for name, size in config.items() if name != missing}, "m")
