@@ -37,7 +37,7 @@ StatedDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What decides how the engine batches requests.  The defaults suit a small model on a CPU.
+    """Settings that decide how the engine batches requests.  The defaults suit a small model on a CPU.
 
     Attributes:
         max_num_seqs: most requests that run in one step.
@@ -123,7 +123,7 @@ def prepare_vllm() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception of the engine says, on one line of bearable length.
+    """Shorten what an exception of the engine says to one line of bearable length.
 
     Pydantic and Hugging Face put a headline above the message and advice below it.
     """

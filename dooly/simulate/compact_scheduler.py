@@ -56,7 +56,7 @@ class _Request:
         self.owed = False
 
     def key(self, block: int) -> int:
-        """Of one of its blocks."""
+        """Cache key of the request's `block`-th KV block."""
         return self.keys[block] if block < len(self.keys) else self.own + block
 
     def tokens(self, step: int) -> int:

@@ -1,4 +1,4 @@
-"""What a run of a trace leaves behind, simulated or measured: one record per request and one per step.
+"""Records of a run of a trace, simulated or measured: one per request and one per step.
 
 Both kinds share these types, so that predicted and measured compare one to one.  A run is stored as one JSON file.
 """

@@ -1,4 +1,4 @@
-"""What the simulated clock needs of a scheduler: the engine's own, or the compact one."""
+"""The interface between the simulated clock and a scheduler: the engine's own, or the compact one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Step(Protocol):
 
     @property
     def batch(self) -> StepBatch | None:
-        """What it works on; None if nothing is to be computed."""
+        """The work of the step; None if nothing is to be computed."""
         ...
 
 

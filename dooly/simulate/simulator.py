@@ -282,7 +282,7 @@ class _Simulator:
                 self.progress(self.done, len(self.trace))
 
     def _records(self) -> tuple[RequestRecord, ...]:
-        """What became of each request, in order of the trace."""
+        """Return one record of each request, in order of the trace."""
         records: list[RequestRecord] = []
         for index, expected in enumerate(self.trace.requests):
             request = self.requests[str(index)]

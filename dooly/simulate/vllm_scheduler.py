@@ -186,7 +186,7 @@ def _kv_cache_config(config: Any) -> Any:
 
 
 def _layer_specs(config: Any) -> dict[str, Any]:
-    """What each attention-like layer of the model caches, by layer name."""
+    """Return what each attention-like layer of the model caches, by layer name."""
     import torch
     from vllm.config import get_layers_from_vllm_config, set_current_vllm_config
     from vllm.model_executor.layers import rotary_embedding
