@@ -13,17 +13,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dooly"
 
 # What each part of dooly may import from dooly, bottom up.  What stands in BASE may be imported everywhere above it.
-BASE = {"errors", "files", "batch"}
+BASE = {"errors", "escape", "files", "batch"}
 COMPILER = BASE | {"ir", "passes"}
 FACTS = COMPILER | {"database", "hardware"}
 PREDICTION = FACTS | {"fit", "predict"}
 SIMULATION = PREDICTION | {"engine", "simulate", "traces"}
 ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
+    "escape": set(),
+    "errors": {"escape"},
     "files": {"errors"},
     "batch": {"errors", "files"},
     "ir": {"errors", "files"},
-    "passes": {"errors", "files", "ir"},
+    "passes": {"errors", "escape", "files", "ir"},
     "models": BASE,
     "traces": BASE,
     "database": COMPILER,
@@ -35,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "predict": FACTS | {"fit"},
     "executor": FACTS | {"engine", "capture", "fit"},
     "simulate": SIMULATION,
+    "bench": SIMULATION,
     "adapters": PREDICTION | {"simulate"},
     "workspace": SIMULATION | {"capture", "executor", "adapters", "provenance"},
     "evaluate": SIMULATION | {"capture", "executor", "adapters", "provenance", "workspace"},
@@ -52,6 +54,7 @@ TORCH_FREE = (
     "dooly.executor",
     "dooly.evaluate.sharing",
     "dooly.simulate",
+    "dooly.bench",
     "dooly.adapters.vidur.__main__",
     "dooly.cli.app",
 )

@@ -4,6 +4,7 @@ import typer
 
 from dooly import __version__
 from dooly.cli import db, export
+from dooly.cli.bench import bench
 from dooly.cli.coverage import coverage
 from dooly.cli.explore import explore
 from dooly.cli.fit import fit
@@ -17,6 +18,7 @@ from dooly.cli.provenance import verify_provenance
 from dooly.cli.record import record
 from dooly.cli.simulate import simulate
 from dooly.cli.validate import validate
+from dooly.escape import show
 
 __all__ = ["app"]
 
@@ -31,7 +33,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"dooly {__version__}")
+        show(f"dooly {__version__}")
         raise typer.Exit
 
 
@@ -42,7 +44,20 @@ def main(
     """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
 
 
-_COMMANDS = (coverage, plan, profile, fit, formulas, predict, simulate, record, validate, explore, verify_provenance)
+_COMMANDS = (
+    coverage,
+    plan,
+    profile,
+    fit,
+    formulas,
+    predict,
+    simulate,
+    bench,
+    record,
+    validate,
+    explore,
+    verify_provenance,
+)
 _REPORTS = (ledger, kernels)
 
 for _command in _COMMANDS + _REPORTS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dooly.database import Database
+    from dooly.database import PointSource
     from dooly.executor import Plan, Ranges
 
 __all__ = [
@@ -59,14 +59,14 @@ class Engine:
 
 
 def planned(
-    database: "Database",
+    database: "PointSource",
     models: Sequence[str],
     engine: Engine,
     limits: "Ranges",
     platform: str | None = None,
     retry_failed: bool = False,
 ) -> "Plan":
-    """What these models need on this machine or a stored one, against what the database holds.
+    """Plan what these models need on this machine or a stored one, against what the database holds.
 
     Args:
         platform: a stored one; this machine's if not given, and its is the code that is captured.

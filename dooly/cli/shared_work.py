@@ -1,11 +1,11 @@
-"""What ``dooly coverage`` says of several models: shares of operations, of predicted time and of measuring cost."""
+"""The figures of ``dooly coverage`` for several models: shares of operations, predicted time, measuring cost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dooly.batch import Batch
-from dooly.database import Database, Point
+from dooly.database import Point, PointSource
 from dooly.evaluate.sharing import Sharing
 from dooly.executor import Plan, Ranges
 from dooly.executor.plan.cost import CostModel
@@ -69,7 +69,7 @@ class SharedWork:
         }
 
 
-def shared_work(plan: Plan, database: Database) -> SharedWork:
+def shared_work(plan: Plan, database: PointSource) -> SharedWork:
     """Shares between all models that use operations of the plan."""
     operations = [row.operation for row in plan.rows]
     models = sorted({use.model for operation in operations for use in operation.uses})
@@ -118,7 +118,7 @@ def _typical(ranges: Ranges) -> Sequence[Batch]:
 
 
 def _point(operation: Operation, use: Use, batch: Batch) -> Point:
-    """What one use asks of the operation in a step; experts are reached as under uniform routing."""
+    """Return the point of one use of the operation in a step; experts are reached as under uniform routing."""
     if operation.kind.stateful:
         return Point.of_requests(batch.requests)
     step = {"T": batch.tokens, "R": len(batch.requests), "L": batch.logits}

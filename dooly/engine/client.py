@@ -59,11 +59,13 @@ class Sent:
         result: numbers of the client's result by its key.
         requests: in the client's order.
         steps: of the engine core, numbered by `requests`; moments since the first request was sent.
+        origin_s: when that was, in seconds of time.perf_counter.
     """
 
     result: dict[str, float]
     requests: tuple[ServedRequest, ...]
     steps: tuple[LoggedStep, ...]
+    origin_s: float
 
 
 def send(server: Server, load: Load, seed: int, logs: Path) -> Sent:
@@ -81,7 +83,7 @@ def send(server: Server, load: Load, seed: int, logs: Path) -> Sent:
     origin_s = min(result["start_times"])
     asked, steps = _own([read_step_log(path) for path in sorted(logs.glob("*.bin"))], prefix, origin_s)
     numbers = {name: float(value) for name, value in result.items() if isinstance(value, int | float)}
-    return Sent(numbers, tuple(_requests(result, asked, steps, origin_s)), tuple(steps))
+    return Sent(numbers, tuple(_requests(result, asked, steps, origin_s)), tuple(steps), origin_s)
 
 
 def _own(

@@ -10,14 +10,16 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from dooly.engine.probe import Probe, SeenStep
 from dooly.engine.step_log import LoggedRequest, LoggedStep, StepLog
 from dooly.engine.weights import register_loader
+from dooly.errors import SimulationError
 
-__all__ = ["STEPS_FOLDER", "load"]
+__all__ = ["STEPS_FOLDER", "load", "require_plugin"]
 
 STEPS_FOLDER = "DOOLY_STEPS"
 """Environment variable that names the folder of the logs."""
@@ -30,6 +32,17 @@ def load() -> None:
         return
     register_loader()
     _watch_cores(Path(folder))
+
+
+def require_plugin() -> None:
+    """Make sure that vLLM will load this plug-in.
+
+    Raises:
+        SimulationError: dooly is only on the path, not installed.
+    """
+    here = f"{load.__module__}:{load.__name__}"
+    if not any(each.value == here for each in entry_points(group="vllm.general_plugins")):
+        raise SimulationError("vLLM does not find dooly's plug-in, which logs the steps; install dooly: pip install .")
 
 
 @functools.cache

@@ -40,10 +40,11 @@ class Server:
         url: its address.
         folder: the model's, with the tokenizer.
         start_s: seconds until it answered.
+        process_id: of the process that answers; the engine core is its child.
     """
 
-    def __init__(self, url: str, folder: Path, start_s: float) -> None:
-        self.url, self.folder, self.start_s = url, folder, start_s
+    def __init__(self, url: str, folder: Path, start_s: float, process_id: int) -> None:
+        self.url, self.folder, self.start_s, self.process_id = url, folder, start_s, process_id
 
     def counts(self) -> defaultdict[str, float]:
         """Its counters by name without ``vllm:``, over all labels: prompt tokens, prefix-cache hits, preemptions, ...
@@ -145,7 +146,7 @@ def serving(
         try:
             url = f"http://127.0.0.1:{port}"
             _await_health(url, process, log)
-            yield Server(url, copy, time.perf_counter() - start)
+            yield Server(url, copy, time.perf_counter() - start, process.pid)
         finally:
             _end(process)
 
@@ -155,6 +156,7 @@ def write_tokenizer(folder: Path) -> None:
 
     All words are of one length: the end-of-sequence word is looked for anywhere in a text, so where it is the beginning
     of others (t1 of t10, t100, ...), a third of all random prompts becomes the same, and the prefix cache serves them.
+    One word is longer: the server refuses texts of more characters than its longest word has, times a model's length.
     """
     if (folder / "tokenizer.json").exists() or (folder / "tokenizer.model").exists():
         return
@@ -163,7 +165,7 @@ def write_tokenizer(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     vocabulary = int(config.get("text_config", config)["vocab_size"])
     digits = len(str(vocabulary - 1))
-    words = [f"t{token:0{digits}}" for token in range(vocabulary)]
+    words = ["unknown".rjust(digits + 2, "-"), *(f"t{token:0{digits}}" for token in range(1, vocabulary))]
     tokenizer: Any = Tokenizer(models.WordLevel({word: token for token, word in enumerate(words)}, unk_token=words[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -6,16 +6,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from dooly.engine.client import send
 from dooly.engine.loads import Load
-from dooly.engine.plugin import STEPS_FOLDER, load
+from dooly.engine.plugin import STEPS_FOLDER, require_plugin
 from dooly.engine.server import Server, serving
 from dooly.engine.settings import model_folder
 from dooly.engine.weights import NAME as RANDOM_WEIGHTS
-from dooly.errors import SimulationError
 from dooly.evaluate.ladder import LADDER, warm_up
 from dooly.evaluate.metadata import host_facts
 from dooly.evaluate.served import Served, ServedLoad
@@ -52,7 +50,7 @@ def record_served(
     Raises:
         SimulationError: the server does not start, refuses a load, or dooly's plug-in is not installed.
     """
-    _require_plugin()
+    require_plugin()
     if not any(flag.partition("=")[0] == "--load-format" for flag in flags):
         flags = (*flags, "--load-format", RANDOM_WEIGHTS)
     source = model_folder(model)
@@ -73,18 +71,6 @@ def record_served(
                     keep(served)
                     note(_line(taken))
     return served
-
-
-def _require_plugin() -> None:
-    """Make sure that vLLM will load the plug-in.
-
-    Raises:
-        SimulationError: dooly is only on the path, not installed.
-    """
-    if not any(
-        each.value == f"{load.__module__}:{load.__name__}" for each in entry_points(group="vllm.general_plugins")
-    ):
-        raise SimulationError("vLLM does not find dooly's plug-in, which logs the steps; install dooly: pip install .")
 
 
 def _run(server: Server, load: Load, seed: int, turn: int, steps: Path) -> ServedLoad:

@@ -36,7 +36,7 @@ Key = tuple[str, ...]
 
 
 def family_key(operation: Operation) -> Key:
-    """What operations must have in common to share parameters: work, element types, backend, axes."""
+    """Return what operations must have in common to share parameters: work, element types, backend, axes."""
     types = sorted({operand.dtype for operand in operation.operands})
     body = (
         [op.target for op in operation.body.ops if spec_of(op.target).kind is not Kind.VIEW] if operation.body else []
@@ -153,7 +153,7 @@ class Families:
         return self.by_key.get(family_key(operation)) or self.by_key.get(_coarse(operation))
 
     def fit(self, operation: Operation, observations: Sequence[Observation]) -> Formula:
-        """By the operation's own points where they are enough, else by its family.
+        """Fit an operation by its own points where they are enough, else by its family.
 
         Raises:
             FitError: it has too few points, and no family.

@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy
 
-from dooly.ir import Block, Kind, Op, Value, attributes, format_type, kind_of, normal, spec_of
+from dooly.ir import Block, Kind, Op, Value, attributes, format_type, kind_of, normal, spec_of, well_formed
 from dooly.ir.expr import Expr
 from dooly.ir.operation import viewed
 from dooly.ir.printer import format_attributes
@@ -58,9 +58,10 @@ def _as_slices(op: Op) -> Sequence[Op]:
         return (op,)
     start: Expr = sympy.Integer(0)
     slices: list[Op] = []
-    for value in op.results:
-        slices.append(Op("slice", op.operands, (value,), attributes(dim=dim, start=start)))
-        start = normal(start + value.type.shape[int(dim)])
+    with well_formed(op.target, op.place):
+        for value in op.results:
+            slices.append(Op("slice", op.operands, (value,), attributes(dim=dim, start=start)))
+            start = normal(start + value.type.shape[int(dim)])
     return slices
 
 
@@ -161,7 +162,7 @@ class _Flow:
             colours = finer
 
     def ordered_operands(self, op: Op, colours: list[int]) -> tuple[str, ...]:
-        """Of a commutative operation those of higher rank first, then by colour; else as they are."""
+        """Order the operands of a commutative operation by rank, highest first, then by colour; leave others."""
         if not spec_of(op.target).commutes:
             return op.operands
         position = {value.name: i for other in self.ops.values() for i, value in enumerate(other.results)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dooly.errors import PassError
-from dooly.ir import Attribute, Graph, Op, Owner, Program, Value, attributes
+from dooly.ir import Attribute, Graph, Op, Owner, Program, Value, attributes, well_formed
 from dooly.passes.propagate_taint import with_origins
 
 __all__ = ["ExpandOpaque"]
@@ -37,14 +37,14 @@ class ExpandOpaque:
 
 @dataclass(frozen=True)
 class _Context:
-    """What an expansion may look at: owners by layer name, weights by path, operations by the values they define."""
+    """Facts for an expansion: owners by layer name, weights by path, operations by the values they define."""
 
     owners: Mapping[str, Owner]
     weights: Mapping[str, Value]
     defs: Mapping[str, Op]
 
     def owner(self, op: Op) -> tuple[dict[str, Attribute], dict[str, tuple[str, ...]]]:
-        """What the owner says about the operation, and the weights that it names as values.
+        """Return what the owner says about the operation, and the weights that it names as values.
 
         Raises:
             PassError: nobody owns the layer, or a weight of its is not in the graph.
@@ -73,10 +73,17 @@ def _graph(graph: Graph) -> Graph:
         {op.path: op.results[0] for op in graph.ops if op.target == "weight"},
         {value.name: op for op in graph.ops for value in op.results},
     )
-    expanded = [_EXPAND[op.target](op, context) if op.target in _EXPAND else op for op in graph.ops]
+    expanded = [_expanded(op, context) for op in graph.ops]
     taken = {node for op in expanded if op.target in ("attention", "mla_attention", "moe") for node in op.nodes}
     kept = [op for op in expanded if op.target not in _ABSORBED or not taken.issuperset(op.nodes)]
     return with_origins(replace(graph, ops=tuple(kept), owners=()))
+
+
+def _expanded(op: Op, context: _Context) -> Op:
+    if op.target not in _EXPAND:
+        return op
+    with well_formed(op.target, op.place):
+        return _EXPAND[op.target](op, context)
 
 
 def _stateful(op: Op, context: _Context) -> Op:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import dooly
 from dooly.cli import main
 from dooly.engine.client import ServedRequest
 from dooly.engine.loads import Load
@@ -39,6 +40,23 @@ def test_what_is_saved_is_read(tmp_path: Path):
     assert repr(load.steps) == repr(LOAD.steps)
     save_served(read, tmp_path / "b.json.gz")
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["h200-llama-3.1-8b", "h200-llama-3.1-8b-fp8"])
+def test_what_ships_is_whole(name: str):
+    """Each prompt token is computed once or was in the cache, and each output token but the last of each request."""
+    path = Path(str(dooly.__path__[0])) / "data" / "served" / f"{name}.json.gz"
+    assert path.stat().st_size < 300_000
+    for load in load_served(path).loads:
+        counts, cached = dict(load.counts), sum(request.cached_tokens for request in load.requests)
+        prompts = sum(request.prompt_tokens for request in load.requests)
+        outputs = sum(request.output_tokens for request in load.requests)
+        assert counts["prompt_tokens"] == prompts
+        assert counts.get("prefix_cache_hits", 0) == cached
+        assert counts["generation_tokens"] == outputs
+        computed = sum(new for step in load.steps for new, _ in step.requests)
+        assert computed == prompts - cached + outputs - len(load.requests)
+        assert all(step.device_us > 0.0 and step.mode for step in load.steps)
 
 
 def test_gaps_can_be_left_out():
