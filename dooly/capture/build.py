@@ -93,9 +93,10 @@ def build(
                 stack.enter_context(torch.device("meta"))
                 stack.enter_context(recorder)
                 model = initialize_model(vllm_config=vllm_config)
-                transposed = as_loaded(model)
-            _take_common_path(model)
             sizes = _sizes(model, recorder)
+            with explained(place, "the engine cannot load this model"):
+                transposed = as_loaded(model, sizes, values, facts)
+            _take_common_path(model)
             yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups))
 
 
@@ -125,8 +126,23 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
             dtype=stated_dtype(Path(folder)),
             **settings,
         ).create_engine_config()
+    _check_quantization(config.model_config, place)
     config.compilation_config.mode = CompilationMode.NONE  # the choice of custom operations stays
     return config
+
+
+def _check_quantization(model_config: Any, place: str) -> None:
+    """Weights that are said to be quantized must not be taken for plain ones.
+
+    Raises:
+        CaptureError: the engine does not know how they are quantized, and would ignore it.
+    """
+    said = getattr(model_config.hf_config, "quantization_config", None)
+    if said and model_config.quantization is None:
+        raise CaptureError(
+            f"{place}: the engine ignores its quantization_config, which names no method that it knows: "
+            f"quant_method is {said.get('quant_method')!r}"
+        )
 
 
 @contextmanager
