@@ -18,6 +18,7 @@ from dooly.cli.serving import (
     PrefixCaching,
     Requests,
     Seed,
+    TraceOption,
     load_trace,
 )
 from dooly.errors import DoolyError, SimulationError
@@ -41,6 +42,7 @@ def explore(
         ),
     ],
     trace: Annotated[str, typer.Option(help="synthetic trace or file, as for `dooly simulate`")] = DEFAULT_TRACE,
+    trace_option: TraceOption = None,
     requests: Requests = 300,
     rates: Annotated[str, typer.Option(help="mean arrivals per second, several separated by commas")] = "1,2,4,8",
     arrivals: Annotated[
@@ -90,7 +92,7 @@ def explore(
         whole("--max-num-seqs", max_num_seqs),
         whole("--max-num-batched-tokens", max_num_batched_tokens),
     )
-    served = load_trace(trace, requests, None, max_model_len)
+    served = load_trace(trace, requests, None, max_model_len, options=trace_option)
     models = [SavedModel.load(path) for path in steps]
     for model in models:
         model.check_whole("dooly explore")
@@ -141,7 +143,7 @@ def combinations(
     Raises:
         SimulationError: limits that no engine takes together, or no memory for a KV cache.
     """
-    from dooly.engine import EngineSettings
+    from dooly.engine.settings import EngineSettings
     from dooly.simulate import Candidate, kv_blocks
 
     block_size, blocks, utilization, other = memory

@@ -1,17 +1,17 @@
 """Options of the commands that serve a trace: which requests, and how the engine batches them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from dooly.engine import EngineSettings
+    from dooly.engine.settings import EngineSettings
     from dooly.predict import SavedModel
     from dooly.simulate import Trace
 
 __all__ = [
-    "LIMITS",
     "Arrivals",
     "Asynchronous",
     "BatchedTokens",
@@ -24,6 +24,7 @@ __all__ = [
     "Requests",
     "Seed",
     "Sequences",
+    "TraceOption",
     "TraceSource",
     "engine_settings",
     "fill_memory",
@@ -31,22 +32,20 @@ __all__ = [
 ]
 
 
-class Limits(NamedTuple):
-    """Most requests and tokens of a step, and tokens of a request."""
-
-    sequences: int
-    batched_tokens: int
-    model_length: int
-
-
-LIMITS = {"cpu": Limits(16, 512, 2048), "cuda": Limits(256, 8192, 16384)}
-"""By device, where nobody says otherwise."""
-
 TraceSource = Annotated[
     str,
     typer.Argument(
         help="azure-conv, azure-code, mooncake or arxiv (synthetic, fitted to the public traces), or a file: CSV of "
-        "arrival_s,prompt_tokens,output_tokens, or the published file of one of these traces",
+        "arrival_s,prompt_tokens,output_tokens, or a published trace (docs/traces.md)",
+    ),
+]
+TraceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trace-option",
+        metavar="KEY=VALUE",
+        help="what a trace file does not say: arrival=, prompt= or output=COLUMN, unit=s, ms, us or ns, block=tokens "
+        "of one of hash_ids, zero=skip or one (requests without output), tokenizer=FOLDER; may be repeated",
     ),
 ]
 Requests = Annotated[int | None, typer.Option(help="only the first so many requests; a synthetic trace has 1,000")]
@@ -75,22 +74,30 @@ def load_trace(
     max_model_len: int,
     arrivals: Literal["trace", "poisson", "fixed"] = "trace",
     seed: int = 2023,
+    options: Sequence[str] | None = None,
 ) -> "Trace":
-    """The trace asked for, shortened to what the engine takes; says how many requests that changed.
+    """The trace asked for, shortened to what the engine takes; says how its file was read and what was shortened.
+
+    Args:
+        options: ``KEY=VALUE`` texts of `TraceOptions`.
 
     Raises:
         TraceError: the file cannot be read, or an option makes no sense.
     """
     from dooly.cli.output import say
     from dooly.errors import TraceError
-    from dooly.simulate import SHIPPED, read_trace, shipped_trace
+    from dooly.simulate import SHIPPED, TraceOptions, read_trace, shipped_trace
 
     if requests is not None and requests < 1:
         raise TraceError(f"--requests is {requests}; expected at least 1")
     if source in SHIPPED and not Path(source).exists():
+        if options:
+            raise TraceError(f"--trace-option {options[0]}: {source} is synthetic; trace options are of files")
         trace = shipped_trace(source, requests or 1000, seed=seed)
     else:
-        trace = read_trace(source)
+        trace = read_trace(source, TraceOptions.parse(options or ()))
+        for note in trace.notes:
+            say(note)
         trace = trace if requests is None else trace.first(requests)
     if arrivals != "trace":
         if rate is None:
@@ -118,7 +125,7 @@ def engine_settings(
     Raises:
         SimulationError: they contradict each other.
     """
-    from dooly.engine import EngineSettings
+    from dooly.engine.settings import EngineSettings
 
     return EngineSettings(
         max_num_seqs=sequences,

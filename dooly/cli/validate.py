@@ -8,7 +8,6 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db
 from dooly.cli.serving import (
-    LIMITS,
     BatchedTokens,
     Blocks,
     BlockSize,
@@ -16,13 +15,15 @@ from dooly.cli.serving import (
     Rate,
     Requests,
     Sequences,
+    TraceOption,
     TraceSource,
     engine_settings,
     load_trace,
 )
+from dooly.engine.settings import LIMITS
 
 if TYPE_CHECKING:
-    from dooly.simulate import Validation
+    from dooly.evaluate import Validation
 
 __all__ = ["validate"]
 
@@ -30,6 +31,7 @@ __all__ = ["validate"]
 def validate(
     model: Annotated[str | None, typer.Argument(help="bundled model, config.json or its folder")] = None,
     trace: TraceSource = "azure-conv",
+    trace_option: TraceOption = None,
     recording: Annotated[
         Path | None, typer.Option(help="a file of `dooly record`, in place of MODEL and TRACE: nothing is run here")
     ] = None,
@@ -60,13 +62,13 @@ def validate(
         raise SimulationError("give either a MODEL, which is run here, or --recording FILE")
     if recording is not None:
         from dooly.cli.recorded import replayed
-        from dooly.simulate.recording import load_recording
+        from dooly.evaluate.recording import load_recording
 
         results = replayed(load_recording(recording), db)
     else:
         assert model is not None
         settings = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
-        results = [_live(model, trace, requests, rate, repeats, settings, db, backend)]
+        results = [_live(model, trace, trace_option, requests, rate, repeats, settings, db, backend)]
     if as_json:
         print_json([result.json() for result in results] if recording is not None else results[0].json())
         return
@@ -77,6 +79,7 @@ def validate(
 def _live(
     model: str,
     trace: str,
+    trace_option: list[str] | None,
     requests: int | None,
     rate: float | None,
     repeats: int,
@@ -84,12 +87,14 @@ def _live(
     db: str,
     backend: str | None,
 ) -> "Validation":
-    from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import progress_bar
-    from dooly.simulate import compare, costs_along, record_runs, simulate
+    from dooly.evaluate import compare, costs_along, record_runs
+    from dooly.simulate import simulate
+    from dooly.workspace.lowering import model_path
+    from dooly.workspace.models import saved_model
 
     settings = engine_settings(*limits)
-    arrivals = load_trace(trace, requests, rate, settings.max_model_len)
+    arrivals = load_trace(trace, requests, rate, settings.max_model_len, options=trace_option)
     path = model_path(model)
     saved = saved_model(model, db, backend, settings.block_size)
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps

@@ -15,7 +15,7 @@ from dooly.errors import TraceError
 __all__ = ["MAX_TOKENS", "PREFIX_BLOCK", "Trace", "TraceRequest"]
 
 PREFIX_BLOCK = 512
-"""Tokens of a prompt that one prefix id stands for (as Mooncake publishes them)."""
+"""Tokens of a prompt that one prefix id stands for where nothing else is said (as Mooncake publishes them)."""
 
 MAX_TOKENS = 2**31 - 1
 
@@ -27,14 +27,16 @@ class TraceRequest:
     Attributes:
         arrival_s: seconds after the first one.
         prompt_tokens, output_tokens: its lengths.
-        prefix: ids of its leading blocks of `PREFIX_BLOCK` tokens: prompts that begin with the same ids begin with
+        prefix: ids of its leading blocks of `prefix_block` tokens: prompts that begin with the same ids begin with
             the same tokens.  The prompt may end in the last one; what no id covers is like no other prompt.
+        prefix_block: tokens of the prompt that one of these ids stands for; the same in a whole trace.
     """
 
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
     prefix: tuple[int, ...] = ()
+    prefix_block: int = PREFIX_BLOCK
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.arrival_s) and self.arrival_s >= 0):
@@ -42,10 +44,10 @@ class TraceRequest:
         for name, tokens in (("prompt", self.prompt_tokens), ("output", self.output_tokens)):
             if not 1 <= tokens <= MAX_TOKENS:
                 raise TraceError(f"{tokens} {name} tokens; expected 1 to {MAX_TOKENS}")
-        if self.prefix and (min(self.prefix) < 0 or (len(self.prefix) - 1) * PREFIX_BLOCK >= self.prompt_tokens):
+        if self.prefix and (min(self.prefix) < 0 or (len(self.prefix) - 1) * self.prefix_block >= self.prompt_tokens):
             raise TraceError(
                 f"{len(self.prefix)} prefix ids for {self.prompt_tokens} prompt tokens; expected ids from 0, at most "
-                f"one for each {PREFIX_BLOCK} tokens"
+                f"one for each {self.prefix_block} tokens"
             )
 
 
@@ -57,18 +59,23 @@ class Trace:
         name: where it comes from (file name or generator).
         requests: at least one; arrivals never decrease.
         clipped: how many requests `clip` has shortened.
+        notes: what a reader should know about how its file was read, one line each.
 
     Raises:
-        TraceError: there is no request, or an arrival precedes the one before it.
+        TraceError: there is no request, prefix ids stand for different numbers of tokens, or an arrival precedes the
+            one before it.
     """
 
     name: str
     requests: tuple[TraceRequest, ...]
     clipped: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.requests:
             raise TraceError(f"{self.name}: the trace holds no request")
+        if len({request.prefix_block for request in self.requests}) > 1:
+            raise TraceError(f"{self.name}: prefix ids stand for different numbers of tokens; expected one number")
         for index, (earlier, later) in enumerate(pairwise(self.requests), start=2):
             if later.arrival_s < earlier.arrival_s:
                 raise TraceError(f"{self.name}: request {index} arrives before the one above it; sort by arrival")
@@ -131,8 +138,8 @@ class Trace:
             if request.prompt_tokens + request.output_tokens > max_model_len:
                 output = min(request.output_tokens, max_model_len // 2)
                 prompt = min(request.prompt_tokens, max_model_len - output)
-                blocks = -(-prompt // PREFIX_BLOCK)
-                request = TraceRequest(request.arrival_s, prompt, output, request.prefix[:blocks])
+                prefix = request.prefix[: -(-prompt // request.prefix_block)]
+                request = replace(request, prompt_tokens=prompt, output_tokens=output, prefix=prefix)
                 clipped += 1
             kept.append(request)
         return replace(self, requests=tuple(kept), clipped=clipped)

@@ -1,184 +1,252 @@
-"""Traces in files.  Four formats are read, told apart by their first line; further columns and keys are ignored:
+"""Traces in files: CSV, JSON lines or one JSON document, as dooly and others publish them.
 
-* ours: CSV of ``arrival_s,prompt_tokens,output_tokens`` (seconds, from any origin)
-* Azure 2023 and 2024, as published: CSV of ``TIMESTAMP,ContextTokens,GeneratedTokens`` (date and time, UTC if not said)
-* lengths without arrivals, as Vidur publishes them: CSV of ``num_prefill_tokens,num_decode_tokens``; all arrive at once
-* Mooncake, as published: a JSON object a line, with ``timestamp`` (ms), ``input_length``, ``output_length`` and
-  ``hash_ids``, one id for each 512 tokens of the prompt
+Columns are found by the words of their names (`trace_columns`), the unit of arrival times by their name or by evidence
+(`trace_times`), and the tokens of a prefix id by the lengths of prompts; what was found is part of the trace's notes.
+Among the files that need no option are those of Azure 2023 and 2024, Vidur, Mooncake, Alibaba, BurstGPT, LLMServingSim
+and ``vllm bench serve --save-detailed``.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dooly.errors import TraceError
 from dooly.files import write_text
-from dooly.simulate.trace import MAX_TOKENS, Trace, TraceRequest
+from dooly.simulate.trace import MAX_TOKENS, PREFIX_BLOCK, Trace, TraceRequest
+from dooly.simulate.trace_columns import PREFIX, Columns, choose_columns, listed
+from dooly.simulate.trace_options import TraceOptions
+from dooly.simulate.trace_records import Records, read_records
+from dooly.simulate.trace_times import DATES, Time, find_unit, read_time, seconds
 
 __all__ = ["parse_trace", "read_trace", "write_trace"]
 
-_FLOAT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+OWN = ("arrival_s", "prompt_tokens", "output_tokens")
+"""Columns of dooly's own form."""
+
+MAX_BYTES = 2**28
+"""Most bytes of a trace file."""
+
+_WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
+_BLOCKS = tuple(2**power for power in range(3, 13))
 
 
-def _seconds(text: str) -> float:
-    value = float(text) if _FLOAT.fullmatch(text) else math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{text[:40]!r} is not a number of seconds, 0 or more")
-    return value
-
-
-def _timestamp(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text[:40]!r} is not a date and time such as 2023-11-16 18:15:46.6805900") from None
-
-
-def _tokens(text: str) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a whole number of tokens")
-    if not 1 <= int(text) <= MAX_TOKENS:
-        raise ValueError(f"{int(text)} tokens; expected 1 to {MAX_TOKENS}")
-    return int(text)
-
-
-_FORMATS: tuple[tuple[tuple[str, ...], Callable[[str], float]], ...] = (
-    (("arrival_s", "prompt_tokens", "output_tokens"), _seconds),
-    (("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _timestamp),
-    (("num_prefill_tokens", "num_decode_tokens"), _seconds),
-)
-
-
-def read_trace(path: str | Path) -> Trace:
-    """Read an arrival trace in a format of this module.
+def read_trace(path: str | Path, options: TraceOptions | None = None) -> Trace:
+    """Read an arrival trace.
 
     Raises:
-        TraceError: one line with file and line number: no such file, no header, no rows, a missing column or field,
-            a value that is negative, not a number or not whole, zero tokens, or an arrival before the one above it
-            (rows are never reordered silently: a trace out of order is usually two traces in one file).
+        TraceError: one line with the file, the row, what was found and what is read: no such file, no rows, a column
+            that is missing or doubled, a blank, a value that is negative, not a number or not whole, or a unit that
+            nothing tells.
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise TraceError(f"{path}: more than {MAX_BYTES // 2**20} MiB; cut the trace into smaller files")
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
-    return parse_trace(text, name=str(path))
+        raise TraceError(f"{path}: not a text file (byte {error.start} is not UTF-{16 if wide else 8})") from error
+    return parse_trace(text, name=str(path), options=options)
 
 
-def parse_trace(text: str, *, name: str) -> Trace:
+def parse_trace(text: str, *, name: str, options: TraceOptions | None = None) -> Trace:
     """`read_trace` for text in hand; `name` stands for the file in messages.
 
     >>> parse_trace("arrival_s,prompt_tokens,output_tokens\\n5.0,10,2\\n5.5,20,1\\n", name="two").requests[1]
-    TraceRequest(arrival_s=0.5, prompt_tokens=20, output_tokens=1)
+    TraceRequest(arrival_s=0.5, prompt_tokens=20, output_tokens=1, prefix=(), prefix_block=512)
     """
-    found = _mooncake(text, name) if text.lstrip()[:1] == "{" else _table(text, name)
-    origin: float | None = None
-    requests: list[TraceRequest] = []
-    for line, (arrival, prompt, output, prefix) in found:
-        origin = arrival if origin is None else origin
-        if requests and arrival - origin < requests[-1].arrival_s:
-            raise TraceError(f"{name}:{line}: arrives before the request above it; sort the file by arrival")
-        try:
-            requests.append(TraceRequest(arrival - origin, prompt, output, prefix))
-        except TraceError as error:
-            raise TraceError(f"{name}:{line}: {error}") from None
-    if not requests:
+    options = TraceOptions() if options is None else options
+    records = read_records(text, name, options.tokenizer)
+    columns = choose_columns(records.columns, options, name)
+    rows = _rows(records, columns)
+    if not rows:
         raise TraceError(f"{name}: a header but no requests below it")
-    return Trace(name, tuple(requests))
-
-
-_Row = tuple[float, int, int, tuple[int, ...]]
-
-
-def _table(text: str, name: str) -> Iterator[tuple[int, _Row]]:
-    """Line number, arrival, lengths and no prefix of each row of a CSV file."""
-    rows = _rows(text, name)
-    line, header = next(rows, (0, []))
-    if not header:
-        raise TraceError(f"{name}: the file is empty; expected a header such as arrival_s,prompt_tokens,output_tokens")
-    columns, read_arrival = _columns(header, f"{name}:{line}")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise TraceError(f"{name}:{line}: {len(row)} fields; the header has {len(header)}")
-        try:
-            arrival = read_arrival(row[columns[0]]) if len(columns) > 2 else 0.0
-            yield line, (arrival, _tokens(row[columns[-2]]), _tokens(row[columns[-1]]), ())
-        except ValueError as error:
-            raise TraceError(f"{name}:{line}: {error}") from None
-
-
-def _mooncake(text: str, name: str) -> Iterator[tuple[int, _Row]]:
-    """Line number, arrival, lengths and prefix ids of each line of a JSON lines file."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields: dict[str, Any] = json.loads(line)
-            ids: list[Any] = fields.get("hash_ids", [])
-            if any(type(value) is not int for value in (fields["input_length"], fields["output_length"], *ids)):
-                raise ValueError("lengths and ids must be whole numbers")
-            arrival = float(fields["timestamp"]) / 1e3
-            yield number, (arrival, fields["input_length"], fields["output_length"], tuple(ids))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            what = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise TraceError(f"{name}:{number}: not a line of a Mooncake trace: {what}") from None
-
-
-def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""))
+    block, sure = _block(rows, options.block, name)
     try:
-        for row in reader:
-            fields = [field.strip() for field in row]
-            if any(fields):
-                yield reader.line_num, fields
-    except csv.Error as error:
-        raise TraceError(f"{name}:{reader.line_num}: not CSV: {error}") from error
+        unit, when = _unit(rows, columns, records, options.unit, block if sure else None)
+    except TraceError as error:
+        raise TraceError(f"{name}: {error}; found: {listed(records.columns)}") from None
+    rows, notes = _with_output(rows, options.zero, name)
+    requests: list[TraceRequest] = []
+    for row, arrival_s in zip(rows, seconds([row.time for row in rows], unit), strict=True):
+        try:
+            requests.append(TraceRequest(arrival_s, row.prompt, row.output, row.prefix, block))
+        except TraceError as error:
+            raise TraceError(f"{records.place.format(row.number)}: {error}") from None
+    late = sum(later.arrival_s < earlier.arrival_s for earlier, later in pairwise(requests))
+    if late:
+        notes.append(f"{late} of {len(requests)} requests arrive before the one above them: sorted by arrival")
+        requests.sort(key=lambda request: request.arrival_s)
+    if records.columns[:3] != OWN or columns.prefix:
+        notes.insert(0, _reading(columns, records.columns, when, block if columns.prefix else None))
+    return Trace(name, tuple(requests), notes=tuple(f"{name}: {note}" for note in notes))
 
 
-def _columns(header: list[str], place: str) -> tuple[list[int], Callable[[str], float]]:
-    """Positions of arrival (where there is one), prompt and output in the header, and how to read an arrival."""
-    for names, read_arrival in _FORMATS:
-        missing = [column for column in names if column not in header]
-        if not missing:
-            return [header.index(column) for column in names], read_arrival
-        if len(missing) < len(names):
-            raise TraceError(f"{place}: no column {' or '.join(missing)}; the header is {','.join(header)[:80]!r}")
-    expected = " or ".join(",".join(names) for names, _ in _FORMATS)
-    raise TraceError(f"{place}: unknown header {','.join(header)[:80]!r}; expected {expected}")
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Cells of one request.
+
+    Attributes:
+        number: of the row in the file.
+        time: arrival in the file's unit; 0 where the file has none.
+    """
+
+    number: int
+    time: Time
+    prompt: int
+    output: int
+    prefix: tuple[int, ...]
+
+
+def _rows(records: Records, columns: Columns) -> list[_Row]:
+    """All rows, output tokens of zero included.
+
+    Raises:
+        TraceError: a cell says nothing that can be read.
+    """
+    rows: list[_Row] = []
+    name = ""
+    read = columns.names
+    for number, cells in records.rows(read):
+        found = dict(zip(read, cells, strict=True))
+        try:
+            time: Time = 0
+            name = columns.prompt
+            prompt = _tokens(found[name], least=1)
+            name = columns.output
+            output = _tokens(found[name], least=0)
+            if columns.arrival is not None:
+                name = columns.arrival
+                time = read_time(found[name])
+                if rows and _kind(time) != _kind(rows[0].time):
+                    raise ValueError(f"{found[name]!r} and the first row's time are not of one kind")
+            prefix = ()
+            if columns.prefix is not None:
+                name = columns.prefix
+                prefix = _ids(found[name])
+            rows.append(_Row(number, time, prompt, output, prefix))
+        except ValueError as error:
+            raise TraceError(
+                f"{records.place.format(number)}: {name}: {error}; found: {listed(records.columns)}; "
+                f"read: {', '.join(read)}"
+            ) from None
+    return rows
+
+
+def _kind(time: Time) -> str:
+    return "number" if isinstance(time, int | float) else DATES
+
+
+def _tokens(cell: Any, *, least: int) -> int:
+    """Number of tokens in a cell."""
+    if isinstance(cell, str):
+        value = int(cell.partition(".")[0]) if _WHOLE.fullmatch(cell) else None
+    elif isinstance(cell, int | float) and not isinstance(cell, bool):
+        value = int(cell) if cell % 1 == 0 else None
+    else:
+        value = None
+    if value is None:
+        shown = "a blank" if cell in ("", None) else repr(cell)[:40]
+        raise ValueError(f"{shown} is not a whole number of tokens")
+    if not least <= value <= MAX_TOKENS:
+        raise ValueError(f"{value} tokens; expected {least} to {MAX_TOKENS}")
+    return value
+
+
+def _ids(cell: Any) -> tuple[int, ...]:
+    """Prefix ids in a cell; none in one that is missing."""
+    if cell is None:
+        return ()
+    if isinstance(cell, str):
+        cell = json.loads(cell) if cell.startswith("[") else cell.split()
+    values = cast(list[int], cell) if isinstance(cell, list) else [-1]
+    if any(type(value) is not int or value < 0 for value in values):
+        raise ValueError(f"{repr(cell)[:40]} is not a list of whole numbers from 0")
+    return tuple(values)
+
+
+def _with_output(rows: Sequence[_Row], zero: str, name: str) -> tuple[list[_Row], list[str]]:
+    """Rows that ask for output, and what is said of the others."""
+    empty = sum(not row.output for row in rows)
+    if not empty:
+        return list(rows), []
+    told = f"{empty} of {len(rows)} requests have no output tokens"
+    if zero == "one":
+        taken = [_Row(row.number, row.time, row.prompt, max(row.output, 1), row.prefix) for row in rows]
+        return taken, [f"{told}: taken as one token"]
+    kept = [row for row in rows if row.output]
+    if not kept:
+        raise TraceError(f"{name}: {told}; --trace-option zero=one takes them as one token")
+    return kept, [f"{told}: skipped (--trace-option zero=one takes them as one token)"]
+
+
+def _unit(
+    rows: Sequence[_Row], columns: Columns, records: Records, asked: str | None, block: int | None
+) -> tuple[str, str]:
+    """Unit of the arrival times, and what is said of them."""
+    if columns.arrival is None:
+        return "s", "no arrival times, so all requests arrive at once"
+    times = [row.time for row in rows]
+    unit, why = find_unit(columns.arrival, times, records.columns, block) if asked is None else (asked, "as asked")
+    if _kind(times[0]) == DATES:
+        unit, why = DATES, ""
+    return unit, f"arrivals from {columns.arrival} in {unit}" + (f" ({why})" if why else "")
+
+
+def _block(rows: Sequence[_Row], given: int | None, name: str) -> tuple[int, bool]:
+    """Tokens of a prefix id, and whether the prompts tell 16 from 512, the published numbers.
+
+    A prompt whose ids cover it to its end speaks for a number of tokens; ids beyond its end exclude one.
+
+    Raises:
+        TraceError: no power of two fits.
+    """
+    prefixed = [row for row in rows if row.prefix]
+    if given is not None or not prefixed:
+        return given or PREFIX_BLOCK, False
+    possible = [b for b in _BLOCKS if all((len(row.prefix) - 1) * b < row.prompt for row in prefixed)]
+    exact = {b: sum(-(-row.prompt // b) == len(row.prefix) for row in prefixed) for b in possible}
+    most = max(exact.values(), default=0)
+    if not most:
+        raise TraceError(
+            f"{name}: the lengths of prompts do not tell how many tokens one of the hash_ids stands for; say it with "
+            "--trace-option block=TOKENS"
+        )
+    best = [b for b in possible if exact[b] == most]
+    return (PREFIX_BLOCK if PREFIX_BLOCK in best else best[0]), not {16, PREFIX_BLOCK} <= set(best)
+
+
+def _reading(columns: Columns, found: Sequence[str], when: str, block: int | None) -> str:
+    """What was taken from which column."""
+    unread = [each for each in found if each not in columns.names]
+    parts = [f"prompt tokens from {columns.prompt}, output tokens from {columns.output}", when]
+    parts += [f"{block} tokens of the prompt for each of hash_ids"] if block else []
+    parts += [f"not read: {listed(unread)}"] if unread else []
+    return "; ".join(parts)
 
 
 def write_trace(trace: Trace, path: str | Path) -> None:
-    """Write `trace`, arrivals to the microsecond: in our format, or in Mooncake's if any request has a prefix.
+    """Write `trace` in dooly's own form, arrivals to the microsecond: CSV, or JSON lines if any request has a prefix.
 
     Raises:
         DoolyError: the file cannot be written.
     """
+    lines: Iterable[str]
     if any(r.prefix for r in trace.requests):
-        objects = (
-            {
-                "timestamp": round(r.arrival_s * 1e3, 3),
-                "input_length": r.prompt_tokens,
-                "output_length": r.output_tokens,
-                "hash_ids": r.prefix,
-            }
-            for r in trace.requests
-        )
-        write_text(path, "".join(json.dumps(fields) + "\n" for fields in objects))
+        cells = ((round(r.arrival_s, 6), r.prompt_tokens, r.output_tokens, r.prefix) for r in trace.requests)
+        lines = (json.dumps(dict(zip((*OWN, PREFIX), values, strict=True))) + "\n" for values in cells)
+        write_text(path, "".join(lines))
         return
-    lines: Iterable[str] = (f"{r.arrival_s:.6f},{r.prompt_tokens},{r.output_tokens}\n" for r in trace.requests)
-    write_text(path, "arrival_s,prompt_tokens,output_tokens\n" + "".join(lines))
+    lines = (f"{r.arrival_s:.6f},{r.prompt_tokens},{r.output_tokens}\n" for r in trace.requests)
+    write_text(path, f"{','.join(OWN)}\n" + "".join(lines))

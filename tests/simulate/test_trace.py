@@ -1,4 +1,4 @@
-"""Arrival traces: both formats, one clear line for every mistake, and nothing but TraceError for any text."""
+"""Arrival traces: their formats, one clear line for every mistake, and nothing but TraceError for any text."""
 
 import contextlib
 import math
@@ -12,6 +12,7 @@ from dooly.errors import TraceError
 from dooly.simulate.synthetic import shipped_trace
 from dooly.simulate.trace import Trace, TraceRequest
 from dooly.simulate.trace_files import parse_trace, read_trace, write_trace
+from dooly.simulate.trace_options import TraceOptions
 
 HEADER = "arrival_s,prompt_tokens,output_tokens\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -55,21 +56,39 @@ def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
         ("", "t: the file is empty; expected a header"),
         ("\n \n", "t: the file is empty"),
         (HEADER, "t: a header but no requests"),
-        ("a,b,c\n1,2,3\n", "t:1: unknown header 'a,b,c'; expected arrival_s"),
-        ("arrival_s,prompt_tokens\n0,1\n", "t:1: no column output_tokens"),
-        ("TIMESTAMP,tokens\n0,1\n", "t:1: no column ContextTokens or GeneratedTokens"),
+        ("a,b,c\n1,2,3\n", "t: no column of prompt and output tokens; found: a, b, c; read are names such as prompt_t"),
+        ("arrival_s,prompt_tokens\n0,1\n", "t: no column of output tokens; found: arrival_s, prompt_tokens; read"),
+        ("TIMESTAMP,tokens\n0,1\n", "t: no column of prompt and output tokens; found: TIMESTAMP, tokens"),
+        ("0,10,5\n1,11,6\n", "t: no column of prompt and output tokens; found: 0, 10, 5"),
+        (HEADER.strip() + ",prompt_tokens\n0,1,1,2\n", "t:1: column prompt_tokens appears twice; found: arrival_s, "),
+        ("input_len," + HEADER + "1,0,1,1\n", "t: columns input_len and prompt_tokens could all be the prompt column"),
+        ("time,timestamp,isl,osl\n0,0,1,1\n", "t: columns time and timestamp could all be the arrival column"),
+        (
+            "job start,slot start,isl,osl\n0,0,1,1\n",
+            "t: columns job start and slot start could all be the arrival column",
+        ),
+        ("inter_arrival_s,isl,osl\n0,1,1\n", "t: inter_arrival_s counts from another request, so only serving tells"),
         (HEADER + "0,1,1\n1,2\n", "t:3: 2 fields; the header has 3"),
-        (HEADER + "-1,1,1\n", "t:2: '-1' is not a number of seconds"),
-        (HEADER + "nan,1,1\n", "t:2: 'nan' is not a number of seconds"),
-        (HEADER + "1e999,1,1\n", "t:2: '1e999' is not a number of seconds"),
-        (HEADER + "1_0,1,1\n", "t:2: '1_0' is not a number of seconds"),
-        (HEADER + "0,1.5,1\n", "t:2: '1.5' is not a whole number of tokens"),
-        (HEADER + "0,,1\n", "t:2: '' is not a whole number of tokens"),
-        (HEADER + "0,1,0\n", "t:2: 0 tokens; expected 1 to"),
-        (HEADER + "0,-3,1\n", "t:2: -3 tokens; expected 1 to"),
-        (HEADER + "0,1,99999999999\n", "t:2: 99999999999 tokens; expected 1 to"),
-        (HEADER + "5,1,1\n\n4,1,1\n", "t:4: arrives before the request above it; sort"),
-        (AZURE + "yesterday,1,1\n", "t:2: 'yesterday' is not a date and time"),
+        (
+            HEADER + "-1,1,1\n",
+            "t:2: arrival_s: '-1' is not a time of 0 or more; found: arrival_s, prompt_tokens, output_tokens; read: ",
+        ),
+        (HEADER + "nan,1,1\n", "t:2: arrival_s: 'nan' is neither a number nor a date and time"),
+        (HEADER + "1e999,1,1\n", "t:2: arrival_s: '1e999' is not a time of 0"),
+        (HEADER + "1_0,1,1\n", "t:2: arrival_s: '1_0' is neither a number nor"),
+        (HEADER + "0,1.5,1\n", "t:2: prompt_tokens: '1.5' is not a whole number of tokens"),
+        (
+            HEADER + "0,,1\n",
+            "t:2: prompt_tokens: a blank is not a whole number of tokens; found: arrival_s,",
+        ),
+        (HEADER + "0,1,0\n", "t: 1 of 1 requests have no output tokens; --trace-option zero=one"),
+        (HEADER + "0,-3,1\n", "t:2: prompt_tokens: -3 tokens; expected 1 to"),
+        (HEADER + "0,1,99999999999\n", "t:2: output_tokens: 99999999999 tokens; expected 0 to"),
+        (
+            AZURE + "2023-11-16 18:15:46,1,1\n5,1,1\n",
+            "t:3: TIMESTAMP: '5' and the first row's time",
+        ),
+        (AZURE + "yesterday,1,1\n", "t:2: TIMESTAMP: 'yesterday' is neither a number nor a date and time"),
         (HEADER + '"0,1,1\n' + "x" * 140_000, "t:3: not CSV"),
     ],
 )
@@ -190,19 +209,175 @@ def test_mooncake_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("1100", "1024", "t:1: 3 prefix ids for 1024 prompt tokens"),
-        ("1100", "1100.5", "t:1: not a line of a Mooncake trace: lengths and ids must be whole"),
-        ('"input_length"', '"length"', "t:1: not a line of a Mooncake trace: no 'input_length'"),
-        ("3000", '"soon"', "t:1: not a line of a Mooncake trace: could not convert"),
-        ("3000", "NaN", "t:1: arrival of nan s"),
-        ("[0, 1, 2]", "[0, -1, 2]", "t:1: 3 prefix ids"),
-        ("}", "", "t:1: not a line of a Mooncake trace"),
+        (
+            "1100",
+            "1024",
+            "t: the lengths of prompts do not tell how many tokens one of the hash_ids",
+        ),
+        ("1100", "1100.5", "t:1: input_length: 1100.5 is not a whole number of tokens; found: timestamp, input_length"),
+        (
+            '"input_length"',
+            '"length"',
+            "t: no column of prompt tokens; found: timestamp, length, output",
+        ),
+        ("3000", '"soon"', "t:1: timestamp: 'soon' is neither a number nor a date"),
+        ("3000", "NaN", "t:1: timestamp: nan is not a time of 0 or more"),
+        ("3000", "null", "t:1: timestamp: a blank is not a time"),
+        ("3000", "true", "t:1: timestamp: True is not a time"),
+        ("[0, 1, 2]", "[0, -1, 2]", "t:1: hash_ids: [0, -1, 2] is not a list of whole numbers from 0"),
+        ("}", "", "t: not JSON"),
+        ("}", ', "timestamp": 1}', "t: not JSON: key 'timestamp' appears twice"),
     ],
 )
 def test_refused_mooncake_lines(old: str, new: str, message: str) -> None:
     with pytest.raises(TraceError) as caught:
         parse_trace(MOONCAKE.replace(old, new), name="t")
     assert str(caught.value).startswith(message)
+
+
+def requests_of(text: str, *options: str) -> list[tuple[float, int, int]]:
+    trace = parse_trace(text, name="t", options=TraceOptions.parse(options))
+    return [(round(r.arrival_s, 6), r.prompt_tokens, r.output_tokens) for r in trace.requests]
+
+
+BENCH = (
+    '{"date": "d", "num_prompts": 2, "total_input_tokens": 38, "input_lens": [13, 25], "output_lens": [120, 613], '
+    '"ttfts": [1.05, 1.05], "itls": [[0.1], [0.2]], "errors": ["", ""], "start_times": [353399.7, 353400.4]}'
+)
+
+
+BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,A,472,18,490,x\n45,B,9,2,11,x\n"
+BURST_2 = "Timestamp,Session ID,Elapsed time,Request tokens,Response tokens\n5,,1.5,472,18\n45,,2,9,2\n"
+VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,374,44\n4.314,396,109\n"
+ZONES = AZURE + "2023-11-16T18:15:46.680590Z,374,44\n2023-11-16T20:15:47.9951690+02:00,6,9\n"
+SERVING = '{"input_toks": 12, "output_toks": 40, "arrival_time_ns": 11000000, "input_tok_ids": [1, 2]}'
+
+
+def two_lines(first: str, second: str, more: str = "") -> str:
+    line = '{%s"timestamp": %s, "input_length": 16, "output_length": 2}\n'
+    return line % (more, first) + line % (more, second)
+
+
+CHAT = '"chat_id": 1, "parent_chat_id": -1, '
+APEX = "StartTimeOffset,ContextTokens,GeneratedTokens\n9000000,1,2\n409000000,3,4\n"
+LISTED = '[{"timestamp_ms": 500, "isl": 3, "osl": 4},\n{"timestamp_ms": 700, "isl": 5, "osl": 6}]'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (VIDUR, [(0, 374, 44), (4.314, 396, 109)]),
+        (ZONES, [(0, 374, 44), (1.314579, 6, 9)]),
+        (AZURE + "2023-11-16 18:15:50,396,109\n2023-11-16 18:15:46,374,44\n", [(0, 374, 44), (4, 396, 109)]),
+        (BURST, [(0, 472, 18), (40, 9, 2)]),
+        (BURST_2, [(0, 472, 18), (40, 9, 2)]),
+        ("# exported\n" + HEADER + "0,10,5\n# half way\n1,11,6\n", [(0, 10, 5), (1, 11, 6)]),
+        (HEADER + "0,10.0,5\n1.50,20.,6\n", [(0, 10, 5), (1.5, 20, 6)]),
+        ("," + HEADER + "0,0.5,10,5\n1,0.75,11,6\n", [(0, 10, 5), (0.25, 11, 6)]),
+        (HEADER.replace(",", ";") + "0;10;5\n", [(0, 10, 5)]),
+        (HEADER.replace(",", "\t") + "0\t10\t5\n", [(0, 10, 5)]),
+        ("id," + HEADER + '"a,b",0,10,5\n"#2",1,11,6\n', [(0, 10, 5), (1, 11, 6)]),
+        ("arrival_time,input_len,output_len\n0,10,5\n0.25,11,6\n", [(0, 10, 5), (0.25, 11, 6)]),
+        ("arrival_time,input_len,output_len\n0,10,5\n400,11,6\n", [(0, 10, 5), (0.4, 11, 6)]),
+        (APEX, [(0, 1, 2), (0.4, 3, 4)]),
+        ("created_at,isl,osl\n1715299200123,1,2\n1715299200623,3,4\n", [(0, 1, 2), (0.5, 3, 4)]),
+        ("time,prompt,output,num_prefill_tokens,num_decode_tokens\n0,1,2,10,5\n", [(0, 10, 5)]),
+        (SERVING, [(0, 12, 40)]),
+        (two_lines("0.0", "61.0"), [(0, 16, 2), (61, 16, 2)]),
+        (two_lines("0", "61"), [(0, 16, 2), (0.061, 16, 2)]),
+        (two_lines("2", "63", CHAT), [(0, 16, 2), (61, 16, 2)]),
+        (BENCH, [(0, 13, 120), (0.7, 25, 613)]),
+        (BENCH.replace(", ", ",\n  "), [(0, 13, 120), (0.7, 25, 613)]),
+        (LISTED, [(0, 3, 4), (0.2, 5, 6)]),
+    ],
+)
+def test_published_forms(text: str, expected: list[tuple[float, int, int]]) -> None:
+    assert requests_of(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("timestamp,isl,osl\n0,1,1\n30,1,1\n", "t: the unit of 'timestamp' is not clear (s: 0.0333 requests/s;"),
+        (MOONCAKE.replace("3000", "0") + MOONCAKE.replace("3000", "1"), "t: the unit of 'timestamp' is not clear (ms"),
+        (
+            MOONCAKE.replace("3000", "0") + MOONCAKE.replace("3000", "61.5"),
+            "t: the unit of 'timestamp' is not clear (ms",
+        ),
+        ('{"session_id": "a", "delay": 500, "input_length": 6, "output_length": 5}', "t: delay counts from"),
+        ('[{"id": "x", "conversations": [{"from": "human", "value": "hi"}]}]', "t: conversations as text"),
+        ('{"input_lens": [1, 2], "output_lens": [1]}', "t: lists of different length: input_lens 2, output_lens 1"),
+        ("[1, 2]", "t: JSON, but not a list of objects; expected one object for each request"),
+        ('{"a": 1}', "t: no column of prompt and output tokens; found: a; read are names such as prompt_tokens"),
+        ("[" * 100_000, "t: not JSON"),
+    ],
+)
+def test_what_is_not_clear_is_refused(text: str, message: str) -> None:
+    with pytest.raises(TraceError) as caught:
+        parse_trace(text, name="t")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_decide() -> None:
+    text = "timestamp,isl,osl,max len,sent\n0,1,1,7,0\n30,2,1,8,1\n"
+    assert requests_of(text, "arrival=timestamp", "unit=ms") == [(0, 1, 1), (0.03, 2, 1)]
+    assert requests_of(text, "arrival=sent", "prompt=max len") == [(0, 7, 1), (1, 8, 1)]
+    zero = HEADER + "0,10,5\n1,11,0\n"
+    assert requests_of(zero) == [(0, 10, 5)]
+    assert requests_of(zero, "zero=one") == [(0, 10, 5), (1, 11, 1)]
+    with pytest.raises(TraceError, match="t: no column 'when'; found: arrival_s"):
+        requests_of(zero, "arrival=when")
+    for wrong in ("unit=h", "zero=two", "block=0", "block=x", "blocks=16", "unit", "unit="):
+        with pytest.raises(TraceError, match=wrong.partition("=")[0]):
+            TraceOptions.parse([wrong])
+    with pytest.raises(TraceError, match="unit is given twice for the trace: s and ms"):
+        TraceOptions.parse(["unit=s", "unit=ms"])
+
+
+def test_what_was_read_is_said() -> None:
+    assert parse_trace(HEADER + "0,10,5\n", name="t").notes == ()
+    text = "Timestamp,Model,Request tokens,Response tokens\n5,A,472,18\n45,B,9,0\n3,B,9,1\n"
+    assert parse_trace(text, name="t").notes == (
+        "t: prompt tokens from Request tokens, output tokens from Response tokens; arrivals from Timestamp in s (as "
+        "BurstGPT publishes it); not read: Model",
+        "t: 1 of 3 requests have no output tokens: skipped (--trace-option zero=one takes them as one token)",
+        "t: 1 of 2 requests arrive before the one above them: sorted by arrival",
+    )
+
+
+def test_how_many_tokens_a_prefix_id_stands_for() -> None:
+    row = '{"timestamp": 0, "input_length": %d, "output_length": 2, "hash_ids": %s}\n'
+    assert parse_trace(row % (40, "[0, 1, 2]") + row % (600, "[3, 4]"), name="t").requests[0].prefix_block == 16
+    assert parse_trace(row % (655, "[0, 1]") + row % (600, "[0]"), name="t").requests[0].prefix_block == 512
+    given = TraceOptions(block=100)
+    assert parse_trace(row % (655, "[0, 1]"), name="t", options=given).requests[0].prefix_block == 100
+    with pytest.raises(TraceError, match="prefix ids stand for different numbers of tokens"):
+        Trace("t", (TraceRequest(0, 5, 5), TraceRequest(0, 5, 5, (), 16)))
+
+
+def test_conversations_are_counted_by_a_given_tokenizer(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    words.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    words.save(str(tmp_path / "tokenizer.json"))
+    turns = '{"from": "a", "value": "one two three"}, {"from": "b", "value": "four five"}, {"from": "a", "value": ""}'
+    text = f'[{{"id": "x", "conversations": [{turns}]}}, {{"id": "y", "conversations": []}}]'
+    assert requests_of(text, f"tokenizer={tmp_path}") == [(0, 3, 2)]
+    with pytest.raises(TraceError, match=r"none/tokenizer\.json|none: no tokenizer"):
+        requests_of(text, f"tokenizer={tmp_path / 'none'}")
+
+
+def test_wide_characters_and_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes((HEADER + "0,1,2\n").encode("utf-16"))
+    assert read_trace(path).requests == (TraceRequest(0, 1, 2),)
+    monkeypatch.setattr("dooly.simulate.trace_files.MAX_BYTES", 10)
+    with pytest.raises(TraceError, match="cut the trace into smaller files"):
+        read_trace(path)
 
 
 def test_lengths_without_arrivals() -> None:

@@ -4,7 +4,7 @@ import random
 from collections import deque
 from typing import Any
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.simulate.scheduling import Scheduler
 from dooly.simulate.trace import TraceRequest
 
@@ -27,17 +27,21 @@ def random_settings(rng: random.Random) -> EngineSettings:
 
 def random_requests(rng: random.Random, length: int) -> Arrivals:
     """Each with the step before which it arrives: prompts that share beginnings, and lengths at block boundaries."""
-    beginnings = [tuple(rng.randrange(3) for _ in range(rng.randint(0, 2))) for _ in range(4)]
+    tokens = rng.choice([512, 512, 16, 24])
+    ids = 2 if tokens == 512 else 12
+    beginnings = [tuple(rng.randrange(3) for _ in range(rng.randint(0, ids))) for _ in range(4)]
+    beginnings += [each[: rng.randint(0, ids)] for each in beginnings]
     longest_output = rng.choice([1, 5, 60, 200])
     at_once, shared = rng.random() < 0.3, rng.random() < 0.7
     found: Arrivals = []
     for _ in range(rng.randint(1, 40)):
-        prefix = rng.choice(beginnings) if shared and length > 600 else ()
-        least = max(1, 512 * (len(prefix) - 1) + 1)
+        prefix = rng.choice(beginnings) if shared and (length > 600 or tokens < 512) else ()
+        prefix = prefix[: (length - 2) // tokens]
+        least = max(1, tokens * (len(prefix) - 1) + 1)
         prompt = rng.choice([rng.randint(least, length - 1), rng.choice([16, 32, 33, 64, 512, 513]), least])
         prompt = min(max(prompt, least), length - 1)
         output = rng.randint(1, min(length - prompt, longest_output))
-        found.append((0 if at_once else rng.randint(0, 60), TraceRequest(0.0, prompt, output, prefix)))
+        found.append((0 if at_once else rng.randint(0, 60), TraceRequest(0.0, prompt, output, prefix, tokens)))
     return sorted(found, key=lambda arrival: arrival[0])
 
 
