@@ -22,6 +22,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.utils import initialize_model
 
+from dooly.capture.checked import Amounts, amounts
 from dooly.capture.config import FIELDS, STRETCH, TIED, stretch
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import placed_without_data, show_experts
@@ -48,6 +49,7 @@ class Built:
         sizes: shape of each parameter and buffer by name.
         transposed: matrices that the model's code takes the other way round than ``sizes`` says.
         groups: parallel group coordinators whose size is a symbol.
+        registered: parameters as the engine makes them, before a checkpoint is loaded.
     """
 
     model: torch.nn.Module
@@ -57,17 +59,19 @@ class Built:
     sizes: Mapping[str, tuple[Expr, ...]]
     transposed: frozenset[str]
     groups: tuple[Any, ...]
+    registered: Amounts
 
 
 @contextmanager
 def build(
-    config: Mapping[str, Any], options: Options, place: str, *, stage: int = 0, plain: bool = False
+    config: Mapping[str, Any], options: Options, place: str, *, stage: int = 0, plain: bool = False, loaded: bool = True
 ) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
     Args:
         stage: the pipeline stage; ``layers_of`` says which layers it has.
         plain: from the numbers as they are, no symbol anywhere: what ``verify_provenance`` compares with.
+        loaded: with parameters as they are once a checkpoint is loaded.
 
     Raises:
         CaptureError: the engine refuses the configuration.
@@ -93,11 +97,13 @@ def build(
                 stack.enter_context(torch.device("meta"))
                 stack.enter_context(recorder)
                 model = initialize_model(vllm_config=vllm_config)
-            sizes = _sizes(model, recorder)
+            sizes, registered = _sizes(model, recorder), amounts(model)
+            transposed: frozenset[str] = frozenset()
             with explained(place, "the engine cannot load this model"):
-                transposed = as_loaded(model, sizes, values, facts)
+                if loaded:
+                    transposed = as_loaded(model, sizes, values, facts)
             _take_common_path(model)
-            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups))
+            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups), registered)
 
 
 def _engine_config(folder: str, options: Options, place: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from dooly.errors import CaptureError
 from dooly.ir import Graph, evaluate
+from dooly.ir.expr import Expr
 
 __all__ = ["Amounts", "amounts", "check_counts", "check_sizes"]
 
@@ -39,19 +40,21 @@ def check_sizes(graph: Graph, built: Amounts, place: str) -> None:
     _compare({name: counted.get(name, (0, 0)) for name in built}, built, place)
 
 
-def check_counts(captured: Amounts, count: Callable[[str], int], whole: Amounts, place: str) -> None:
+def check_counts(captured: Amounts, graph: Graph, count: Callable[[str], Expr], whole: Amounts, place: str) -> None:
     """Check that captured layers, each as often as the model has it, are the whole model.
 
     Args:
         captured: parameters of the model of fewer layers, as the engine makes them.
+        graph: has the values of configuration symbols.
         count: how many layers the one of a parameter stands for.
         whole: parameters of the model of all layers.
 
     Raises:
         CaptureError: they differ.
     """
-    times = ((name, (count(name) * elements, count(name) * size)) for name, (elements, size) in captured.items())
-    _compare(_by_kind(times), _by_kind(whole.items()), place)
+    times = {name: int(evaluate(count(name), graph.config_values)) for name in captured}
+    here = ((name, (times[name] * elements, times[name] * size)) for name, (elements, size) in captured.items())
+    _compare(_by_kind(here), _by_kind(whole.items()), place)
 
 
 def _by_kind(each: Iterable[tuple[str, tuple[int, int]]]) -> Amounts:

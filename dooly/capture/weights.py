@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
-from dooly.capture.atoms import Atoms, compute
+from dooly.capture.trace_inputs import Atoms, compute
 from dooly.capture.configint import ConfigInt, Facts
-from dooly.capture.rebind import replace_numbers
+from dooly.capture.symbolic_attributes import replace_numbers
 from dooly.capture.symbols import Reader
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr
