@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ def build(
             recorder = SizeRecorder()
             with ExitStack() as stack:
                 stack.enter_context(explained(place, "the engine cannot build this model"))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
                 stack.enter_context(_fresh_rotary_tables())
                 stack.enter_context(placed_without_data())
                 stack.enter_context(_default_dtype(vllm_config.model_config.dtype))
@@ -123,7 +126,8 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
             "pipeline_parallel_size": parallel.pp,
             "distributed_executor_backend": "mp",
         }
-    with explained(place, "the engine refuses this configuration"):
+    with explained(place, "the engine refuses this configuration"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries of formats comment on what a checkpoint says
         config = EngineArgs(
             model=folder,
             load_format="dummy",

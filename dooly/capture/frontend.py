@@ -20,6 +20,7 @@ from dooly.capture.numbering import renumbered
 from dooly.capture.opaque_modules import DTYPES, opaque_kind, owners
 from dooly.capture.options import Options
 from dooly.capture.parallel_groups import layers_of
+from dooly.capture.schemes import schemes_of
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
@@ -56,6 +57,7 @@ def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stag
             traced.weights,
             parameters,
             lambda group: options.parallel.group(group)[1],
+            schemes_of(built.model, built.vllm_config),
         )
         converter.convert(traced.module.graph, INPUTS)
         calls = [(op.target, str(op.attr("layer_name"))) for op in converter.ops]

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
-from dooly.capture.trace_inputs import Atoms, compute
 from dooly.capture.configint import ConfigInt, Facts
 from dooly.capture.symbolic_attributes import replace_numbers
 from dooly.capture.symbols import Reader
+from dooly.capture.trace_inputs import Atoms, compute
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr
 
@@ -56,9 +56,9 @@ def quantized_modules(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """
     for path, module in model.named_modules():
         method = getattr(module, "quant_method", None)
-        if isinstance(method, QuantizeMethodBase) and not isinstance(module, RoutedExperts):
-            if not type(method).__name__.startswith("Unquantized"):
-                yield path, module
+        plain = not isinstance(method, QuantizeMethodBase) or type(method).__name__.startswith("Unquantized")
+        if not plain and not isinstance(module, RoutedExperts):
+            yield path, module
 
 
 def _tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -148,9 +148,10 @@ def _one(tensor: torch.Tensor) -> float | int:
 _MOVE = cast("Callable[..., Any]", torch.Tensor.to)
 
 
-def _moved(tensor: torch.Tensor, *args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+def _moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """``tensor.to(...)``: whatever the device, it is the one without data."""
     rest = [each for each in args if not isinstance(each, str | torch.device)]
+    kwargs.pop("device", None)
     here = tensor if tensor.is_meta else torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     return here.to(*rest, **kwargs) if rest or kwargs else here
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from functools import partial
@@ -52,6 +53,7 @@ def stand_in_for(spec: PlatformSpec) -> None:
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # only random sampling would use it
     os.environ["VLLM_HAS_FLASHINFER_CUBIN"] = "1"  # what this machine can compile decides nothing
     os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] = "1"  # a stream cannot be stood in for; the work is the same
+    logging.getLogger("vllm.model_executor.layers.fused_moe.experts").setLevel(logging.CRITICAL)  # no Triton, it says
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))
     sys.meta_path.append(_NamesOnly(tuple(name for name in _PACKAGES if find_spec(name) is None)))
