@@ -39,7 +39,7 @@ def schemes_of(model: torch.nn.Module, vllm_config: Any) -> dict[str, str]:
 
 
 def scheme_of(vllm_config: Any) -> str | None:
-    """Canonical JSON of what the engine builds quantized layers from, with the name of its method; None if it has none."""
+    """Canonical JSON of what the engine builds quantized layers from, its method by name; None if weights are plain."""
     model_config = vllm_config.model_config
     if model_config.quantization is None:
         return None

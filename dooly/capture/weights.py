@@ -1,4 +1,4 @@
-"""Parameters as the engine leaves them once a checkpoint is loaded: its own code for that, run on sizes without data."""
+"""Parameters as the engine leaves them once a checkpoint is loaded: its own code, run on sizes without data."""
 
 # pyright: reportPrivateUsage=false
 # PyTorch and vLLM have no public way to do this.

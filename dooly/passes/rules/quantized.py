@@ -28,7 +28,7 @@ def scaled_linear(op: Op, context: Context) -> Rewrite:
     if op.target == "vllm.fp8_gemm_nt_op":
         x, x_scale, w, w_scale = op.operands
         return replace(op, target="scaled_linear", operands=(x, w, x_scale, w_scale), attrs=())
-    if op.target != "_C.cutlass_scaled_mm":
+    if op.target not in ("_C.cutlass_scaled_mm", "aten._scaled_mm"):
         return None
     x, w, x_scale, w_scale, *bias = op.operands
     transposed = context.defs[w]
