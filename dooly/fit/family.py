@@ -79,7 +79,7 @@ def family_key(operation: Operation) -> Key:
         [op.target for op in operation.body.ops if spec_of(op.target).kind is not Kind.VIEW] if operation.body else []
     )
     kernels = [name for name in map(operation.attr, ("backend", "kernel")) if isinstance(name, str)]
-    stored = [f"stored {each}" for each in stored_types(operation)]
+    stored = [f"stored {each}" for each in stored_types(operation) if each not in types]
     return (operation.target, *kernels, *body, *types, *stored, *operation.axes)
 
 
