@@ -133,6 +133,7 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
             load_format="dummy",
             skip_tokenizer_init=True,
             trust_remote_code=False,
+            allow_deprecated_quantization=True,  # what is served with that option has a cost, too
             dtype=stated_dtype(Path(folder)),
             **settings,
         ).create_engine_config()
