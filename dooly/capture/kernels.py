@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ def declare_shapes() -> None:
     """
     importlib.import_module("vllm._custom_ops")
     for name in torch._C._dispatch_get_all_op_names():
-        if not name.startswith("_C::") or torch._C._dispatch_has_kernel_for_dispatch_key(name, "Meta"):
+        if not name.startswith("_C::") or any(
+            map(partial(torch._C._dispatch_has_kernel_for_dispatch_key, name), _KNOWN)
+        ):
             continue
         if name in _RULES:
             torch.library.register_fake(name, _RULES[name])
@@ -35,6 +38,9 @@ def declare_shapes() -> None:
 def _nothing(*_: Any, **__: Any) -> None:
     """Results are written in place."""
 
+
+_KNOWN = ("Meta", "CompositeImplicitAutograd")
+"""What has a rule, or is made of operations that have."""
 
 _LIBRARY = torch.library.Library("_C", "FRAGMENT")
 _RULES: Mapping[str, Callable[..., Any]] = {"_C::greedy_argmax": _greedy_argmax}

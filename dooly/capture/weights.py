@@ -109,7 +109,7 @@ class _Loading:
             stack.enter_context(enable_python_dispatcher())
             stack.enter_context(torch.device("meta"))
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(_fx_config.patch(meta_nonzero_assume_all_nonzero=True))
+            stack.enter_context(cast(Any, _fx_config).patch(meta_nonzero_assume_all_nonzero=True))
             stack.enter_context(_Ones())
             module.quant_method.process_weights_after_loading(module)
         replace_numbers((module,), torch.SymInt, self._number)

@@ -76,7 +76,7 @@ def quantization(operation: Operation) -> Any:
     scheme = operation.attr("scheme")
     if not isinstance(scheme, str):
         return None
-    said = {"ignore": [], **json.loads(scheme)}
+    said: dict[str, Any] = {"ignore": [], **json.loads(scheme)}
     try:
         return get_quantization_config(said["quant_method"]).from_config(said)
     except (KeyError, ValueError, TypeError) as error:
