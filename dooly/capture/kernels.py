@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +23,9 @@ def declare_shapes() -> None:
     What returns nothing writes into tensors that it is given, and needs no rule but to be known without data.
     """
     importlib.import_module("vllm._custom_ops")
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     for name in torch._C._dispatch_get_all_op_names():
-        if not name.startswith("_C::") or any(
-            map(partial(torch._C._dispatch_has_kernel_for_dispatch_key, name), _KNOWN)
-        ):
+        if not name.startswith("_C::") or any(has_kernel(name, key) for key in _KNOWN):
             continue
         if name in _RULES:
             torch.library.register_fake(name, _RULES[name])

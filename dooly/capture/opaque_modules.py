@@ -110,7 +110,8 @@ def _mla_attention(module: Any, names: Mapping[int, str]) -> dict[str, object]:
         "rope": size_of(module.qk_rope_head_dim),
         "value": size_of(module.v_head_dim),
         "scale": float(module.scale),
-        "kv_dtype": DTYPES[kv_cache_dtype_str_to_dtype(module.kv_cache_dtype, get_current_vllm_config().model_config)],
+        "kv_dtype": _CACHE_DTYPES.get(module.kv_cache_dtype)
+        or DTYPES[kv_cache_dtype_str_to_dtype(module.kv_cache_dtype, get_current_vllm_config().model_config)],
         "backend": module.attn_backend.get_name(),
         "prefill_backend": None if prefill is None else prefill.get_name(),
         "weights": (f"{names[id(module.kv_b_proj)]}.weight",),

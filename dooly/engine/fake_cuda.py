@@ -25,6 +25,8 @@ _EXTENSIONS = (
     "vllm._C_stable_libtorch",
     "vllm._moe_C",
     "vllm._moe_C_stable_libtorch",
+    "vllm._flashmla_C",
+    "vllm._flashmla_extension_C",
     "vllm.cumem_allocator",
     "vllm.vllm_flash_attn._vllm_fa2_C",
     "vllm.vllm_flash_attn._vllm_fa3_C",
@@ -53,7 +55,6 @@ def stand_in_for(spec: PlatformSpec) -> None:
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # only random sampling would use it
     os.environ["VLLM_HAS_FLASHINFER_CUBIN"] = "1"  # what this machine can compile decides nothing
     os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] = "1"  # a stream cannot be stood in for; the work is the same
-    logging.getLogger("vllm.model_executor.layers.fused_moe.experts").setLevel(logging.CRITICAL)  # no Triton, it says
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))
     sys.meta_path.append(_NamesOnly(tuple(name for name in _PACKAGES if find_spec(name) is None)))
@@ -65,6 +66,8 @@ def stand_in_for(spec: PlatformSpec) -> None:
     platforms._current_platform = platform()
     _stand_in_for_triton()
     _declare_kernels()
+    quiet = logging.getLogger("vllm.model_executor.layers.fused_moe.experts")  # without Triton its kernels complain
+    quiet.setLevel(logging.CRITICAL)
 
 
 class _NamesOnly(MetaPathFinder, Loader):
