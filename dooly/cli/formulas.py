@@ -9,7 +9,7 @@ import typer
 from dooly.cli.options import DATABASE, AsJson, Db, Platform
 
 if TYPE_CHECKING:
-    from dooly.database import Database
+    from dooly.database import PointSource
     from dooly.fit import Formula, Observation
     from dooly.ir import Operation
 
@@ -96,7 +96,7 @@ def _line(found: _Found) -> str:
     return f"{equation} | {there.beside(DATASHEETS.get(found.platform))}"
 
 
-def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found]:
+def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Found]:
     """Every formula of the operations asked for; where only points are stored, fitted now but not kept."""
     from dooly.batch import HOST_PARTS
     from dooly.cli.output import progress_bar, say

@@ -3,6 +3,7 @@
 from dooly.database.claims import Claim
 from dooly.database.database import Database
 from dooly.database.environment import Environment
+from dooly.database.known import Known, PointSource
 from dooly.database.point import Measurement, Point, Samples, Status
 from dooly.database.records import Domain, Record, StoredOperation, SummaryRow
 
@@ -11,8 +12,10 @@ __all__ = [
     "Database",
     "Domain",
     "Environment",
+    "Known",
     "Measurement",
     "Point",
+    "PointSource",
     "Record",
     "Samples",
     "Status",

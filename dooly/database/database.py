@@ -13,7 +13,16 @@ from dooly.database.connection import connect, decoding, location_url, place_of,
 from dooly.database.environment import Environment
 from dooly.database.owner import Owner
 from dooly.database.point import Measurement, Point, Samples, Status
-from dooly.database.records import Differences, Domain, Record, StoredOperation, SummaryRow, measurement_of
+from dooly.database.records import (
+    Differences,
+    Domain,
+    Record,
+    StoredOperation,
+    SummaryRow,
+    domain_of,
+    measurement_of,
+    nearest,
+)
 from dooly.database.schema import SCHEMA_VERSION, environments, formulas, operations, points, schema_version, upgrade
 from dooly.errors import DatabaseError
 
@@ -111,8 +120,7 @@ class Database:
 
     def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:
         """Other environments and how they differ (asked for, stored), nearest first."""
-        others = [(other, environment.differences(other)) for other in self.environments() if other != environment]
-        return sorted(others, key=lambda pair: (len(pair[1]), pair[0].json))
+        return nearest(environment, self.environments())
 
     def _operation_id(self, signature: str) -> int:
         if signature not in self._operation_ids and self._find_operation(signature) is None:
@@ -203,13 +211,18 @@ class Database:
 
     def covered_domain(self, signature: str, environment: Environment) -> Domain:
         """What the measured points span; no ranges if there are none."""
-        ranges: dict[str, tuple[int, int]] = {}
-        measured = self.points(signature, environment)
-        for measurement in measured:
-            for name, n in measurement.point.axes.items():
-                low, high = ranges.get(name, (n, n))
-                ranges[name] = min(low, n), max(high, n)
-        return Domain(ranges, len(measured))
+        return domain_of(self.points(signature, environment))
+
+    def dealt_with(self) -> list[tuple[str, str, str, str]]:
+        """Signature, key of the environment, point as JSON, and status of every point that is not merely claimed."""
+        question = (
+            select(operations.c.signature, environments.c.key, points.c.point, points.c.status)
+            .join(operations, operations.c.id == points.c.operation)
+            .join(environments, environments.c.id == points.c.environment)
+            .where(points.c.status != Status.CLAIMED)
+        )
+        with self._reading() as connection:
+            return [(row[0], row[1], row[2], row[3]) for row in connection.execute(question)]
 
     def summary(self) -> list[SummaryRow]:
         """Points and their cost by environment, operation and status."""

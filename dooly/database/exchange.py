@@ -14,7 +14,7 @@ from dooly.database.records import Record, StoredOperation
 from dooly.errors import DatabaseError, DoolyError
 from dooly.ir import parse_program
 
-__all__ = ["check", "read_parquet", "shipped_files", "write_parquet"]
+__all__ = ["check", "measurement_of_row", "read_frame", "read_parquet", "shipped_files", "write_parquet"]
 
 _SCHEMA = {
     "signature": pl.String,
@@ -81,12 +81,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
     Raises:
         DatabaseError: it cannot be read, or holds something else.
     """
-    try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DatabaseError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    if dict(frame.schema) != _SCHEMA:
-        raise DatabaseError(f"{path}: not a latency database of dooly but {', '.join(frame.columns)[:120]}")
+    frame = read_frame(path)
     try:
         for row in frame.iter_rows(named=True):
             yield _record(row)
@@ -94,8 +89,33 @@ def read_parquet(path: Path) -> Iterator[Record]:
         raise DatabaseError(f"{path}: a damaged row: {error}") from error
 
 
+def read_frame(path: Path) -> pl.DataFrame:
+    """The rows of a file that `write_parquet` wrote, as columns.
+
+    Raises:
+        DatabaseError: it cannot be read, or holds something else.
+    """
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DatabaseError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    if dict(frame.schema) != _SCHEMA:
+        raise DatabaseError(f"{path}: not a latency database of dooly but {', '.join(frame.columns)[:120]}")
+    return frame
+
+
 def _record(row: dict[str, Any]) -> Record:
     environment = Environment.from_json(str(row["environment"]))
+    operation = StoredOperation(str(row["signature"]), str(row["target"]), str(row["operation"]))
+    return Record(operation, environment, measurement_of_row(row, environment.key))
+
+
+def measurement_of_row(row: dict[str, Any], environment: str) -> Measurement:
+    """The point in a row of `read_frame`, in the environment of a key.
+
+    Raises:
+        ValueError, KeyError, TypeError: the row is damaged.
+    """
     samples = Samples(
         values_us=tuple(row["samples_us"]),
         warmups_us=tuple(row["warmups_us"]),
@@ -104,9 +124,9 @@ def _record(row: dict[str, Any]) -> Record:
         clock_mhz=row["clock_mhz"],
         temperature_c=row["temperature_c"],
     )
-    measurement = Measurement(
+    return Measurement(
         operation=str(row["signature"]),
-        environment=environment.key,
+        environment=environment,
         point=Point.from_json(str(row["point"])),
         status=Status(str(row["status"])),
         reason=None if row["reason"] is None else str(row["reason"]),
@@ -114,8 +134,6 @@ def _record(row: dict[str, Any]) -> Record:
         started_s=float(str(row["started_s"])),
         finished_s=None if row["finished_s"] is None else float(str(row["finished_s"])),
     )
-    operation = StoredOperation(str(row["signature"]), str(row["target"]), str(row["operation"]))
-    return Record(operation, environment, measurement)
 
 
 def check(records: Iterable[Record]) -> list[str]:
