@@ -25,8 +25,6 @@ _EXTENSIONS = (
     "vllm._C_stable_libtorch",
     "vllm._moe_C",
     "vllm._moe_C_stable_libtorch",
-    "vllm._flashmla_C",
-    "vllm._flashmla_extension_C",
     "vllm.cumem_allocator",
     "vllm.vllm_flash_attn._vllm_fa2_C",
     "vllm.vllm_flash_attn._vllm_fa3_C",
