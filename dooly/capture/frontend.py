@@ -104,7 +104,7 @@ def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Sta
 
 
 def derived(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model's configuration class knows about its layers, beside what it computes from other fields."""
+    """Return what the model's configuration class knows about its layers, beside what it computes from fields."""
     fields = {key: value for key, value in config.items() if key != "model_type"}
     known = AutoConfig.for_model(config["model_type"], **fields)
     stored = (key for key in DERIVED if not isinstance(getattr(type(known), key, None), property))
@@ -117,7 +117,7 @@ def names_of(model: torch.nn.Module) -> dict[int, str]:
 
 
 def described(built: Built, names: Mapping[int, str], calls: Iterable[tuple[str, str]]) -> tuple[Owner, ...]:
-    """What the modules behind opaque operations say, of all operations as ``(target, layer name)``."""
+    """Return what the modules behind opaque operations say, of all operations as ``(target, layer name)``."""
     opaque = [(kind, layer) for target, layer in calls if (kind := opaque_kind(target)) is not None]
     return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 

@@ -176,7 +176,7 @@ class Converter:
         self.ops.append(Op(call.target, operands, results, attrs, path=path, source=source, nodes=(call.index,)))
 
     def _result(self, call: _Call, position: int, name: str, alias: str | None) -> Place:
-        """Where a returned tensor lives: in memory that the operation wrote, in a view, or in memory of its own."""
+        """Return where a returned tensor lives: in memory that the operation wrote, in a view, or in its own."""
         for write in call.writes:
             if alias is not None and write.alias == alias:
                 write.place.write(name)
@@ -232,7 +232,7 @@ class Converter:
         self.free.append(Free(reason, (index,)))
 
     def _drop_unread_writes(self) -> None:
-        """What an operation clobbers beside what it returns stays a result only if something reads it."""
+        """Drop results that an operation clobbers beside what it returns, unless something reads them."""
         read = {name for op in self.ops for name in op.operands} | set(self.outputs)
         for position, op in enumerate(self.ops):
             kept = self._clobbering.get(op.name, len(op.results))

@@ -1,4 +1,4 @@
-"""What the modules behind opaque operations say about themselves: attention and mixture of experts."""
+"""The modules behind opaque operations, described by themselves: attention, mixtures of experts and others."""
 
 from __future__ import annotations
 

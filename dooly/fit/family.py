@@ -73,7 +73,11 @@ def plain_target(operation: Operation) -> str:
 
 
 def family_key(operation: Operation) -> Key:
+<<<<<<< HEAD
     """What operations must have in common to share parameters: work, element types, kernel, axes."""
+=======
+    """Return what operations must have in common to share parameters: work, element types, backend, axes."""
+>>>>>>> main
     types = sorted({operand.dtype for operand in operation.operands})
     body = (
         [op.target for op in operation.body.ops if spec_of(op.target).kind is not Kind.VIEW] if operation.body else []
@@ -198,7 +202,7 @@ class Families:
         return self.by_key.get(_plain(operation)) if stored_types(operation) else None
 
     def fit(self, operation: Operation, observations: Sequence[Observation]) -> Formula:
-        """By the operation's own points where they are enough, else by its family.
+        """Fit an operation by its own points where they are enough, else by its family.
 
         Raises:
             FitError: it has too few points, and no family.

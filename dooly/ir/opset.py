@@ -23,7 +23,7 @@ __all__ = ["BETWEEN_STAGES", "OPSET", "TABLE_ROWS", "Kind", "Spec", "kind_of", "
 
 
 class Kind(Enum):
-    """What bounds an operation, and so how passes and the executor treat it."""
+    """The bound of an operation, which decides how passes and the executor treat it."""
 
     SOURCE = "source"
     VIEW = "view"

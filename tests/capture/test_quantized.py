@@ -35,7 +35,7 @@ BITS_AND_KERNELS: dict[str, tuple[float, tuple[str, str | None]]] = {
     "ct-w4a16": (4 + 16 / 128, MACHETE),
     "ct-nvfp4": (4 + 8 / 16, MARLIN),
     "awq": (4 + (16 + 16) / 128, MACHETE),
-    "gptq": (4 + 16 / 128, MACHETE),
+    "gptq": (4 + (16 + 4) / 128, MACHETE),
     "fbgemm": (8 + 32 / 1024, SCALED),
     "modelopt-fp8": (8, SCALED),
     "modelopt-fp8-beside": (8, SCALED),
@@ -43,7 +43,8 @@ BITS_AND_KERNELS: dict[str, tuple[float, tuple[str, str | None]]] = {
 }
 """Bits of a weight of the first projection, its share of scales and zero points included, and the product's kernel.
 
-Machete takes zero points as numbers of the model's type.
+Machete takes zero points as numbers of the model's type; those of GPTQ stay packed, and unread where weights are
+symmetric.
 """
 
 

@@ -62,7 +62,7 @@ def routing(
 
 
 def _any_of(activated: int, tokens: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Of so many experts any `top_k` for each token, [tokens, top_k]; the first tokens take each expert once."""
+    """Choose any `top_k` of so many experts for each token, [tokens, top_k]; the first tokens take each expert once."""
     liking = random.random((tokens, activated))
     every = np.arange(activated)
     liking[every // top_k, every] += 1.0
@@ -155,7 +155,7 @@ class MoeRunner:
 
 
 def _factory() -> Any:
-    """What builds the engine's fused layer; renamed in vLLM 0.32."""
+    """Return what builds the engine's fused layer; it was renamed in vLLM 0.32."""
     from vllm.model_executor.layers.fused_moe import layer
 
     module: Any = layer
