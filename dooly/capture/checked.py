@@ -21,7 +21,7 @@ _MOST_NAMED = 3
 
 
 def amounts(model: torch.nn.Module) -> Amounts:
-    """What a model's parameters are as it stands."""
+    """Return the amounts of a model's parameters as it stands."""
     return {name: (tensor.numel(), tensor.nbytes) for name, tensor in model.named_parameters()}
 
 

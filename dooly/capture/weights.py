@@ -128,7 +128,7 @@ def _hint(size: Any) -> int:
 
 
 class _Ones(TorchFunctionMode):
-    """Where loading looks at values (scales, above all), they are one: there is no data, and no size depends on it."""
+    """Answers ones to code that looks at values (scales, above all): there is no data, and no size depends on it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -73,11 +73,7 @@ def plain_target(operation: Operation) -> str:
 
 
 def family_key(operation: Operation) -> Key:
-<<<<<<< HEAD
-    """What operations must have in common to share parameters: work, element types, kernel, axes."""
-=======
-    """Return what operations must have in common to share parameters: work, element types, backend, axes."""
->>>>>>> main
+    """Return what operations must have in common to share parameters: work, element types, kernel, axes."""
     types = sorted({operand.dtype for operand in operation.operands})
     body = (
         [op.target for op in operation.body.ops if spec_of(op.target).kind is not Kind.VIEW] if operation.body else []
@@ -195,7 +191,7 @@ class Families:
         return self.by_key.get(family_key(operation)) or self.by_key.get(_coarse(operation))
 
     def lender(self, operation: Operation) -> Family | None:
-        """Where no family is of an operation's storage type: that of the same work on plain weights.
+        """Return the family of the same work on plain weights, for an operation whose storage type has none.
 
         Its kernels' efficiency is then taken for those of the operation, whose bytes and FLOPs are its own.
         """

@@ -76,7 +76,7 @@ def fit_missing(
 
 
 def _borrowed(formula: Formula, stored: Sequence[str]) -> str:
-    """What a formula rests on that has too few points of its own.
+    """Say what a formula rests on that has too few points of its own.
 
     Args:
         stored: element types of weights or caches, where nothing measured has them.
