@@ -151,7 +151,7 @@ def bench(
     if as_json:
         print_json(content)
         return
-    print(result.block(asked, served.saved.tensor_parallel))
+    typer.echo(result.block(asked, served.saved.tensor_parallel))
 
 
 def _ramp_up(
