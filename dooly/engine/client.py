@@ -53,7 +53,7 @@ class ServedRequest:
 
 @dataclass(frozen=True)
 class Sent:
-    """What came of a load.
+    """Outcome of a load that was sent.
 
     Attributes:
         result: numbers of the client's result by its key.

@@ -74,7 +74,7 @@ class SeenStep:
 
     @cached_property
     def batch(self) -> Batch:
-        """What was scheduled."""
+        """The batch of the step."""
         return Batch(self.requests, len(self.requests))
 
     @property

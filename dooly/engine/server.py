@@ -58,7 +58,7 @@ class Server:
         return counts
 
     def counts_since(self, before: Mapping[str, float]) -> dict[str, float]:
-        """What was counted after `before`, without what stayed the same."""
+        """Counts since `before`, by name, without those that stayed the same."""
         return {
             name: round(value - before.get(name, 0.0), 6)
             for name, value in self.counts().items()
@@ -66,7 +66,7 @@ class Server:
         }
 
     def cache(self) -> dict[str, str]:
-        """What it says of its KV cache: number and size of blocks, prefix caching, ..."""
+        """Facts of the KV cache by name: number and size of blocks, prefix caching, ..."""
         labels = next(
             (labels for name, labels, _ in _SAMPLE.findall(self._metrics()) if name == "cache_config_info"), ""
         )

@@ -25,7 +25,7 @@ def gpu_present() -> bool:
 
 
 def device_name() -> str:
-    """Of the first NVIDIA GPU of this machine, which has one."""
+    """Name of the first NVIDIA GPU of this machine, which has one."""
     pynvml: Any = importlib.import_module("pynvml")
     pynvml.nvmlInit()
     try:
