@@ -22,6 +22,7 @@ from dooly.cli.serving import (
     Utilization,
 )
 from dooly.errors import SimulationError, TraceError
+from dooly.escape import show
 
 if TYPE_CHECKING:
     from dooly.bench import RampUp
@@ -151,7 +152,7 @@ def bench(
     if as_json:
         print_json(content)
         return
-    typer.echo(result.block(asked, served.saved.tensor_parallel))
+    show(result.block(asked, served.saved.tensor_parallel))
 
 
 def _ramp_up(
