@@ -17,7 +17,9 @@ __all__ = ["ScaledLinearRunner"]
 
 
 class ScaledLinearRunner:
-    """``scaled_linear(x[T, k], w[n, k], x_scale, w_scale(, bias))``: one scale of the weight or one per row, one per token or in all.
+    """``scaled_linear(x[T, k], w[n, k], x_scale, w_scale(, bias))``.
+
+    One scale of the weight or one per row; one of the activations per token or in all.
 
     The activations are quantized before; that is an operation of its own.
 
