@@ -42,10 +42,12 @@ def predict(
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """
     from dooly.cli.output import Column, print_json, print_table
+    from dooly.workspace.limits import check_step
     from dooly.workspace.models import saved_model
 
     step = read_batch(batch)
     saved = saved_model(model, db, backend, tp=tp, platform=platform).under(max_num_seqs, max_num_batched_tokens)
+    check_step(saved, step, max_num_seqs, max_num_batched_tokens)
     breakdown = saved.steps.breakdown(step)
     cost = breakdown.cost
     if as_json:
