@@ -1,6 +1,7 @@
 """The latency database (SQLite by default, PostgreSQL by URL)."""
 
 from dooly.database.claims import Claim
+from dooly.database.connection import place_of
 from dooly.database.database import Database
 from dooly.database.environment import Environment
 from dooly.database.known import Known, PointSource
@@ -21,4 +22,5 @@ __all__ = [
     "Status",
     "StoredOperation",
     "SummaryRow",
+    "place_of",
 ]

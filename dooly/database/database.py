@@ -5,11 +5,19 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from dooly.database.claims import Claim, finish, insert_claim, insert_finished, release, take_over
-from dooly.database.connection import connect, decoding, location_url, place_of, translated, use_write_ahead_log
+from dooly.database.connection import (
+    connect,
+    connected,
+    decoding,
+    location_url,
+    place_of,
+    translated,
+    use_write_ahead_log,
+)
 from dooly.database.environment import Environment
 from dooly.database.owner import Owner
 from dooly.database.point import Measurement, Point, Samples, Status
@@ -27,6 +35,9 @@ from dooly.database.schema import SCHEMA_VERSION, environments, formulas, operat
 from dooly.errors import DatabaseError
 
 __all__ = ["Database"]
+
+_RESTART_S = 60.0
+"""How long a server that was there is waited for: as long as it may take to be started anew."""
 
 
 class Database:
@@ -47,6 +58,7 @@ class Database:
         url = location_url(location)
         self.place = place_of(url)
         self._engine = connect(url, create=create, lock_timeout_s=lock_timeout_s)
+        self._patience_s = 0.0
         self._writer = self._engine.execution_options(writes=True)
         self._environment_ids: dict[str, int] = {}
         self._operation_ids: dict[str, int] = {}
@@ -59,6 +71,8 @@ class Database:
             except DatabaseError:  # a server lets two processes create the tables at once; one of them is too late
                 if self._schema_version() != SCHEMA_VERSION:
                     raise
+        if self._engine.dialect.name != "sqlite":
+            self._patience_s = _RESTART_S
 
     def _schema_version(self) -> int:
         with self._reading() as connection:
@@ -66,12 +80,17 @@ class Database:
 
     @contextmanager
     def _reading(self) -> Generator[Connection]:
-        with translated(self.place), self._engine.begin() as connection:
+        with self._transaction(self._engine) as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Generator[Connection]:
-        with translated(self.place), self._writer.begin() as connection:
+        with self._transaction(self._writer) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Generator[Connection]:
+        with translated(self.place), connected(engine, self._patience_s) as connection, connection.begin():
             yield connection
 
     def close(self) -> None:

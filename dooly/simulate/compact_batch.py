@@ -59,7 +59,7 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         prefills: (new, cached) of each other request.
     """
     tokens, pairs, most = decodes, rows, longest
-    prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
+    prompts = prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
     for new, cached in prefills:
         seen_rows, seen_pairs = new + cached, new * cached + new * (new + 1) // 2
         tokens += new
@@ -68,6 +68,7 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         if seen_rows > most:
             most = seen_rows
         if new > 1:
+            prompts += 1
             prefill_tokens += new
             prefill_rows += seen_rows
             prefill_pairs += seen_pairs
@@ -82,6 +83,7 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         "P": pairs,
         "Sd": 0 if mixed else most,
         "Sx": most if mixed else 0,
+        "Rp": prompts,
         "Tp": prefill_tokens,
         "Sp": prefill_rows,
         "Pp": prefill_pairs,

@@ -24,7 +24,7 @@ from dooly.files import write_text
 from dooly.hardware.gpus import PLATFORMS
 from dooly.hardware.processor import cpuinfo
 from dooly.hardware.software import ENGINES, engine_release, installed
-from dooly.ir import Graph, Program, evaluate, read_program
+from dooly.ir import Graph, Program, read_program
 from dooly.ir.parser import parse_program
 from dooly.workspace.shipped import DATA
 
@@ -38,8 +38,8 @@ CACHE = Path(os.environ.get("DOOLY_CACHE") or user_cache_path("dooly"))
 CAPTURES = DATA / "captures.zip"
 CAPTURED_ON = "h200"
 """The GPU whose code ships; GPUs of one compute capability run the same."""
-SIZES = (1, 2)
-"""Tensor-parallel sizes of the graphs that ship; in that of two ranks their number is a symbol, so it tells of more."""
+SIZES = (1, 2, 4, 8)
+"""Tensor-parallel sizes of the graphs that ship."""
 _CODE = ("capture", "engine", "hardware", "ir")
 """Packages of dooly that decide what a capture gives."""
 
@@ -54,7 +54,7 @@ def graphs_of(model: str, options: Options) -> tuple[Graph, ...]:
     if (shipped := shipped_graph(name, config, options)) is not None:
         return (shipped,)
     path = kept_at(name, config, options)
-    with suppress(DoolyError):  # absent or damaged: captured again
+    with suppress(OSError, DoolyError):  # absent or damaged: captured again
         return read_program(path).graphs
     _log.info(f"capturing {model}")
     graphs = capture_checked(name, config, options)
@@ -74,20 +74,16 @@ def shipped_graph(name: str, config: Mapping[str, Any], options: Options) -> Gra
     if options != usual or not known or not CAPTURES.exists():
         return None
     with zipfile.ZipFile(CAPTURES) as archive:
-        entry = _entry(config, min(options.parallel.tp, max(SIZES)))
+        entry = _entry(config, options.parallel.tp)
         if entry not in archive.namelist():
             return None
         (graph,) = parse_program(archive.read(entry).decode()).graphs
-    values, settings = dict(graph.config), dict(graph.settings)
-    if "TP" in values:
-        values["TP"] = options.parallel.tp
-    if not all(evaluate(fact.dividend, values) % evaluate(fact.divisor, values) == 0 for fact in graph.facts):
-        return None  # another number of ranks, for which the engine's code takes another way
+    settings = dict(graph.settings)
     release = installed(*ENGINES)
     if options.backend not in (None, settings["backend"]) or (release and settings["engine"] != f"vllm {release}"):
         return None
     settings["platform"] = options.platform
-    return replace(graph, name=name, config=tuple(values.items()), settings=tuple(settings.items()))
+    return replace(graph, name=name, settings=tuple(settings.items()))
 
 
 def write_captures(graphs: Iterable[tuple[Mapping[str, Any], int, Graph]]) -> None:

@@ -180,7 +180,7 @@ def test_kv_heads_may_be_fewer_than_ranks_but_must_fit(write: Writer) -> None:
     ("arguments", "message"),
     [
         ({"platform": "tpu"}, "unknown platform 'tpu'; known: cpu, h100, h200"),
-        ({"backend": "XFORMERS"}, "unknown attention backend 'XFORMERS'; known: CPU_ATTN, "),
+        ({"backend": "XFORMERS"}, "unknown attention backend 'XFORMERS'; known: AMX_MLA, CPU_ATTN, "),
         ({"backend": "FLASH_ATTN"}, "attention backend FLASH_ATTN is not on platform cpu; there: CPU_ATTN"),
         ({"platform": "h100", "backend": "cpu_attn"}, "attention backend CPU_ATTN is not on platform h100; there: "),
         ({"tp": 5}, "tensor parallel size 5 does not divide"),
@@ -217,3 +217,12 @@ def test_an_absent_engine_names_the_extra_that_brings_it() -> None:
     assert done.returncode == 0, done.stderr
     assert "vLLM cannot be imported" in done.stdout
     assert "pip install 'dooly[cpu]'" in done.stdout
+
+
+@pytest.mark.parametrize("missing", ["num_hidden_layers", "intermediate_size", "vocab_size"])
+def test_a_size_that_ranks_share_must_be_there(missing):
+    """Some models spell their sizes in other fields."""
+    config = {"num_hidden_layers": 2, "num_experts": 4, "intermediate_size": 64, "vocab_size": 128}
+    Parallel(2).check(config, "m")
+    with pytest.raises(CaptureError, match=f"m: {missing} is None, expected a positive integer to spread over ranks"):
+        Parallel(2).check({name: size for name, size in config.items() if name != missing}, "m")

@@ -9,6 +9,8 @@ reads them as a user's command does; then add a row to `READERS` with a few smal
     python -m tests.fuzz NAME --inputs 100000 --processes 2 -o findings
 """
 
+import gzip
+import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,12 +18,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dooly.errors import DoolyError, ParseError
+from dooly.capture import Options, Parallel, check
+from dooly.errors import CaptureError, DoolyError, ParseError
+from dooly.evaluate.recording import load_recording
+from dooly.fit.store import from_json, to_json
 from dooly.ir import evaluate, format_expr, parse_expr, parse_program, symbols_of
 from dooly.ir.expr_parser import ExprSyntaxError
 from dooly.ir.opset import OPSET
 from dooly.passes import PIPELINE, run, select
-from tests.fuzz.mutators import Mutator, change_bytes, change_ir, change_size, one_of
+from dooly.predict import SavedModel
+from tests.adapters.conftest import dense, saved
+from tests.fuzz.mutators import Mutator, change_bytes, change_ir, change_json, change_size, one_of
 
 __all__ = ["READERS", "Reader"]
 
@@ -109,6 +116,58 @@ def _read_size(data: bytes, folder: Path) -> None:
         assert evaluate(size, values) == evaluate(again, values)
 
 
+# --- configurations
+
+
+def _configurations() -> tuple[bytes, ...]:
+    return tuple(path.read_bytes() for path in sorted((ROOT / "dooly/models").glob("*/config.json")))
+
+
+_PARALLEL = (Parallel(2), Parallel(4, 2, True), Parallel(1, 1, False, 2))
+
+
+def _read_configuration(data: bytes, folder: Path) -> None:
+    """What is checked before the engine is imported, on one device and on several."""
+    path = folder / "config.json"
+    path.write_bytes(data)
+    name, config = check(path, Options())
+    assert name == folder.name
+    assert config["architectures"]
+    for parallel in _PARALLEL:
+        with suppress(CaptureError):
+            check(path, Options(parallel))
+
+
+# --- formulas and recordings
+
+
+@cache
+def _model() -> SavedModel:
+    return saved("small", dense("small"), TP=2)
+
+
+def _formulas() -> tuple[bytes, ...]:
+    return tuple(json.dumps(to_json(formula)).encode() for formula in _model().formulas.values())
+
+
+def _read_formula(data: bytes, folder: Path) -> None:
+    formula = from_json(data.decode(errors="replace"))
+    assert from_json(to_json(formula)) == formula
+
+
+def _recordings() -> tuple[bytes, ...]:
+    paths = sorted((ROOT / "dooly/data/recorded").glob("*.json.gz"), key=lambda path: path.stat().st_size)
+    return tuple(gzip.decompress(path.read_bytes()) for path in paths[:2])
+
+
+def _read_recording(data: bytes, folder: Path) -> None:
+    path = folder / "recording.json.gz"
+    path.write_bytes(gzip.compress(data, 1))
+    assert load_recording(path).model
+
+
+_JSON = one_of((1, change_bytes), (9, change_json))
+
 READERS: tuple[Reader, ...] = (
     Reader("size", lambda: (b"64*((V + 63)//64)/TP", b"max(Nkv, 1)*D"), change_size, _read_size),
     Reader(
@@ -117,4 +176,7 @@ READERS: tuple[Reader, ...] = (
         one_of((1, change_bytes), (12, change_ir(_targets(), [each.name for each in PIPELINE]))),
         _read_ir,
     ),
+    Reader("config", _configurations, _JSON, _read_configuration),
+    Reader("formula", _formulas, _JSON, _read_formula),
+    Reader("recording", _recordings, _JSON, _read_recording),
 )

@@ -9,7 +9,7 @@ import pytest
 from dooly.capture import Options, Parallel, check, list_models
 from dooly.errors import CaptureError
 from dooly.workspace import captures
-from dooly.workspace.captures import CAPTURED_ON, graphs_of, shipped_graph
+from dooly.workspace.captures import CAPTURED_ON, SIZES, graphs_of, shipped_graph
 
 WITHOUT_ENGINE = """
 import contextlib, io, json, sys
@@ -62,21 +62,14 @@ def cases(*sizes):
 
 
 @pytest.mark.parametrize("platform", ["h100", "h200"])
-def test_every_bundled_model_ships_for_one_rank_and_for_two(platform):
-    for model, tp in cases(1, 2):
+def test_every_bundled_model_ships_for_each_number_of_ranks(platform):
+    for model, tp in cases(*SIZES):
         options = Options(Parallel(tp), platform)
         graph = shipped_graph(*check(model, options), options)
         assert graph is not None, (model, tp)
         assert graph.name == model
         assert dict(graph.settings)["platform"] == platform
         assert graph.config_values.get("TP", 1) == tp
-
-
-def test_a_graph_of_two_ranks_tells_of_more_where_its_facts_hold():
-    options = Options(Parallel(8), "h200")
-    graph = shipped_graph(*check("llama-3.1-405b", options), options)
-    assert graph is not None
-    assert graph.config_values["TP"] == 8
 
 
 def test_what_was_asked_for_otherwise_does_not_ship():
@@ -145,11 +138,7 @@ def test_what_ships_is_what_a_capture_gives(platform, some):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("platform", ["h100", "h200"])
 def test_all_that_ships_is_what_a_capture_gives(platform):
-    known = [
-        f"{model}:{tp}"
-        for model, tp in cases(1, 2, 4, 8)
-        if shipped_graph(*check(model, options := Options(Parallel(tp), platform)), options) is not None
-    ]
+    known = [f"{model}:{tp}" for model, tp in cases(*SIZES)]
     assert len(known) > 80
     done = run_script(FRESH, platform, *known)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -2,8 +2,9 @@
 
 Pseudo operations hold it, so that it is stored, claimed and fitted as everything else:
 
-``host_before``    {R, T}: schedule, prepare inputs, build attention metadata, until the model is called
-``host_after``     {R, T}: after the model: wait for its tokens to be copied, update of the scheduler
+``host_before``    {R, T, Rp}: schedule, prepare inputs, build attention metadata, until the model is called; Rp of the
+                   R requests are prompts, where others decode beside them
+``host_after``     {R, T, Rp}: after the model: wait for its tokens to be copied, update of the scheduler
 ``host_dispatch``  {N}: on a CPU a forward pass over N operations takes this much longer than they by themselves
 ``host_launch_full``, ``host_launch_piecewise``, ``host_launch_none``  {N, R}: on a GPU, queueing N operations and the
                    sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
@@ -143,8 +144,7 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         else:
             steps = record(*given)
         one_by_one = [step for step in steps if not step.overlapped]
-        for point in load.points:
-            _store_around(book, point, one_by_one)
+        _store_around(book, one_by_one)
         if on_gpu:
             _store_launch(book, one_by_one, programs[depth], alone)
             if depth == deepest:
@@ -271,17 +271,25 @@ def _batch(operation: Operation, device: str) -> Point:
 
 
 def _shape(step: TimedStep) -> Point:
-    return Point.of(R=step.requests, T=step.tokens)
+    mixed = {"Rp": step.prompts} if 0 < step.prompts < step.requests else {}
+    return Point.of(R=step.requests, T=step.tokens, **mixed)
 
 
-def _store_around(book: _Claims, point: Point, steps: Sequence[TimedStep]) -> None:
-    """Host time before and after the model, of the steps of this shape.
+def _store_around(book: _Claims, steps: Sequence[TimedStep]) -> None:
+    """Store host time before and after the model, shape by shape.
 
-    What is left of a step after the model is a difference of clocks; below zero it is stored as the least that counts.
+    Prompts that arrive beside requests that decode are of any size, so their shapes are claimed here.  What is left of
+    a step after the model is a difference of clocks; below zero it is stored as the least that counts.
     """
-    alike = [step for step in steps if _shape(step) == point]
-    book.store("host_before", point, Samples(tuple(step.before_us for step in alike)))
-    book.store("host_after", point, Samples(tuple(max(1.0, step.after_us) for step in alike)))
+    alike: dict[Point, list[TimedStep]] = {}
+    for step in steps:
+        alike.setdefault(_shape(step), []).append(step)
+    for point, seen in alike.items():
+        if "Rp" in point.axes:
+            book.claim("host_before", point)
+            book.claim("host_after", point)
+        book.store("host_before", point, Samples(tuple(step.before_us for step in seen)))
+        book.store("host_after", point, Samples(tuple(max(1.0, step.after_us) for step in seen)))
 
 
 def _queued(operations: Sequence[Operation], mode: str = "NONE") -> int:
