@@ -6,6 +6,12 @@ import typer
 
 __all__ = ["AsJson", "Backend", "CapturedModel", "Db", "Model", "Models", "Platform", "TensorParallel"]
 
+
+def _lower(platform: str | None) -> str | None:
+    """The platform as it is stored, whatever capitals were typed."""
+    return None if platform is None else platform.lower()
+
+
 _MODEL = "bundled model (`python -m dooly.passes --list`), config.json or its folder"
 
 Model = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
@@ -18,6 +24,8 @@ Platform = Annotated[
     str | None,
     typer.Option(
         "--platform",
+        "--gpu",
+        callback=_lower,
         help="stored measurements of this GPU (h100, h200) and the engine's code for it; not this machine's",
     ),
 ]

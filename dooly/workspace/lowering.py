@@ -78,9 +78,8 @@ def model_path(model: str) -> Path:
         CaptureError: nothing is there, or it is not the configuration of a supported model.
     """
     import dooly
-    from dooly.capture import list_models, resolve_model
+    from dooly.capture import bundled_name, resolve_model
 
     resolve_model(model)
-    if Path(model).exists() or model not in list_models():
-        return Path(model)
-    return Path(dooly.__path__[0]) / "models" / model
+    name = None if Path(model).exists() else bundled_name(model)
+    return Path(model) if name is None else Path(dooly.__path__[0]) / "models" / name

@@ -36,3 +36,16 @@ def test_limits_that_are_raised_are_those_of_the_engine(tmp_path, capsys):
     arguments = ["predict", "llama-3.1-8b", "--platform", "h200", "--db", str(tmp_path / "none.sqlite"), "--json"]
     assert main([*arguments, "--batch", "1:512x1000", "--max-num-seqs", "1024"]) == 0
     assert '"device_us"' in capsys.readouterr().out
+
+
+def test_a_gpu_is_named_in_capitals_or_by_another_option(tmp_path, capsys):
+    for option, name in (("--platform", "H200"), ("--gpu", "h200")):
+        arguments = ["predict", "llama-3.1-405b", "--batch", "1:512", option, name]
+        assert main([*arguments, "--db", str(tmp_path / "none.sqlite")]) == 2
+        assert "--tp 8 would fit" in capsys.readouterr().err
+
+
+def test_a_mistyped_model_is_told_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dooly.workspace.models.look_into", None)
+    assert main(["predict", "lama-3.1-8b", "--batch", "1:1", "--db", str(tmp_path / "none.sqlite")]) == 2
+    assert "did you mean llama-3.1-8b" in capsys.readouterr().err
