@@ -43,13 +43,17 @@ for each in sys.argv[2:]:
 """
 
 
+FIXED = {("gemma-3-4b", 8), ("tiny-llama", 8)}
+"""One head a rank, which fixes a size while the code runs: no capture takes these."""
+
+
 def run_script(script, *arguments):
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def cases(*sizes):
-    """Bundled models with the numbers of ranks that each can be split into."""
+    """Bundled models with the numbers of ranks that each can be split into and captured for."""
     found: list[tuple[str, int]] = []
     for model in list_models():
         for tp in sizes:
@@ -58,7 +62,7 @@ def cases(*sizes):
             except CaptureError:
                 continue
             found.append((model, tp))
-    return found
+    return [each for each in found if each not in FIXED]
 
 
 @pytest.mark.parametrize("platform", ["h100", "h200"])

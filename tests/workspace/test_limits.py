@@ -14,7 +14,7 @@ from dooly.cli import main
         (["llama-3.1-405b", "--batch", "1:512"], r"--tp 8 would fit"),
         (["llama-3.1-70b", "--batch", "1:512"], r"141 GB of weights .* --tp 2 would fit"),
         (["llama-3.1-8b", "--batch", "1:200000x64"], r"of 200,001 tokens, the context of llama-3.1-8b is 131,072"),
-        (["llama-3.1-8b", "--batch", "1:512x1000"], r"1,000 requests in one step, the engine's limit is 256"),
+        (["llama-3.1-8b", "--batch", "1:512x2000"], r"2,000 requests in one step, the engine's limit is 1,024"),
         (["llama-3.1-8b", "--batch", "9000:0"], r"9,000 new tokens in one step, the engine's limit is 8,192"),
         (["llama-3.1-8b", "--batch", "1:100000x64"], r"takes 838\.9 GB, .* about 9 of 64 fit"),
     ],
@@ -34,7 +34,7 @@ def test_no_room_for_a_kv_cache_ends_a_simulation_before_it_begins(tmp_path, cap
 
 def test_limits_that_are_raised_are_those_of_the_engine(tmp_path, capsys):
     arguments = ["predict", "llama-3.1-8b", "--platform", "h200", "--db", str(tmp_path / "none.sqlite"), "--json"]
-    assert main([*arguments, "--batch", "1:512x1000", "--max-num-seqs", "1024"]) == 0
+    assert main([*arguments, "--batch", "1:64x2000", "--max-num-seqs", "2048"]) == 0
     assert '"device_us"' in capsys.readouterr().out
 
 
