@@ -1,4 +1,4 @@
-"""What one engine step works on: the new and the cached tokens of each request, and what follows from them."""
+"""The work of one engine step: the new and the cached tokens of each request, and what follows from them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +62,7 @@ the host's load.
 
 
 class StepBatch(Protocol):
-    """What a step works on, as far as its time depends on it: a `Batch`, or sums that a simulation keeps up."""
+    """A step's work, as far as its time depends on it: a `Batch`, or sums that a simulation keeps up."""
 
     @property
     def requests(self) -> tuple[tuple[int, int], ...]:
@@ -85,7 +85,7 @@ class StepBatch(Protocol):
         ...
 
     def attention(self, window: int | None = None) -> dict[str, int]:
-        """As `Batch.attention`."""
+        """Sums of `Batch.attention`."""
         ...
 
 

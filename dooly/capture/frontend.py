@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
 
+import sympy
 import torch
 
 from dooly.capture.build import Built, build, explained
 from dooly.capture.canonical import canonical
+from dooly.capture.checked import amounts, check_counts, check_sizes
 from dooly.capture.config import FIELDS
 from dooly.capture.fx import Converter
 from dooly.capture.layers import plan_layers
 from dooly.capture.opaque_modules import DTYPES, opaque_kind, owners
 from dooly.capture.options import Options
+from dooly.capture.schemes import schemes_of
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
 from dooly.capture.structure import keep_layers, layer_kinds, layers_path
@@ -37,11 +41,9 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tu
     with limited(name):
         config = canonical(config)
         kinds = kinds_of(name, config, options)
-    whole = {"Nl": len(kinds)}
+    capture = partial(_captured, name, config, options, len(kinds))
     return tuple(
-        replace(graph, config=tuple({**dict(graph.config), **whole}.items()))
-        for stage in distinct_stages(kinds, options.parallel.pp)
-        for graph in (_capture(name, config, options, stage),)
+        _with_free_heads(config, partial(capture, stage)) for stage in distinct_stages(kinds, options.parallel.pp)
     )
 
 
@@ -51,30 +53,36 @@ def kinds_of(name: str, config: Mapping[str, Any], options: Options) -> tuple[Ha
     Raises:
         CaptureError: the engine refuses the configuration.
     """
-    with build(config, replace(options, parallel=replace(options.parallel, pp=1)), name, plain=True) as built:
+    alone = replace(options, parallel=replace(options.parallel, pp=1))
+    with build(config, alone, name, plain=True, loaded=False) as built:
         return layer_kinds(built.model)
 
 
-def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stage) -> Graph:
-    """The graph of a stage.  The head size is a symbol of its own where the model's code lets it be one."""
+def _with_free_heads(config: Mapping[str, Any], capture: Callable[[Mapping[str, Expr]], Graph]) -> Graph:
+    """The graph of a stage.  The head size is a symbol of its own where the model's code lets it be one.
+
+    Args:
+        capture: with fields that are expressions of others.
+    """
     tied = {"head_dim": symbol("H") / symbol("Nq")}
     heads, hidden = config.get("num_attention_heads"), config["hidden_size"]
     if not isinstance(heads, int) or config.get("head_dim", hidden // heads) * heads != hidden:
-        return _captured(name, config, options, stage, {})
+        return capture({})
     try:
-        graph = _captured(name, config, options, stage, {})
+        graph = capture({})
     except CaptureError:
-        return _captured(name, config, options, stage, tied)
-    if not graph.fixed:
-        return graph
-    return min(graph, _captured(name, config, options, stage, tied), key=lambda each: len(each.fixed))
+        return capture(tied)
+    return graph if not graph.fixed else min(graph, capture(tied), key=lambda each: len(each.fixed))
 
 
-def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Stage, ties: Mapping[str, Expr]) -> Graph:
+def _captured(
+    name: str, config: Mapping[str, Any], options: Options, depth: int, stage: Stage, ties: Mapping[str, Expr]
+) -> Graph:
     plan = plan_layers(stage.kinds)
     numbers = [stage.start + layer for layer in plan.layers]
     with limited(name), build(config, options, name, stage=stage.rank, ties=ties) as built:
         keep_layers(built.model, numbers, stage.start)
+        path = layers_path(built.model)
         names = names_of(built.model)
         with explained(name, "the engine's code for this model cannot be traced"):
             traced = trace(built)
@@ -84,13 +92,17 @@ def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Sta
             traced.weights,
             parameters,
             lambda group: options.parallel.group(group)[1],
+            schemes_of(built.model, built.vllm_config),
         )
         converter.convert(traced.module.graph, INPUTS)
         calls = [(op.target, str(op.attr("layer_name"))) for op in converter.ops]
         found = described(built, names, calls)
+        loaded, whole = amounts(built.model), built.registered
+        kept = {each: amount for each, amount in whole.items() if _layer(each, path) in {None, *numbers}}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if "attention" in owner.kind})
     pipeline = (("stages", stage.ranks),) if options.parallel.pp > 1 else ()
-    counts = [cast(Expr, count.xreplace({symbol("Nl"): stage.layers})) for count in plan.counts]
+    layers = {symbol("Nl"): stage.layers}
+    counts = {number: cast(Expr, count.xreplace(layers)) for number, count in zip(numbers, plan.counts)}
     graph = Graph(
         name=f"{name} stages {stage.ranks}" if pipeline else name,
         config=(),
@@ -106,12 +118,15 @@ def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Sta
         fixed=traced.fixed,
         owners=found,
         captured=converter.captured,
-        ops=counted_ops(converter.ops, dict(zip(numbers, counts)), layers_path(built.model)),
+        ops=counted_ops(converter.ops, counts, path),
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
-    values = {**built.values, **plan.values, **options.parallel.symbols}
-    return _with_symbols(graph, values, {*FIELDS.values(), *plan.values, *options.parallel.symbols}, built.facts)
+    values = {**built.values, **plan.values, **options.parallel.symbols, "Nl": depth}
+    graph = _with_symbols(graph, values, {*FIELDS.values(), *plan.values, *options.parallel.symbols}, built.facts)
+    check_sizes(graph, loaded, name)
+    check_counts(kept, graph, counted_by(counts, path), whole, name)
+    return graph
 
 
 def _with_symbols(graph: Graph, values: Mapping[str, int], short: Set[str], facts: Iterable[Any]) -> Graph:
@@ -140,7 +155,7 @@ def names_of(model: torch.nn.Module) -> dict[int, str]:
 
 
 def described(built: Built, names: Mapping[int, str], calls: Iterable[tuple[str, str]]) -> tuple[Owner, ...]:
-    """What the modules behind opaque operations say, of all operations as ``(target, layer name)``."""
+    """Return what the modules behind opaque operations say, of all operations as ``(target, layer name)``."""
     opaque = [(kind, layer) for target, layer in calls if (kind := opaque_kind(target)) is not None]
     return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 
@@ -151,14 +166,24 @@ def counted_ops(ops: Iterable[Op], counts: Mapping[int, Expr], path: str) -> tup
     Args:
         counts: how many layers each layer in the list at ``path`` stands for, by its number.
     """
-    prefix = f"{path}."
+    count_of = counted_by(counts, path)
+    return tuple(op if op.path.endswith(".cos_sin_cache") else replace(op, count=count_of(op.path)) for op in ops)
 
-    def counted(op: Op) -> Op:
-        if not op.path.startswith(prefix) or op.path.endswith(".cos_sin_cache"):
-            return op
-        return replace(op, count=counts[int(op.path.removeprefix(prefix).partition(".")[0])])
 
-    return tuple(map(counted, ops))
+def counted_by(counts: Mapping[int, Expr], path: str) -> Callable[[str], Expr]:
+    """How many layers of the stage that of a module or parameter stands for; one outside of the layers is once."""
+
+    def count(name: str) -> Expr:
+        number = _layer(name, path)
+        return sympy.Integer(1) if number is None else counts[number]
+
+    return count
+
+
+def _layer(name: str, path: str) -> int | None:
+    """Number of the layer that a module or parameter is in; None for one outside of the layers."""
+    inside = name.startswith(f"{path}.")
+    return int(name.removeprefix(f"{path}.").partition(".")[0]) if inside else None
 
 
 def _engine_version() -> str:

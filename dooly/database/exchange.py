@@ -137,7 +137,7 @@ def measurement_of_row(row: dict[str, Any], environment: str) -> Measurement:
 
 
 def check(records: Iterable[Record]) -> list[str]:
-    """What is wrong with the records, one line each; empty if they are sound.
+    """List what is wrong with the records, one line each; empty if they are sound.
 
     An operation's text must parse and have the signature that it is stored under; a measured point must have samples,
     most of them positive, and must have ended after it began.

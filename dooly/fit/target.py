@@ -1,4 +1,4 @@
-"""What is fitted: the quantities of an operation that a formula may use, and where they come from."""
+"""The target of a fit: the quantities of an operation that a formula may use, and where they come from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

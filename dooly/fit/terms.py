@@ -139,7 +139,7 @@ class Regime:
 
 
 def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
-    """What a formula may be put together from, the finest division first; the last is one regime for all batches.
+    """Return what a formula may be put together from, the finest division first; the last has one regime.
 
     Args:
         points: how many points there are; few cannot tell tiles from noise.

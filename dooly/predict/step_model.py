@@ -290,7 +290,7 @@ _SAME = 1.25
 
 
 def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...], int]:
-    """By place in `MODES`: operations that the host queues one by one, and us that some take it beyond the usual; and
+    """Operations that the host queues one by one by place in `MODES`, and us that some take beyond the usual; and
     the number of mixtures of experts of which the host knows what they take.
 
     Experts, which are many kernels, are not among the operations.  Where the host was not measured with any, they take

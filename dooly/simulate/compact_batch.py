@@ -1,4 +1,4 @@
-"""What a step of the compact scheduler works on, in sums that are kept up from step to step."""
+"""The work of a step of the compact scheduler, in sums that are kept up from step to step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEVER = -1
 
 
 class CompactBatch:
-    """What a step works on, in sums; the single requests are listed only if somebody asks, before the next step.
+    """A step's work in sums; the single requests are listed only if somebody asks, before the next step.
 
     Attributes:
         composition: the same for steps in which the same requests decode and nothing else happens; NEVER with prompts.
@@ -40,7 +40,7 @@ class CompactBatch:
         return self._requests
 
     def attention(self, window: int | None = None) -> dict[str, int]:
-        """As `Batch.attention`."""
+        """Sums of `Batch.attention`."""
         return self.sums if window is None else Batch(self.requests, self.logits).attention(window)
 
     def later(self, steps: int) -> CompactBatch:

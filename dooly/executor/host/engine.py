@@ -33,7 +33,7 @@ Workload = tuple[Asked, ...]
 
 @dataclass(frozen=True, slots=True)
 class TimedStep:
-    """What a `SeenStep` took, in numbers: no events of a GPU.
+    """The times of a `SeenStep` as numbers: no events of a GPU.
 
     Fields:
         requests, tokens, kind: of its batch.

@@ -1,4 +1,4 @@
-"""What a step of the real engine takes besides its operations, mostly host time; measured once per host and engine.
+"""Time of a real engine's step besides its operations, mostly host time; measured once per host and engine.
 
 Pseudo operations hold it, so that it is stored, claimed and fitted as everything else:
 
@@ -76,7 +76,7 @@ def host_cost_s(database: PointSource, machine: Machine) -> float:
 
 
 def _more(machine: Machine) -> tuple[str, ...]:
-    """What is measured beside the parts that every host has."""
+    """Return the parts that are measured beside those of every host."""
     if machine.torch_device != "cuda":
         return ()
     return tuple(part for part in _MORE_ON_GPU_S if part != "host_flashinfer" or machine.fact("flashinfer"))
@@ -215,7 +215,7 @@ class _Claims:
                 self.held[signature, point] = claim
 
     def known(self, signature: str) -> Sequence[Measurement]:
-        """What the database has of it by now."""
+        """Return the points that the database has by now."""
         return self._database.points(signature, self._environment)
 
     def holds(self, *signatures: str) -> bool:
@@ -339,7 +339,7 @@ def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
 
 
 def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operation]) -> None:
-    """What the GPU makes of the products of a layer.
+    """Store how long the products of a layer take the GPU under its power limit.
 
     Raises:
         ProfileError: they cannot be run, or the GPU is slowed down by something else.
@@ -387,7 +387,7 @@ def _store(
 def _store_dispatch(
     book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone: Mapping[str, Samples]
 ) -> None:
-    """What full decode steps take less what their operations take by themselves.
+    """Store what full decode steps take less what their operations take by themselves.
 
     Below zero is noise of the two timings; it is stored as the least positive time that makes sense.
     """
