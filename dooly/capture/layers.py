@@ -116,7 +116,7 @@ def shorten(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
     whole = config["num_hidden_layers"]
 
     def cut(name: str, value: Any) -> Any:
-        if isinstance(value, list | str) and len(value) == whole:
+        if isinstance(value, list | str) and len(value) == whole and (isinstance(value, list) or "pattern" in name):
             return value[:depth]
         return depth if value == whole and "layer" in name else value
 

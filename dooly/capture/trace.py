@@ -31,7 +31,7 @@ from dooly.capture.trace_inputs import Atoms, compute
 from dooly.errors import CaptureError
 from dooly.ir import Expr, Fixed, symbol
 
-__all__ = ["Trace", "trace"]
+__all__ = ["SizeSymbols", "Trace", "trace"]
 
 _HINTS = {"T": 1021, "L": 17}
 """Sizes that decide data-independent branches while tracing; no dimension of the result depends on them."""
@@ -54,7 +54,7 @@ class Trace:
     fixed: tuple[Fixed, ...]
 
 
-class _Sizes(ShapeEnv):
+class SizeSymbols(ShapeEnv):
     """Remembers which module made PyTorch take one of its size symbols for something else.
 
     Attributes:
@@ -115,7 +115,7 @@ def trace(built: Built) -> Trace:
             stack.callback(step.register_forward_hook(_replaced(built.model, state, weights, tracer)).remove)
             return torch.func.functional_call(step, state, inputs[: len(INPUTS)])
 
-    environment = _Sizes()
+    environment = SizeSymbols()
     with ExitStack() as stack:
         stack.enter_context(set_current_vllm_config(built.vllm_config))
         stack.enter_context(set_forward_context(None, built.vllm_config))
@@ -140,7 +140,7 @@ def trace(built: Built) -> Trace:
     return Trace(module, meanings, weights, (*lost.values(), *_fixed(environment, meanings, built.facts)))
 
 
-def _fixed(environment: _Sizes, meanings: Mapping[Any, Expr], facts: Any) -> Iterator[Fixed]:
+def _fixed(environment: SizeSymbols, meanings: Mapping[Any, Expr], facts: Any) -> Iterator[Fixed]:
     """Size symbols that PyTorch took for numbers or for expressions of others.
 
     Raises:

@@ -54,7 +54,11 @@ def test_witnesses_change_every_symbol_at_once() -> None:
 
 
 def refuted(model: str | Path, graph: Graph | None = None) -> list[str]:
-    (report,) = verify_provenance(model, graphs=None if graph is None else (graph,), count=2)
+    """What witnesses refute, of a capture that does not check its weights itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for check in ("check_sizes", "check_counts"):
+            patch.setattr(f"dooly.capture.frontend.{check}", lambda *_: None)
+        (report,) = verify_provenance(model, graphs=None if graph is None else (graph,), count=2)
     assert not report.holds
     return [str(each) for each in report.counterexamples]
 
@@ -106,7 +110,12 @@ def test_two_sizes_of_one_value_that_became_one_symbol_are_caught(
 
     (tmp_path / "config.json").write_text(json.dumps(QWEN3_MOE), encoding="utf-8")
     assert verify_provenance(tmp_path, count=1)[0].holds
-    monkeypatch.setattr(trace, "ShapeEnv", lambda **_: ShapeEnv(duck_shape=True, specialize_zero_one=False))
+
+    def merging(self: trace.SizeSymbols) -> None:
+        ShapeEnv.__init__(self, duck_shape=True, specialize_zero_one=False)
+        self.places, self.path = {}, str
+
+    monkeypatch.setattr(trace.SizeSymbols, "__init__", merging)
     found = refuted(tmp_path)
     assert any(re.match(r"model\.layers\.0\.mlp\.\S+: \S+: dimension \d of .* claimed .*D/2", each) for each in found)
 
