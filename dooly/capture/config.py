@@ -14,7 +14,17 @@ from typing import Any, cast
 from dooly.errors import CaptureError
 from dooly.ir import Expr, evaluate, format_expr, parse_expr
 
-__all__ = ["ARCHITECTURES", "FIELDS", "STRETCH", "TIED", "config_values", "list_models", "resolve_model", "stretch"]
+__all__ = [
+    "ARCHITECTURES",
+    "FIELDS",
+    "STRETCH",
+    "TIED",
+    "bundled_name",
+    "config_values",
+    "list_models",
+    "resolve_model",
+    "stretch",
+]
 
 FIELDS: Mapping[str, str] = {
     "hidden_size": "H",
@@ -134,14 +144,36 @@ def _locate(model: str | Path) -> Path:
         if isinstance(error, CaptureError):
             raise
         raise CaptureError(f"{str(path)[:80]!r}: not a path: {error}") from None
-    if str(model) in list_models():
-        return _bundled() / str(model) / "config.json"
+    if (name := bundled_name(str(model))) is not None:
+        return _bundled() / name / "config.json"
     if path.suffix == ".json" or len(path.parts) > 1:
         raise CaptureError(f"{path}: no such file or folder")
     names = list_models()
     raise CaptureError(
         f"{str(model)!r}: neither a bundled model nor a file{_meant(str(model), names)}; bundled: {', '.join(names)}"
     )
+
+
+_SAME = frozenset(("base", "chat", "hf", "instruct", "it", "v0.1"))
+"""Last parts of names of checkpoints that have the configuration of the model without them."""
+
+
+def bundled_name(text: str) -> str | None:
+    """The bundled model that a name means, however it is written; None if it means none.
+
+    Capitals, underscores, the organisation before the name, and endings such as ``-Instruct`` do not matter.
+
+    >>> bundled_name("meta-llama/Meta-Llama-3.1-8B-Instruct"), bundled_name("llama-3-8b")
+    ('llama-3.1-8b', None)
+    """
+    known = list_models()
+    if text in known:
+        return text
+    organisation, _, last = text.lower().replace("_", "-").rpartition("/")
+    name = last.removeprefix("meta-")
+    while name not in known and (cut := name.rpartition("-"))[2] in _SAME:
+        name = cut[0]
+    return name if name in known and "/" not in organisation else None
 
 
 def _meant(word: str, known: tuple[str, ...]) -> str:

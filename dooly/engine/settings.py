@@ -16,15 +16,13 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from dooly.errors import SimulationError
 from dooly.hardware.software import gpu_present
 
 __all__ = [
-    "LIMITS",
     "EngineSettings",
-    "Limits",
     "engine_config",
     "greedy",
     "model_folder",
@@ -32,18 +30,6 @@ __all__ = [
     "prepare_vllm",
     "stated_dtype",
 ]
-
-
-class Limits(NamedTuple):
-    """Most requests and tokens of a step, and tokens of a request."""
-
-    sequences: int
-    batched_tokens: int
-    model_length: int
-
-
-LIMITS = {"cpu": Limits(16, 512, 2048), "cuda": Limits(256, 8192, 16384)}
-"""By device, where nobody says otherwise."""
 
 
 StatedDtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -12,7 +12,7 @@ __all__ = ["Scheduler", "Step", "TokenEvent"]
 
 
 class TokenEvent(NamedTuple):
-    """A request's first token or its last.
+    """A request's first token, its first after a preemption, or its last.
 
     Attributes:
         name: of the request.
@@ -54,7 +54,7 @@ class Scheduler(Protocol):
         ...
 
     def update(self, step: Any) -> Sequence[TokenEvent]:
-        """Take a step's results: the first and last tokens that came out."""
+        """Take a step's results: the tokens that came out and that are events."""
         ...
 
     def preempted(self, step: Any) -> Sequence[str]:

@@ -89,6 +89,8 @@ class EngineScheduler:
             self._hasher = get_request_block_hasher(hash_block_size, hash_function)
         self._requests: dict[str, Any] = {}
         self._sampled: dict[str, list[int]] = {}
+        self._updates = 0
+        self._latest: dict[str, int] = {}
         self._own = count(-1, -1)
 
     def submit(self, name: str, request: TraceRequest) -> None:
@@ -138,18 +140,22 @@ class EngineScheduler:
         return Scheduled(Batch(pairs, len(pairs)), output, runner_output)
 
     def update(self, step: Scheduled) -> list[TokenEvent]:
-        """Give a step's results to the scheduler; returns the first and last tokens that came out."""
+        """Give a step's results to the scheduler; returns the first and last tokens that came out, and the first
+        after each preemption."""
         groups = self.scheduler.update_from_output(step.scheduler_output, step.runner_output)
         events: list[TokenEvent] = []
         for group in groups.values():
             for item in group.outputs:
                 first, finished = item.prefill_stats is not None, item.finish_reason is not None
-                if first or finished:
+                follows = self._latest.get(item.request_id) == self._updates - 1
+                self._latest[item.request_id] = self._updates
+                if not follows or finished:
                     tokens = self._requests[item.request_id].num_output_tokens
                     cached = item.prefill_stats.num_cached_tokens if first else 0
                     events.append(TokenEvent(item.request_id, tokens, finished, cached))
                 if finished:
-                    del self._requests[item.request_id], self._sampled[item.request_id]
+                    del self._requests[item.request_id], self._sampled[item.request_id], self._latest[item.request_id]
+        self._updates += 1
         return events
 
     def preempted(self, step: Scheduled) -> list[str]:
@@ -215,11 +221,19 @@ def _model_parallel(config: Any) -> Generator[None]:
     from vllm.config import set_current_vllm_config
     from vllm.utils.network_utils import get_file_store_init_method
 
-    distributed.cleanup_dist_env_and_memory()
+    _leave_groups()
     with set_current_vllm_config(config):
         distributed.init_distributed_environment(1, 0, get_file_store_init_method(), 0, "gloo")
         distributed.initialize_model_parallel(1, 1)
     try:
         yield
     finally:
-        distributed.cleanup_dist_env_and_memory()
+        _leave_groups()
+
+
+def _leave_groups() -> None:
+    """Drop the process groups; memory stays as it is, since a GPU may only be stood in for."""
+    from vllm import distributed
+
+    distributed.destroy_model_parallel()
+    distributed.destroy_distributed_environment()

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from dooly.database import PointSource
-from dooly.engine.settings import LIMITS
+from dooly.engine.defaults import gpu_limits
 from dooly.errors import PredictError
 from dooly.hardware.environment import stored_machine
 from dooly.hardware.machine import Machine, machine
@@ -12,7 +12,8 @@ from dooly.ir import Program
 from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 from dooly.workspace.formulas import fit_missing as fit_what_is_missing
 from dooly.workspace.formulas import formulas_here
-from dooly.workspace.lowering import lower
+from dooly.workspace.limits import check_weights
+from dooly.workspace.lowering import lower, model_path
 from dooly.workspace.store import look_into
 
 __all__ = ["machine_of", "saved_from", "saved_model", "untimed_model"]
@@ -55,11 +56,16 @@ def saved_model(
     measured there.  Without a database file what ships with dooly is known; points without a formula are fitted.
 
     Raises:
-        PredictError: a formula is missing; says how to get it.  Or a file does not hold just one model.
+        PredictError: the weights do not fit; a formula is missing, and how to get it; or a file does not hold just one
+            model.
     """
+    if not model.endswith(".ir"):
+        model_path(model)  # a mistyped name is told before anything is read
     with look_into(location) as database:
         here = machine_of(database, platform, block_size)
         program = lower([model], tp, backend, platform, stage=stage, here=here.platform)
+        for graph in program.graphs:
+            check_weights(graph, here.device, here.memory_bytes)
         return saved_from(database, program, here, fit_missing=platform is not None)
 
 
@@ -79,8 +85,8 @@ def saved_from(database: PointSource, program: Program, here: Machine, *, fit_mi
     if fit_missing:
         formulas |= fit_what_is_missing(database, program.operations, here, formulas)
     host_known = not fit_missing or knows_host(formulas)
-    captured, usual = here.torch_device == "cuda" and here.mode == "graph", LIMITS["cuda"]
-    graphs = GraphPlan.of(usual.sequences, usual.batched_tokens) if captured else None
+    captured = here.torch_device == "cuda" and here.mode == "graph"
+    graphs = GraphPlan.of(*gpu_limits(here.device, here.memory_bytes)) if captured else None
     saved = SavedModel.of(
         program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known, graphs=graphs
     )
