@@ -130,8 +130,8 @@ class Comparison:
                 found[index] = call
         return found
 
+    def _results(self, index: int, op: Op, call: Call) -> None:
         """Leave out results that an operation writes beside what it returns, unless something reads them."""
-        """What an operation writes beside what it returns is a result of the graph only where something reads it."""
         found = list(call.results)
         while len(found) > max(len(op.results), call.returned):
             claimed = [self.at(value.type.shape) for value in op.results[call.returned :]]
