@@ -121,10 +121,10 @@ def check(location: Annotated[str, typer.Argument(help="database or Parquet file
     Example: dooly db check dooly.sqlite
     """
     from dooly.cli.store import records_of
-    from dooly.database.exchange import check as check_records
+    from dooly.database.soundness import problems as problems_of
 
     records = records_of(location)
-    problems = check_records(records)
+    problems = problems_of(records)
     for problem in problems:
         print(problem)
     print(f"{location}: {len(records):,d} points, {len(problems)} problems")

@@ -102,7 +102,6 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
     from dooly.errors import FitError
     from dooly.executor import home_of, stored_machine
     from dooly.fit.store import from_json
-    from dooly.ir import parse_program
 
     environments = {each.key: each for each in database.environments()}
     stored = {each.signature: each for each in database.operations()}
@@ -131,7 +130,7 @@ def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found
                 _Found(
                     environment.key,
                     str(environment.get("platform")),
-                    None if host else parse_program(each.text).operations[0],
+                    None if host else each.parsed(),
                     observed(database, row.signature, environment),
                     formula,
                 )

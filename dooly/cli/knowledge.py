@@ -15,7 +15,7 @@ from dooly.errors import CaptureError, FitError, PredictError
 from dooly.executor import Machine, environment_for, host_environment, machine, stored_machine
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
-from dooly.ir import Graph, Kind, Operation, Program, parse_program, read_program
+from dooly.ir import Graph, Kind, Operation, Program, read_program
 from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 
 __all__ = [
@@ -203,8 +203,7 @@ def fit_stored(database: Database, stored: StoredOperation, environment: Environ
     observations = observed(database, stored.signature, environment)
     if stored.signature in HOST_PARTS:
         return fit_host(stored.signature, observations)
-    (operation,) = parse_program(stored.text).operations
-    return fit(operation, observations)
+    return fit(stored.parsed(), observations)
 
 
 def observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
@@ -276,7 +275,7 @@ def _families(database: Database, wanted: Sequence[Operation], machine: Machine)
     measured: dict[Operation, list[Observation]] = {}
     for stored in database.operations():
         if stored.target in targets:
-            (operation,) = parse_program(stored.text).operations
+            operation = stored.parsed()
             points = observed(database, stored.signature, environment_for(operation, machine))
             if points:
                 measured[operation] = points

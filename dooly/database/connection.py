@@ -141,5 +141,6 @@ def decoding(place: str, what: str) -> Generator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DatabaseError(f"{place}: {what} is damaged ({error}); restore the file from a copy") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise DatabaseError(f"{place}: {what} is damaged ({told}); restore the file from a copy") from error

@@ -128,7 +128,9 @@ def test_bad_traces(tmp_path, capsys):
     empty.write_text("")
     wrong.write_text("arrival_s,prompt_tokens,output_tokens\n0.0,12,zero\n")
     assert "the file is empty" in told(capsys, "simulate", "tiny-llama", str(empty))
-    assert "wrong.csv:2: output_tokens: 'zero' is not a whole number" in told(capsys, "simulate", "tiny-llama", str(wrong))
+    assert "wrong.csv:2: output_tokens: 'zero' is not a whole number" in told(
+        capsys, "simulate", "tiny-llama", str(wrong)
+    )
     assert "No such file" in told(capsys, "simulate", "tiny-llama", str(tmp_path / "none.csv"))
 
 
