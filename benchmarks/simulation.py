@@ -15,7 +15,7 @@ from pathlib import Path
 
 from step_time import model
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.simulate import Run, Trace, TraceRequest, simulate, simulate_fast
 
 CONFIG = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,

@@ -25,7 +25,7 @@ import numpy as np
 from dooly.adapters.grid import Limits
 from dooly.adapters.vidur.tables import write_tables
 from dooly.batch import Batch
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.predict import SavedModel
 from dooly.simulate import Trace, read_trace, simulate_fast
 

@@ -24,17 +24,17 @@ from dooly.adapters.grid import Limits
 from dooly.adapters.shape import shape_of
 from dooly.adapters.vidur.tables import write_tables
 from dooly.batch import Batch
-from dooly.child import in_own_process
-from dooly.cli.knowledge import saved_model
 from dooly.cli.options import DATABASE
 from dooly.cli.output import Column, Table, markdown, say
 from dooly.cli.recorded import recorded_model, recorded_platform
+from dooly.engine.process import in_own_process
 from dooly.errors import DoolyError
+from dooly.evaluate.kernels import recorded_cost
+from dooly.evaluate.recording import Recording, load_recording
+from dooly.evaluate.steps import StepRecording, load_steps
 from dooly.files import write_text
 from dooly.predict import SavedModel
-from dooly.simulate.attribution import recorded_cost
-from dooly.simulate.recording import Recording, load_recording
-from dooly.simulate.steps import StepRecording, load_steps
+from dooly.workspace.models import saved_model
 
 __all__ = ["main"]
 

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from dooly.cli.output import Column, Table, markdown
-from dooly.cli.shipped import DATA, evaluation, measured_models, measured_on, measurements
 from dooly.database import Measurement, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import FitError
-from dooly.executor import Machine, at_home
+from dooly.evaluate.holdout import Unseen, judge, unseen_errors
 from dooly.files import write_text
 from dooly.fit import ENOUGH, fit_families
-from dooly.fit.judge import Unseen, judge, unseen_errors
+from dooly.hardware.environment import at_home
+from dooly.hardware.machine import Machine
 from dooly.ir import Kind, Operation, parse_program
+from dooly.workspace.shipped import DATA, evaluation, measured_models, measured_on, measurements
 from scripts.zero_shot import BUDGETS_S, STEPS, LeftOut, left_out, observed
 
 __all__ = ["main"]

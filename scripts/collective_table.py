@@ -14,11 +14,11 @@ from pathlib import Path
 from dooly.capture import capture_stages
 from dooly.capture.options import Options
 from dooly.capture.parallel import Parallel
-from dooly.cli.shipped import MEASURED
 from dooly.errors import CaptureError
 from dooly.files import write_text
 from dooly.ir import Kind, Program
 from dooly.passes import PIPELINE, run
+from dooly.workspace.shipped import MEASURED
 
 _MIXTURES = ("qwen3-30b-a3b", "mixtral-8x7b")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dooly.cli.ledger_tables import ledger_of
 from dooly.cli.output import Column, Table, markdown
-from dooly.cli.shipped import DATA, measurements
 from dooly.database.difference import agreement_by_target, difference
 from dooly.database.exchange import read_parquet
 from dooly.files import write_text
+from dooly.workspace.shipped import DATA, measurements
 
 __all__ = ["main"]
 

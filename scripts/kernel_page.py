@@ -8,9 +8,9 @@ from dooly.cli.kernel_tables import kernel_classes
 from dooly.cli.options import DATABASE
 from dooly.cli.output import markdown
 from dooly.cli.recorded import kernel_report
-from dooly.cli.shipped import DATA
+from dooly.evaluate.steps import load_steps
 from dooly.files import write_text
-from dooly.simulate.steps import load_steps
+from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]
 
@@ -21,7 +21,7 @@ HEAD = """# Where GPU time goes
 Written by `make reports` from the recorded engine steps that ship; `dooly kernels FILE` prints the same of any
 recording and, with `--json`, every number behind it.
 
-Kernels are attributed by name (`dooly/simulate/attribution.py`): cuBLAS products with the sums of their split parts and
+Kernels are attributed by name (`dooly/evaluate/kernels.py`): cuBLAS products with the sums of their split parts and
 the counters that they clear to GEMM; the attention library with its scheduler, the combining of splits and the writing
 of the KV cache to attention; what the engine's compiler made to regions; the choice of tokens to sampling; copies and
 the engine's own bookkeeping kernels to input, which is no operation of the IR. What no pattern knows is unattributed.

@@ -14,13 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from dooly.cli.shipped import measured_models
 from dooly.database import Database, Point, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import DoolyError
-from dooly.executor import Machine, Plan, Ranges, Row, environment_for, machine, run_plan
+from dooly.executor import Plan, Ranges, Row, run_plan
 from dooly.executor.runners import why_not
+from dooly.hardware.environment import environment_for
+from dooly.hardware.machine import Machine, machine
 from dooly.ir import Operation, parse_program
+from dooly.workspace.shipped import measured_models
 
 _ONLY_THESE = Ranges(sweep="vidur")
 """A fixed grid: no point is chosen beyond those that are given."""

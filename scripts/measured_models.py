@@ -7,10 +7,10 @@ import sys
 from dataclasses import replace
 
 from dooly.capture import capture, load_engine
-from dooly.cli.shipped import MEASURED, OPERATIONS
 from dooly.files import write_text
 from dooly.ir import Program
 from dooly.passes import PIPELINE, run
+from dooly.workspace.shipped import MEASURED, OPERATIONS
 
 
 def main() -> int:

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dooly.capture import capture
-from dooly.cli.shipped import measured_models
 from dooly.errors import CaptureError
-from dooly.executor.ledger import with_backends
+from dooly.evaluate.ledger import with_backends
 from dooly.files import write_text
 from dooly.ir import Operation, Program
 from dooly.passes import PIPELINE, run
+from dooly.workspace.shipped import measured_models
 
 _IN_FP8 = ("llama-3.1-8b", "qwen2.5-7b")
 

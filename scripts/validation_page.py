@@ -8,10 +8,10 @@ from typing import Any
 from dooly.cli.options import DATABASE
 from dooly.cli.output import Column, Table, markdown
 from dooly.cli.recorded import recorded_platform, replayed
-from dooly.cli.shipped import DATA
+from dooly.evaluate import Validation
+from dooly.evaluate.recording import Recording, load_recording
 from dooly.files import write_text
-from dooly.simulate import Validation
-from dooly.simulate.recording import Recording, load_recording
+from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]
 

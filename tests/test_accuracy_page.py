@@ -7,7 +7,7 @@ import pytest
 
 from dooly.database import Database, Environment, Measurement, Point, Record, Samples, Status, StoredOperation
 from dooly.database.exchange import write_parquet
-from dooly.executor import stored_machine
+from dooly.hardware.environment import stored_machine
 from dooly.ir import Operation, Program
 from dooly.ir.operation import Use
 from scripts.accuracy_page import class_errors, family_rows, read_points, zero_shot

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.aiconfigurator_tables import BACKEND, FLASH, TRITON_EXPERTS, main
 from benchmarks.side_by_side.aiconfigurator_worker import step_ms
 from benchmarks.step_errors import main as compare
-from dooly.cli.shipped import DATA
+from dooly.workspace.shipped import DATA
 
 
 def write(core: Path, platform: str, family: str, table: str, rows: list[dict[str, object]]) -> None:

@@ -12,34 +12,32 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dooly"
 
-# What each part of dooly may import from dooly.  `ir` knows nothing, `passes` knows `ir`; below them the flow goes one
-# way, from capture to simulation; only the command line knows everything.
-EVERYWHERE = {"errors", "files"}
-COMPILER = EVERYWHERE | {"ir", "passes"}
+# What each part of dooly may import from dooly, bottom up.  What stands in BASE may be imported everywhere above it.
+BASE = {"errors", "files", "batch"}
+COMPILER = BASE | {"ir", "passes"}
+FACTS = COMPILER | {"database", "hardware"}
+PREDICTION = FACTS | {"fit", "predict"}
+SIMULATION = PREDICTION | {"engine", "simulate", "traces"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
-    "ir": EVERYWHERE,
-    "passes": EVERYWHERE | {"ir"},
-    "batch": EVERYWHERE,
-    "processor": EVERYWHERE,
-    "child": EVERYWHERE,
-    "engine": EVERYWHERE | {"batch"},
-    "random_weights": EVERYWHERE,
-    "live": EVERYWHERE | {"engine", "random_weights"},
-    "remote": EVERYWHERE | {"engine"},
-    "probe": EVERYWHERE | {"batch", "live"},
-    "models": EVERYWHERE,
-    "traces": EVERYWHERE,
-    "capture": COMPILER | {"engine", "models"},
+    "batch": {"errors", "files"},
+    "ir": {"errors", "files"},
+    "passes": {"errors", "files", "ir"},
+    "models": BASE,
+    "traces": BASE,
     "database": COMPILER,
+    "hardware": BASE | {"ir", "database"},
+    "engine": BASE | {"ir", "hardware"},
+    "fit": FACTS,
+    "capture": COMPILER | {"engine", "hardware", "models"},
     "provenance": COMPILER | {"capture"},
-    "executor": COMPILER | {"batch", "child", "processor", "engine", "live", "probe", "capture", "database", "fit"},
-    "fit": COMPILER | {"batch", "database"},
-    "predict": COMPILER | {"batch", "database", "fit"},
-    "simulate": COMPILER | {"batch", "processor", "engine", "live", "probe", "remote", "predict", "traces"},
-    "sharing": COMPILER,
-    "adapters": COMPILER | {"batch", "database", "fit", "predict"},
+    "predict": FACTS | {"fit"},
+    "executor": FACTS | {"engine", "capture", "fit"},
+    "simulate": SIMULATION,
+    "adapters": PREDICTION | {"simulate"},
+    "workspace": SIMULATION | {"capture", "executor", "adapters", "provenance"},
+    "evaluate": SIMULATION | {"capture", "executor", "adapters", "provenance", "workspace"},
 }
 
 TORCH_FREE = (
@@ -52,7 +50,7 @@ TORCH_FREE = (
     "dooly.capture",
     "dooly.provenance",
     "dooly.executor",
-    "dooly.sharing",
+    "dooly.evaluate.sharing",
     "dooly.simulate",
     "dooly.adapters.vidur.__main__",
     "dooly.cli.app",

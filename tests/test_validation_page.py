@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from dooly.cli.shipped import DATA
-from dooly.simulate.recording import load_recording, save_recording
+from dooly.evaluate.recording import load_recording, save_recording
+from dooly.workspace.shipped import DATA
 from scripts import validation_page
 
 

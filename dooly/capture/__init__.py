@@ -10,7 +10,9 @@ from typing import Any
 from dooly.capture.config import list_models, resolve_model
 from dooly.capture.options import Options, check_read
 from dooly.capture.parallel import Parallel
-from dooly.capture.platforms import PLATFORMS, activate, check_backend
+from dooly.engine.platforms import activate
+from dooly.hardware.backends import check_backend
+from dooly.hardware.gpus import PLATFORMS
 from dooly.ir import Graph
 
 __all__ = [

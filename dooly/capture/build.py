@@ -26,10 +26,10 @@ from dooly.capture.config import FIELDS, STRETCH, TIED, stretch
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import placed_without_data, show_experts
 from dooly.capture.options import Options
+from dooly.capture.parallel_groups import group_kind, world_of
 from dooly.capture.sizes import SizeRecorder
 from dooly.capture.weights import as_loaded
-from dooly.capture.world import group_kind, world_of
-from dooly.engine import stated_dtype
+from dooly.engine.settings import stated_dtype
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr, normal, symbol
 

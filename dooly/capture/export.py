@@ -18,15 +18,15 @@ from torch.export import Dim, export
 from torch.fx.experimental import _config
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from dooly.capture.atoms import Atoms, compute
 from dooly.capture.build import explained
 from dooly.capture.configint import ConfigInt, Facts
 from dooly.capture.fx import Converter
-from dooly.capture.observe import ModelCode, annotated, last_node
-from dooly.capture.owners import DTYPES
-from dooly.capture.rebind import rebound
+from dooly.capture.opaque_modules import DTYPES
 from dooly.capture.sizes import SizeRecorder
+from dooly.capture.symbolic_attributes import rebound
 from dooly.capture.symbols import Reader
+from dooly.capture.trace_hooks import ModelCode, annotated, last_node
+from dooly.capture.trace_inputs import Atoms, compute
 from dooly.errors import CaptureError
 from dooly.ir import Divides, Graph, TensorType, format_expr, parse_expr, symbol, symbols_of
 from dooly.ir.expr import Expr

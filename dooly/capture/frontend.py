@@ -15,13 +15,13 @@ from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
 from dooly.capture.layers import DERIVED, can_thin, layer_kinds, plan_layers, shorten
 from dooly.capture.numbering import renumbered
+from dooly.capture.opaque_modules import DTYPES, opaque_kind, owners
 from dooly.capture.options import Options
-from dooly.capture.owners import DTYPES, opaque_kind, owners
+from dooly.capture.parallel_groups import layers_of
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
 from dooly.capture.trace import trace
-from dooly.capture.world import layers_of
 from dooly.errors import CaptureError
 from dooly.ir import Divides, Expr, Graph, Op, Owner, symbol
 

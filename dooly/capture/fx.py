@@ -15,8 +15,8 @@ import sympy
 import torch
 from torch.fx import Node
 
-from dooly.capture.owners import DTYPES
-from dooly.capture.places import Place
+from dooly.capture.memory import Place
+from dooly.capture.opaque_modules import DTYPES
 from dooly.capture.symbols import Reader
 from dooly.errors import CaptureError
 from dooly.ir import Expr, Free, Op, TensorType, Value, attributes

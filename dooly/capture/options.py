@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dooly.capture.parallel import Parallel, experts_of
-from dooly.capture.platforms import PLATFORMS, check_backend
 from dooly.errors import CaptureError
+from dooly.hardware.backends import check_backend
+from dooly.hardware.gpus import PLATFORMS
 from dooly.ir import Graph
 
 __all__ = ["Options", "check_read"]

@@ -16,14 +16,14 @@ from vllm.config import set_current_vllm_config
 from vllm.forward_context import set_forward_context
 from vllm.ir import enable_torch_wrap
 
-from dooly.capture.atoms import Atoms, compute
 from dooly.capture.build import Built
 from dooly.capture.configint import ConfigInt
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
-from dooly.capture.observe import ModelCode, annotated, last_node
-from dooly.capture.rebind import kept_tensors, rebound
 from dooly.capture.step import INPUTS, Step
+from dooly.capture.symbolic_attributes import kept_tensors, rebound
+from dooly.capture.trace_hooks import ModelCode, annotated, last_node
+from dooly.capture.trace_inputs import Atoms, compute
 from dooly.errors import CaptureError
 from dooly.ir.expr import Expr, symbol
 

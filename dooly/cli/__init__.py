@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     import typer
 
     from dooly.cli.app import app
+    from dooly.cli.output import tell_notes
 
+    tell_notes()
     try:
         status = app(args=None if argv is None else list(argv), prog_name="dooly", standalone_mode=False)
         sys.stdout.flush()

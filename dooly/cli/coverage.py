@@ -43,8 +43,8 @@ def coverage(
     from dooly.cli.output import print_json
     from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.cli.shared_work import shared_work
-    from dooly.cli.store import look_into
     from dooly.executor import Ranges
+    from dooly.workspace.store import look_into
 
     if plot is not None and plot.suffix != ".svg":
         raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
@@ -66,8 +66,8 @@ def coverage(
 
 def _draw(path: Path, shared: "SharedWork", by: str) -> None:
     from dooly.cli.output import say
+    from dooly.evaluate.sharing import heat_map
     from dooly.files import write_text
-    from dooly.sharing import heat_map
 
     sharing = shared.by(by)
     write_text(path, heat_map(f"Share of {_WHAT[by]}{shared.source(by)}", sharing.models, sharing.matrix()))

@@ -19,7 +19,7 @@ def info(db: Db = DATABASE, as_json: AsJson = False) -> None:
     Example: dooly db info --db dooly.sqlite
     """
     from dooly.cli.output import Column, print_json, print_table
-    from dooly.cli.store import open_database
+    from dooly.workspace.store import open_database
 
     with open_database(db) as database:
         rows: list[dict[str, Any]] = [
@@ -56,7 +56,7 @@ def environments(db: Db = DATABASE, as_json: AsJson = False) -> None:
     Example: dooly db environments
     """
     from dooly.cli.output import print_json
-    from dooly.cli.store import open_database
+    from dooly.workspace.store import open_database
 
     with open_database(db) as database:
         found = database.environments()
@@ -73,8 +73,8 @@ def export(path: Annotated[Path, typer.Argument(help="Parquet file to write")], 
 
     Example: dooly db export h200.parquet --db dooly.sqlite
     """
-    from dooly.cli.store import open_database
     from dooly.database.exchange import write_parquet
+    from dooly.workspace.store import open_database
 
     with open_database(db) as database:
         print(f"{path}: {write_parquet(database.records(), path):,d} points")
@@ -89,8 +89,8 @@ def import_(
 
     Example: dooly db import h200.parquet --db dooly.sqlite
     """
-    from dooly.cli.store import add_shipped, open_database
     from dooly.database.exchange import read_parquet
+    from dooly.workspace.store import add_shipped, open_database
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(read_parquet(path)) for path in paths) if paths else add_shipped(database)
@@ -105,7 +105,7 @@ def merge(
 
     Example: dooly db merge worker-1.sqlite worker-2.sqlite --db dooly.sqlite
     """
-    from dooly.cli.store import open_database, records_of
+    from dooly.workspace.store import open_database, records_of
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(records_of(source)) for source in sources)
@@ -120,8 +120,8 @@ def check(location: Annotated[str, typer.Argument(help="database or Parquet file
 
     Example: dooly db check dooly.sqlite
     """
-    from dooly.cli.store import records_of
     from dooly.database.soundness import problems as problems_of
+    from dooly.workspace.store import records_of
 
     records = records_of(location)
     problems = problems_of(records)
@@ -147,8 +147,8 @@ def diff(
     from dataclasses import asdict
 
     from dooly.cli.output import Column, print_json, print_table
-    from dooly.cli.store import records_of
     from dooly.database.difference import agreement, agreement_by_target, difference
+    from dooly.workspace.store import records_of
 
     found = difference(records_of(first), records_of(second))
     rows = [{"target": each.target, "signature": each.signature, **asdict(agreement(each.ratios))} for each in found]

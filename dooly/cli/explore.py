@@ -143,7 +143,7 @@ def combinations(
     Raises:
         SimulationError: limits that no engine takes together, or no memory for a KV cache.
     """
-    from dooly.engine import EngineSettings
+    from dooly.engine.settings import EngineSettings
     from dooly.simulate import Candidate, kv_blocks
 
     block_size, blocks, utilization, other = memory

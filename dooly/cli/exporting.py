@@ -116,7 +116,7 @@ def _load(model: str, source: dict[str, Any]) -> "SavedModel":
     from dooly.predict import SavedModel
 
     if not model.endswith(".json") or Path(model).name == "config.json":
-        from dooly.cli.knowledge import saved_model
+        from dooly.workspace.models import saved_model
 
         stage = _read_stage(source["stage"])
         return saved_model(

@@ -14,12 +14,12 @@ def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -
 
     Example: dooly fit --db dooly.sqlite
     """
-    from dooly.cli.knowledge import fit_stored
     from dooly.cli.output import Column, print_json, print_table, progress_bar, say
-    from dooly.cli.store import open_database
     from dooly.database import Status
     from dooly.errors import FitError
     from dooly.fit.store import to_json
+    from dooly.workspace.formulas import fit_stored
+    from dooly.workspace.store import open_database
 
     rows: list[dict[str, Any]] = []
     with open_database(db) as database, progress_bar("operations") as progress:

@@ -49,13 +49,15 @@ def formulas(
     Example: dooly formulas linear --platform h200
     """
     from dooly.cli.output import print_json, say
-    from dooly.cli.store import look_into, open_database
     from dooly.errors import FitError
     from dooly.files import write_text
-    from dooly.fit import DATASHEETS, text
+    from dooly.fit import DATASHEETS
     from dooly.fit.chart import formula_chart
+    from dooly.fit.format import latex as latex_of
+    from dooly.fit.format import sympy_text
     from dooly.fit.store import to_json
-    from dooly.fit.subject import subject_of
+    from dooly.fit.target import subject_of
+    from dooly.workspace.store import look_into, open_database
 
     if sum((sympy, latex, as_json)) > 1:
         raise FitError("--sympy, --latex and --json are three ways to print one thing; choose one")
@@ -77,31 +79,32 @@ def formulas(
         return
     for each in found:
         if sympy or latex:
-            print(text.latex(each.formula) if latex else text.sympy_text(each.formula))
+            print(latex_of(each.formula) if latex else sympy_text(each.formula))
         else:
             print(_line(each))
 
 
 def _line(found: _Found) -> str:
-    from dooly.fit import DATASHEETS, reached, text
-    from dooly.fit.subject import subject_of
+    from dooly.fit import DATASHEETS, reached
+    from dooly.fit.format import line
+    from dooly.fit.target import subject_of
 
-    line = text.line(found.formula)
+    equation = line(found.formula)
     if found.operation is None:
-        return line
+        return equation
     there = reached(subject_of(found.operation), found.observations)
-    return f"{line} | {there.beside(DATASHEETS.get(found.platform))}"
+    return f"{equation} | {there.beside(DATASHEETS.get(found.platform))}"
 
 
 def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found]:
     """Every formula of the operations asked for; where only points are stored, fitted now but not kept."""
     from dooly.batch import HOST_PARTS
-    from dooly.cli.knowledge import fit_stored, observed
     from dooly.cli.output import progress_bar, say
     from dooly.database import Status
     from dooly.errors import FitError
-    from dooly.executor import home_of, stored_machine
     from dooly.fit.store import from_json
+    from dooly.hardware.environment import home_of, stored_machine
+    from dooly.workspace.formulas import fit_stored, observed
 
     environments = {each.key: each for each in database.environments()}
     stored = {each.signature: each for each in database.operations()}

@@ -5,8 +5,8 @@ from typing import Any
 
 from dooly.cli.output import progress_bar
 from dooly.database import Measurement, Status
+from dooly.evaluate.holdout import Unseen, judge, unseen_errors
 from dooly.fit import Observation, fit
-from dooly.fit.judge import Unseen, judge, unseen_errors
 from dooly.ir import Operation
 
 __all__ = ["grid_errors"]

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dooly.cli.output import Column, Table
+from dooly.evaluate.kernels import RoleTime, account, recorded_cost
+from dooly.evaluate.steps import EngineStep, StepRecording
 from dooly.predict import StepModel
-from dooly.simulate.attribution import RoleTime, account, recorded_cost
-from dooly.simulate.steps import EngineStep, StepRecording
 
 __all__ = ["KernelReport", "kernel_classes"]
 

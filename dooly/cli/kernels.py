@@ -26,7 +26,7 @@ def kernels(
     """
     from dooly.cli.output import print_json, print_table
     from dooly.cli.recorded import kernel_report
-    from dooly.simulate.steps import load_steps
+    from dooly.evaluate.steps import load_steps
 
     reports = [kernel_report(path.stem, load_steps(path), db) for path in recordings]
     if as_json:

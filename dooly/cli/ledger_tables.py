@@ -7,10 +7,10 @@ from typing import Any
 from dooly.batch import HOST_PARTS
 from dooly.cli.grid_errors import grid_errors
 from dooly.cli.output import Column, Table
-from dooly.cli.shipped import MEASURED, evaluation, measured_models, measured_on, measurements
 from dooly.database.exchange import read_parquet
-from dooly.executor import at_home
-from dooly.executor.ledger import Ledger, by_operation, make_ledger, with_backends
+from dooly.evaluate.ledger import Ledger, by_operation, make_ledger, with_backends
+from dooly.hardware.environment import at_home
+from dooly.workspace.shipped import MEASURED, evaluation, measured_models, measured_on, measurements
 
 __all__ = ["LedgerReport", "ledger_of"]
 

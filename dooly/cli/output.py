@@ -1,6 +1,7 @@
 """How results and talk look: tables with units on stdout, or one JSON document; everything else on stderr."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-__all__ = ["Column", "Table", "markdown", "print_json", "print_table", "progress_bar", "say"]
+__all__ = ["Column", "Table", "markdown", "print_json", "print_table", "progress_bar", "say", "tell_notes"]
 
 WIDTH_WITHOUT_TERMINAL = 160
 
@@ -82,6 +83,19 @@ def print_json(document: Any) -> None:
 def say(message: str) -> None:
     """Talk, on stderr."""
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+class _Talk(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def tell_notes() -> None:
+    """Let the notes of the library, which it logs under ``dooly``, reach stderr as talk."""
+    log = logging.getLogger("dooly")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [_Talk()]
 
 
 def progress_bar(unit: str) -> Progress:

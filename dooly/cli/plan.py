@@ -32,8 +32,8 @@ def plan(
     """
     from dooly.cli.output import print_json
     from dooly.cli.planning import Engine, plan_rows, planned
-    from dooly.cli.store import look_into
     from dooly.executor import Ranges
+    from dooly.workspace.store import look_into
 
     with look_into(db) as database:
         limits = Ranges(max_tokens, max_requests, max_context, sweep)

@@ -75,13 +75,15 @@ def planned(
     Raises:
         DoolyError: a model, a range or the database is not usable.
     """
-    from dooly.cli.knowledge import lower, place_of
-    from dooly.executor import machine, make_plan
+    from dooly.executor import make_plan
+    from dooly.hardware.machine import machine
+    from dooly.workspace.lowering import lower
+    from dooly.workspace.models import machine_of
 
     if platform is None:
         here = machine(mode="eager" if engine.eager else None, custom_all_reduce=engine.custom_all_reduce)
     else:
-        here = place_of(database, platform)
+        here = machine_of(database, platform)
     program = lower(models, engine.tp, engine.backend, platform, eager=engine.eager, here=here.platform)
     return make_plan(program.operations, database, here, limits, retry_failed=retry_failed)
 

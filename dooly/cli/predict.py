@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform, TensorParallel
-from dooly.cli.serving import LIMITS, BatchedTokens, Sequences
+from dooly.cli.serving import BatchedTokens, Sequences
+from dooly.engine.settings import LIMITS
 from dooly.errors import PredictError
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def predict(
 
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """
-    from dooly.cli.knowledge import saved_model
     from dooly.cli.output import Column, print_json, print_table
+    from dooly.workspace.models import saved_model
 
     step = read_batch(batch)
     saved = saved_model(model, db, backend, tp=tp, platform=platform).under(max_num_seqs, max_num_batched_tokens)

@@ -41,8 +41,8 @@ def profile(
     from dooly.cli.output import print_json, say
     from dooly.cli.plan import print_plan
     from dooly.cli.planning import Engine, plan_rows, planned
-    from dooly.cli.store import open_database
     from dooly.executor import Ranges
+    from dooly.workspace.store import open_database
 
     if budget <= 0:
         raise ProfileError(f"--budget is {budget:g} s, expected more than 0")

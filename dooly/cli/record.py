@@ -9,7 +9,6 @@ import typer
 
 from dooly.cli.options import Backend, Model, TensorParallel
 from dooly.cli.serving import (
-    LIMITS,
     Asynchronous,
     BatchedTokens,
     BlockSize,
@@ -22,11 +21,12 @@ from dooly.cli.serving import (
     fill_memory,
     load_trace,
 )
-from dooly.engine import gpu_present
+from dooly.engine.settings import LIMITS
+from dooly.hardware.software import gpu_present
 
 if TYPE_CHECKING:
-    from dooly.live import Engine
-    from dooly.remote import RemoteEngine
+    from dooly.engine.local import Engine
+    from dooly.engine.remote import RemoteEngine
     from dooly.simulate import Run, Trace
 
 __all__ = ["record"]
@@ -76,18 +76,19 @@ def record(
 
     import numpy as np
 
-    from dooly.cli.knowledge import model_path, untimed_model
     from dooly.cli.output import say
-    from dooly.engine import model_folder
+    from dooly.engine.local import Engine, start_engine
+    from dooly.engine.remote import start_remote_engine
+    from dooly.engine.settings import model_folder
     from dooly.errors import SimulationError
-    from dooly.live import Engine, start_engine
-    from dooly.remote import start_remote_engine
-    from dooly.simulate.facts import machine_facts
-    from dooly.simulate.record import record_trace, warm_up
-    from dooly.simulate.record_steps import record_steps
-    from dooly.simulate.recording import Recording, save_recording
+    from dooly.evaluate.metadata import machine_facts
+    from dooly.evaluate.record import record_trace, warm_up
+    from dooly.evaluate.record_steps import record_steps
+    from dooly.evaluate.recording import Recording, save_recording
+    from dooly.evaluate.steps import StepRecording, save_steps
     from dooly.simulate.simulator import check_lengths
-    from dooly.simulate.steps import StepRecording, save_steps
+    from dooly.workspace.lowering import model_path
+    from dooly.workspace.models import untimed_model
 
     if repeats < 1:
         raise SimulationError(f"--repeats is {repeats}; expected at least 1")
@@ -133,7 +134,7 @@ def record(
 def _slowdown(engine: "Engine | RemoteEngine", tp: int) -> dict[str, str]:
     """A fact of the recording if a GPU is slower than it should be: its steps are then no engine's usual ones."""
     from dooly.cli.output import say
-    from dooly.executor.gpu import Gauge
+    from dooly.hardware.gpu import Gauge
 
     states = [Gauge(rank).read() for rank in range(tp)] if engine.device == "cuda" else []
     slow = next((state for state in states if state.slowed_by), None)
@@ -146,7 +147,7 @@ def _slowdown(engine: "Engine | RemoteEngine", tp: int) -> dict[str, str]:
 
 def _passes(engine: "Engine | RemoteEngine", traces: "Sequence[Trace]", repeats: int) -> "Iterator[tuple[Trace, int]]":
     """Each trace several times; once more with every step finished first, if it was not and the engine can be told."""
-    from dooly.live import Engine
+    from dooly.engine.local import Engine
 
     yield from itertools.product(traces, range(repeats))
     if isinstance(engine, Engine) and engine.overlaps:

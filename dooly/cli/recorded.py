@@ -3,22 +3,24 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dooly.capture.platforms import PLATFORMS
 from dooly.cli.kernel_tables import KernelReport
-from dooly.cli.knowledge import lower, place_of, saved_from
 from dooly.cli.output import say
-from dooly.cli.shipped import MEASURED, measured_models
-from dooly.cli.store import look_into
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.errors import PredictError, SimulationError
-from dooly.executor.ledger import with_backends
+from dooly.evaluate.ledger import with_backends
+from dooly.evaluate.recording import Recording
+from dooly.evaluate.steps import StepRecording
+from dooly.hardware.gpus import PLATFORMS
 from dooly.ir import Program
 from dooly.predict import SavedModel
-from dooly.simulate.recording import Recording
-from dooly.simulate.steps import StepRecording
+from dooly.workspace.lowering import lower
+from dooly.workspace.models import machine_of, saved_from
+from dooly.workspace.shipped import MEASURED, measured_models
+from dooly.workspace.store import look_into
 
 if TYPE_CHECKING:
-    from dooly.simulate import Run, Validation
+    from dooly.evaluate import Validation
+    from dooly.simulate import Run
 
 __all__ = ["kernel_report", "recorded_model", "recorded_platform", "replayed"]
 
@@ -50,7 +52,7 @@ def recorded_model(recording: StepRecording | Recording, location: str) -> Saved
     else:
         program = lower([recording.model], recording.tp, recording.backend, platform)
     with look_into(location) as database:
-        here = place_of(database, platform, cores=dict(recording.facts).get("cores"))
+        here = machine_of(database, platform, cores=dict(recording.facts).get("cores"))
         saved = saved_from(database, program, here, fit_missing=True)
     settings = recording.settings if isinstance(recording, StepRecording) else recording.runs[0].settings
     return saved.under(settings.max_num_seqs, settings.max_num_batched_tokens)
@@ -99,8 +101,9 @@ def _compact(saved: SavedModel, settings: EngineSettings) -> bool:
 
 
 def _replayed(saved: SavedModel, runs: "Sequence[Run]", compact: bool) -> "Validation":
-    from dooly.cli.knowledge import model_path
-    from dooly.simulate import Trace, TraceRequest, compare, costs_along, simulate, simulate_fast
+    from dooly.evaluate import compare, costs_along
+    from dooly.simulate import Trace, TraceRequest, simulate, simulate_fast
+    from dooly.workspace.lowering import model_path
 
     settings = runs[0].settings
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps

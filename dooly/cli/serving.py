@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from dooly.engine import EngineSettings
+    from dooly.engine.settings import EngineSettings
     from dooly.predict import SavedModel
     from dooly.simulate import Trace
 
 __all__ = [
-    "LIMITS",
     "Arrivals",
     "Asynchronous",
     "BatchedTokens",
@@ -32,17 +31,6 @@ __all__ = [
     "load_trace",
 ]
 
-
-class Limits(NamedTuple):
-    """Most requests and tokens of a step, and tokens of a request."""
-
-    sequences: int
-    batched_tokens: int
-    model_length: int
-
-
-LIMITS = {"cpu": Limits(16, 512, 2048), "cuda": Limits(256, 8192, 16384)}
-"""By device, where nobody says otherwise."""
 
 TraceSource = Annotated[
     str,
@@ -137,7 +125,7 @@ def engine_settings(
     Raises:
         SimulationError: they contradict each other.
     """
-    from dooly.engine import EngineSettings
+    from dooly.engine.settings import EngineSettings
 
     return EngineSettings(
         max_num_seqs=sequences,

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dooly.batch import Batch
-from dooly.cli.knowledge import formulas_here
 from dooly.database import Database, Point
+from dooly.evaluate.sharing import Sharing
 from dooly.executor import Plan, Ranges
-from dooly.executor.cost import CostModel
-from dooly.fit.subject import subject_of
+from dooly.executor.plan.cost import CostModel
+from dooly.fit.target import subject_of
 from dooly.ir import Kind, Operation, Use
-from dooly.predict.work import Work, collect_work
-from dooly.sharing import Sharing
+from dooly.predict.step_ops import Work, collect_work
+from dooly.workspace.formulas import formulas_here
 
 __all__ = ["SharedWork", "shared_work"]
 

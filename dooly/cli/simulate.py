@@ -7,7 +7,6 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform, TensorParallel
 from dooly.cli.serving import (
-    LIMITS,
     Arrivals,
     Asynchronous,
     BatchedTokens,
@@ -26,6 +25,7 @@ from dooly.cli.serving import (
     fill_memory,
     load_trace,
 )
+from dooly.engine.settings import LIMITS
 
 if TYPE_CHECKING:
     from dooly.simulate import Summary
@@ -79,13 +79,14 @@ def simulate(
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
-    from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import print_json, progress_bar, say
-    from dooly.engine import gpu_present
     from dooly.errors import SimulationError
-    from dooly.executor.machine import BLOCK_SIZE
+    from dooly.hardware.machine import BLOCK_SIZE
+    from dooly.hardware.software import gpu_present
     from dooly.simulate import check_compact, save_run, simulate_fast, summarize, write_requests
     from dooly.simulate import simulate as serve
+    from dooly.workspace.lowering import model_path
+    from dooly.workspace.models import saved_model
 
     if platform is not None and not fast:
         raise SimulationError(f"--platform {platform} needs --fast: the engine's own scheduler runs on this machine's")

@@ -8,7 +8,6 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db
 from dooly.cli.serving import (
-    LIMITS,
     BatchedTokens,
     Blocks,
     BlockSize,
@@ -21,9 +20,10 @@ from dooly.cli.serving import (
     engine_settings,
     load_trace,
 )
+from dooly.engine.settings import LIMITS
 
 if TYPE_CHECKING:
-    from dooly.simulate import Validation
+    from dooly.evaluate import Validation
 
 __all__ = ["validate"]
 
@@ -62,7 +62,7 @@ def validate(
         raise SimulationError("give either a MODEL, which is run here, or --recording FILE")
     if recording is not None:
         from dooly.cli.recorded import replayed
-        from dooly.simulate.recording import load_recording
+        from dooly.evaluate.recording import load_recording
 
         results = replayed(load_recording(recording), db)
     else:
@@ -87,9 +87,11 @@ def _live(
     db: str,
     backend: str | None,
 ) -> "Validation":
-    from dooly.cli.knowledge import model_path, saved_model
     from dooly.cli.output import progress_bar
-    from dooly.simulate import compare, costs_along, record_runs, simulate
+    from dooly.evaluate import compare, costs_along, record_runs
+    from dooly.simulate import simulate
+    from dooly.workspace.lowering import model_path
+    from dooly.workspace.models import saved_model
 
     settings = engine_settings(*limits)
     arrivals = load_trace(trace, requests, rate, settings.max_model_len, options=trace_option)

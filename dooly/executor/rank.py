@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dooly.child import end_with_parent
 from dooly.database import Point
-from dooly.executor.gpu import Slowed
-from dooly.executor.runner import Trial, is_out_of_memory
+from dooly.engine.process import end_with_parent
 from dooly.executor.session import Place, Session, Unsupported, open_session
 from dooly.executor.tensors import shape_of
-from dooly.executor.timing import Peers, Precision
+from dooly.executor.timing.cpu import Peers, Precision
+from dooly.executor.trial import Trial, is_out_of_memory
+from dooly.hardware.gpu import Slowed
 from dooly.ir import Operation
 from dooly.ir.expr import Expr
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dooly.database import Point, Samples
-from dooly.executor.machine import Machine
-from dooly.executor.runner import Unsupported
-from dooly.executor.timing import Precision
+from dooly.executor.timing.cpu import Precision
+from dooly.executor.trial import Unsupported
+from dooly.hardware.machine import Machine
 from dooly.ir import Operation
 
 __all__ = ["Ranks"]

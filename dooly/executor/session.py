@@ -13,14 +13,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dooly.database import Samples
-from dooly.engine import EngineSettings, engine_config, one_line, prepare_vllm
+from dooly.engine.settings import EngineSettings, engine_config, one_line, prepare_vllm
 from dooly.errors import ProfileError
-from dooly.executor.gpu import Slowed
-from dooly.executor.machine import Machine
 from dooly.executor.ranks import Ranks
-from dooly.executor.runner import Trial, Unsupported
 from dooly.executor.tensors import DTYPES, dtype_of, random_tensor
-from dooly.executor.timing import ALONE, Peers, Precision, measure
+from dooly.executor.timing.cpu import ALONE, Peers, Precision, measure
+from dooly.executor.trial import Trial, Unsupported
+from dooly.hardware.gpu import Slowed
+from dooly.hardware.machine import Machine
 
 if TYPE_CHECKING:
     import torch
@@ -143,7 +143,7 @@ class Session:
         if trial.elsewhere is not None:
             return trial.elsewhere(precision)
         if self.device == "cuda":
-            from dooly.executor.gpu_timing import measure_on_gpu
+            from dooly.executor.timing.gpu import measure_on_gpu
 
             graph = self.machine.mode == "graph" and trial.captured
             how = functools.partial(measure_on_gpu, graph=graph, cache_bytes=self.machine.cache_bytes, peers=peers)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dooly.executor.machine import Machine
+from dooly.hardware.machine import Machine
 from dooly.ir import TensorType
 from dooly.ir.expr import evaluate
 

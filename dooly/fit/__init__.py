@@ -2,10 +2,10 @@
 
 from dooly.fit.family import ENOUGH, Families, Family, family_key, fit_families
 from dooly.fit.formula import Formula, Held, Parameter, Range
+from dooly.fit.latency import typical_us
 from dooly.fit.observation import Observation, experts_reached
 from dooly.fit.roofline import DATASHEETS, Datasheet, reached
 from dooly.fit.select import fit, fit_host
-from dooly.fit.typical import typical_us
 
 __all__ = [
     "DATASHEETS",

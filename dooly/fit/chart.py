@@ -7,11 +7,11 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from dooly.fit.format import equation
 from dooly.fit.formula import Formula
 from dooly.fit.observation import Observation
 from dooly.fit.roofline import Datasheet, roofline_us
-from dooly.fit.subject import Subject
-from dooly.fit.text import equation
+from dooly.fit.target import Subject
 
 __all__ = ["formula_chart"]
 

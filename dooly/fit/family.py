@@ -10,13 +10,13 @@ import sympy
 from numpy.typing import NDArray
 
 from dooly.errors import FitError
-from dooly.fit.estimate import Estimate, estimate, intervals
 from dooly.fit.evaluator import column_evaluator
 from dooly.fit.formula import Formula, Held, Parameter
 from dooly.fit.observation import Observation
 from dooly.fit.residual import BOUND, fit_curve
 from dooly.fit.select import Data, collect, fit, parameters_of, plan_of
-from dooly.fit.subject import Subject, subject_of
+from dooly.fit.solve import Estimate, estimate, intervals
+from dooly.fit.target import Subject, subject_of
 from dooly.fit.terms import Contribution, Structure, family_structures
 from dooly.ir.expr import symbol
 from dooly.ir.operation import Operation

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dooly.batch import HOST_PARTS, Batch
 from dooly.errors import FitError, PredictError
-from dooly.fit.typical import served_us, typical_us
+from dooly.fit.latency import served_us, typical_us
 
 if TYPE_CHECKING:
     from dooly.database import Measurement

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dooly.fit.evaluator import column_evaluator
 from dooly.fit.observation import Observation
-from dooly.fit.subject import Subject
+from dooly.fit.target import Subject
 
 __all__ = ["DATASHEETS", "Datasheet", "Reached", "reached", "roofline_us"]
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from dooly.batch import POWER_LIMIT
 from dooly.errors import FitError
-from dooly.fit.estimate import Estimate, estimate, intervals
 from dooly.fit.evaluator import column_evaluator
 from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation
 from dooly.fit.residual import Residual, fit_curve, fit_field
-from dooly.fit.subject import HOST_SUBJECTS, Subject, subject_of
+from dooly.fit.solve import Estimate, estimate, intervals
+from dooly.fit.target import HOST_SUBJECTS, Subject, subject_of
 from dooly.fit.terms import PARAMETERS, Regime, Structure, regimes
 from dooly.ir.expr import FloorDiv, symbol, symbols_of
 from dooly.ir.operation import Operation

@@ -8,7 +8,7 @@ from typing import cast
 import sympy
 
 from dooly.fit.observation import Mixture
-from dooly.fit.subject import Subject
+from dooly.fit.target import Subject
 from dooly.ir.expr import Expr, FloorDiv, normal, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind

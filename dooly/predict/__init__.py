@@ -3,13 +3,13 @@
 from dooly.batch import HOST_PARTS, Batch, StepCost
 from dooly.fit.observation import Routing
 from dooly.predict.breakdown import Breakdown, Row
+from dooly.predict.by_part import Parts
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import HostModel, knows_host
-from dooly.predict.parts import Parts
+from dooly.predict.model_file import SavedModel, weight_bytes
 from dooly.predict.power import NO_LIMIT, PowerLimit, PowerState
-from dooly.predict.saved import SavedModel, weight_bytes
 from dooly.predict.step_model import StepModel, StepTimes
-from dooly.predict.work import Work, collect_work
+from dooly.predict.step_ops import Work, collect_work
 
 __all__ = [
     "HOST_PARTS",

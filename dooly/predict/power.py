@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dooly.batch import POWER_LIMIT, StepCost
 from dooly.fit.formula import Formula
-from dooly.predict.work import GRID, on_grid
+from dooly.predict.step_ops import GRID, on_grid
 
 __all__ = ["FEWEST_TOKENS", "NO_LIMIT", "PowerLimit", "PowerState"]
 

@@ -16,8 +16,8 @@ from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.graphs import GraphPlan
 from dooly.predict.host import PLANNED_LATE, HostModel
 from dooly.predict.power import FEWEST_TOKENS, NO_LIMIT, PowerLimit
+from dooly.predict.step_ops import GRID, Work, collect_work, on_grid
 from dooly.predict.table import SizeTable
-from dooly.predict.work import GRID, Work, collect_work, on_grid
 
 __all__ = ["StepModel", "StepTimes"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.predict.work import Work
+from dooly.predict.step_ops import Work
 
 __all__ = ["SizeTable"]
 

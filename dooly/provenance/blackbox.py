@@ -20,9 +20,9 @@ from dooly.capture.build import build, explained
 from dooly.capture.frontend import described, names_of
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
-from dooly.capture.observe import module_paths
 from dooly.capture.options import Options
 from dooly.capture.step import Step
+from dooly.capture.trace_hooks import module_paths
 from dooly.provenance.observed import Observed
 from dooly.provenance.watch import Watch, parameters
 from dooly.provenance.witness import ModelWitness

@@ -17,8 +17,8 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dooly.capture.observe import module_paths
-from dooly.capture.owners import DTYPES
+from dooly.capture.opaque_modules import DTYPES
+from dooly.capture.trace_hooks import module_paths
 from dooly.provenance.observed import Call, Tensor
 
 __all__ = ["Watch", "parameters", "watched_whole"]

@@ -1,21 +1,19 @@
-"""Serving on a simulated clock with the engine's own scheduler, and the real engine beside it to check against.
+"""Serving on a simulated clock with the engine's own scheduler, or a compact one with the same batches.
 
-Importing this package imports neither torch nor vLLM; `simulate` and `record_runs` do when called.
+Importing this package imports neither torch nor vLLM; `simulate` does when called.
 """
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.simulate.chart import frontier_chart
 from dooly.simulate.explore import Candidate, Outcome, Targets, evaluate, frontier
 from dooly.simulate.memory import check_compact, kv_blocks
 from dooly.simulate.metrics import Distribution, Summary, request_frame, summarize, write_requests
-from dooly.simulate.record import record_runs
-from dooly.simulate.run import RequestRecord, Run, StepRecord, load_run, save_run
+from dooly.simulate.records import RequestRecord, Run, StepRecord, load_run, save_run
 from dooly.simulate.simulator import Progress, StepTime, simulate, simulate_fast
 from dooly.simulate.synthetic import SHIPPED, TraceFit, fit_trace, read_fit, sample_trace, shipped_trace, write_fit
 from dooly.simulate.trace import PREFIX_BLOCK, Trace, TraceRequest
 from dooly.simulate.trace_files import read_trace, write_trace
 from dooly.simulate.trace_options import TraceOptions
-from dooly.simulate.validate import RequestError, StepError, Validation, compare, costs_along
 
 __all__ = [
     "Candidate",
@@ -25,10 +23,8 @@ __all__ = [
     "EngineSettings",
     "Outcome",
     "Progress",
-    "RequestError",
     "RequestRecord",
     "Run",
-    "StepError",
     "StepRecord",
     "StepTime",
     "Summary",
@@ -37,10 +33,7 @@ __all__ = [
     "TraceOptions",
     "TraceFit",
     "TraceRequest",
-    "Validation",
     "check_compact",
-    "compare",
-    "costs_along",
     "evaluate",
     "fit_trace",
     "frontier",
@@ -49,7 +42,6 @@ __all__ = [
     "load_run",
     "read_fit",
     "read_trace",
-    "record_runs",
     "request_frame",
     "sample_trace",
     "save_run",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.predict import SavedModel
 from dooly.simulate.memory import check_compact

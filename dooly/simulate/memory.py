@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.ir import Kind, Operation
 from dooly.ir.types import ITEM_BYTES

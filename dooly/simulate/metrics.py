@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from dooly.files import write_bytes
-from dooly.simulate.run import Run
+from dooly.simulate.records import Run
 
 __all__ = ["Distribution", "Summary", "request_frame", "summarize", "write_requests"]
 

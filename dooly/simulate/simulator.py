@@ -15,16 +15,16 @@ from math import inf
 from pathlib import Path
 
 from dooly.batch import Batch, StepBatch, StepCost
-from dooly.engine import EngineSettings, model_folder
+from dooly.engine.settings import EngineSettings, model_folder
 from dooly.errors import SimulationError
 from dooly.predict import NO_LIMIT, PowerLimit
 from dooly.simulate.clock import Clock
-from dooly.simulate.compact import CompactScheduler
-from dooly.simulate.engine import EngineScheduler
-from dooly.simulate.interpolate import DecodeCosts
-from dooly.simulate.run import RequestRecord, Run, StepRecord
+from dooly.simulate.compact_scheduler import CompactScheduler
+from dooly.simulate.decode_costs import DecodeCosts
+from dooly.simulate.records import RequestRecord, Run, StepRecord
 from dooly.simulate.scheduling import Scheduler, Step
 from dooly.simulate.trace import Trace
+from dooly.simulate.vllm_scheduler import EngineScheduler
 
 __all__ = ["Progress", "StepTime", "simulate", "simulate_fast"]
 

@@ -19,10 +19,10 @@ import pytest
 from dooly.batch import Batch
 from dooly.capture import capture
 from dooly.capture.config import ARCHITECTURES
-from dooly.engine import EngineSettings
+from dooly.engine.local import Engine, start_engine
+from dooly.engine.settings import EngineSettings
 from dooly.ir import Graph, Kind, Program, TensorType, evaluate, kind_of
 from dooly.ir.expr import Expr
-from dooly.live import Engine, start_engine
 from dooly.passes import run, select
 from dooly.provenance.observed import Call, Tensor
 from tests.tiny_models import tiny_models
@@ -51,7 +51,7 @@ def steps(engine: Engine, random: Random) -> Iterator[Step]:
     """Run random requests: prompts that need several chunks, joined by others while they decode."""
     import torch
 
-    from dooly.capture.observe import module_paths
+    from dooly.capture.trace_hooks import module_paths
     from dooly.provenance.watch import Watch
 
     box = torch.nn.Module()

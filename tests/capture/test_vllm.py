@@ -162,8 +162,8 @@ def test_a_capture_leaves_nothing_behind_and_repeats() -> None:
 
 
 def test_an_engine_in_the_same_process_changes_nothing() -> None:
-    from dooly.engine import EngineSettings
-    from dooly.live import start_engine
+    from dooly.engine.local import start_engine
+    from dooly.engine.settings import EngineSettings
 
     before = format_graph(capture("tiny-mixtral"))
     with start_engine(Path(capture.__code__.co_filename).parent.parent / "models" / "tiny-llama", EngineSettings()):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dooly.cli import main
-from dooly.executor import machine
+from dooly.hardware.machine import machine
 from dooly.passes.__main__ import main as passes
 
 pytestmark = pytest.mark.engine

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dooly.cli import main
-from tests.sharing.test_sharing import text
+from tests.evaluate.test_sharing import text
 
 ARGUMENTS = ("--max-tokens", "64", "--max-requests", "4", "--max-context", "128")
 

@@ -7,10 +7,10 @@ import pytest
 from dooly.cli import main
 from dooly.cli.kernel_tables import kernel_classes
 from dooly.cli.recorded import recorded_platform
-from dooly.cli.shipped import DATA
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.errors import PredictError
-from dooly.simulate.steps import StepRecording, load_steps, save_steps
+from dooly.evaluate.steps import StepRecording, load_steps, save_steps
+from dooly.workspace.shipped import DATA
 
 LLAMA = DATA / "evaluation" / "h200-steps-llama-3.1-8b.json"
 

@@ -8,9 +8,9 @@ import pytest
 from dooly.cli import main
 from dooly.cli.grid_errors import grid_errors
 from dooly.cli.output import Column, Table, markdown
-from dooly.cli.shipped import DATA, MEASURED, measured_models
 from dooly.database import Measurement, Point, Samples, Status
 from dooly.ir import Operation, TensorType, parse_expr
+from dooly.workspace.shipped import DATA, MEASURED, measured_models
 
 PLATFORMS = sorted(path.stem for path in DATA.glob("*.parquet"))
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from dooly.cli import main
-from dooly.cli.shipped import DATA
 from dooly.errors import SimulationError
-from dooly.executor import machine
-from dooly.simulate.recording import load_recording, save_recording
+from dooly.evaluate.recording import load_recording, save_recording
+from dooly.hardware.machine import machine
+from dooly.workspace.shipped import DATA
 
 SHIPPED = sorted((DATA / "recorded").glob("*.json.gz"))
 OWN_PROCESS = "own-process"
@@ -139,10 +139,10 @@ def test_kv_blocks_that_fit_into_a_gpu(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dooly.cli.record.gpu_present", lambda: True)
     limits = ["--max-num-seqs", "64", "--max-num-batched-tokens", "64", "--max-model-len", "2048", "--block-size", "32"]
     command = ["record", "tiny-llama", "azure-conv:2@50", "--repeats", "1", "-o", str(kept), *limits]
-    monkeypatch.setattr("dooly.cli.knowledge.machine", lambda: replace(here, memory_bytes=2**30))
+    monkeypatch.setattr("dooly.workspace.formulas.machine", lambda: replace(here, memory_bytes=2**30))
     assert main(command) == 2
     assert "leaves no KV cache" in capsys.readouterr().err
-    monkeypatch.setattr("dooly.cli.knowledge.machine", lambda: replace(here, memory_bytes=2**30 * 8 // 5))
+    monkeypatch.setattr("dooly.workspace.formulas.machine", lambda: replace(here, memory_bytes=2**30 * 8 // 5))
     assert main(command) == 0
     settings = load_recording(kept).runs[0].settings
     assert f"{settings.num_blocks} KV cache blocks of 32 tokens fit into the memory" in capsys.readouterr().err

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from dooly.batch import HOST_PARTS
 from dooly.cli.app import app
-from dooly.cli.store import records_of
 from dooly.database import Database, Environment, Point, Samples, Status
 from dooly.database.exchange import read_parquet, shipped_files, write_parquet
 from dooly.database.soundness import problems
 from dooly.errors import DatabaseError
 from dooly.ir import Operation, TensorType, parse_expr, parse_program
 from dooly.ir.printer import format_operation
+from dooly.workspace.store import records_of
 
 HERE, THERE = Environment.of(device="H200", torch="2.11.0"), Environment.of(device="H100", torch="2.11.0")
 

@@ -6,10 +6,12 @@ import pytest
 
 from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples
-from dooly.executor import Machine, execute, host_environment
-from dooly.executor.host_load import load_for
-from dooly.executor.runner import Trial
-from dooly.executor.timing import measure
+from dooly.executor import run as executing
+from dooly.executor.host.load import load_for
+from dooly.executor.timing.cpu import measure
+from dooly.executor.trial import Trial
+from dooly.hardware.environment import host_environment
+from dooly.hardware.machine import Machine
 from dooly.ir import Operation, TensorType, attributes, parse_expr, parse_program
 from dooly.passes import run, select
 
@@ -166,8 +168,8 @@ def pretend(monkeypatch):
 
             return Trial(call)
 
-    monkeypatch.setattr(execute, "open_session", no_session)
-    monkeypatch.setattr(execute, "make_runner", Pretender)
+    monkeypatch.setattr(executing, "open_session", no_session)
+    monkeypatch.setattr(executing, "make_runner", Pretender)
     return state
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from dooly.database import Point
-from dooly.executor import Precision, machine
+from dooly.executor import Precision
 from dooly.executor.ranks import Ranks
 from dooly.executor.runners import make_runner, why_not
 from dooly.executor.session import open_session
+from dooly.hardware.machine import machine
 from dooly.ir import Operation, TensorType, attributes, parse_expr
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine]

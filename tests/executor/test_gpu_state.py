@@ -7,12 +7,13 @@ import pytest
 
 from dooly.cli.record import _slowdown
 from dooly.database import Samples
-from dooly.executor import gpu_timing, session
-from dooly.executor.gpu import Reading, Slowed, slowed_by
-from dooly.executor.gpu_timing import check_clocks, check_told_apart
-from dooly.executor.runner import Trial
+from dooly.executor import session
 from dooly.executor.session import Session
-from dooly.executor.timing import ALONE, Precision
+from dooly.executor.timing import gpu as gpu_timing
+from dooly.executor.timing.cpu import ALONE, Precision
+from dooly.executor.timing.gpu import check_clocks, check_told_apart
+from dooly.executor.trial import Trial
+from dooly.hardware.gpu import Reading, Slowed, slowed_by
 
 pytestmark = pytest.mark.engine
 
@@ -50,7 +51,7 @@ def test_ranks_stop_together_when_one_of_their_gpus_is_too_hot():
 def test_a_recording_says_that_its_gpu_is_too_hot(monkeypatch, capsys):
     """Or one of its GPUs: all ranks wait for it."""
     cool, hot = Reading(1980.0, 1980.0, 2619.0, 40.0, 300.0), Reading(345.0, 1980.0, 2619.0, 87.0, 90.0, "heat")
-    monkeypatch.setattr("dooly.executor.gpu.Gauge", lambda rank: SimpleNamespace(read=lambda: (cool, hot)[rank]))
+    monkeypatch.setattr("dooly.hardware.gpu.Gauge", lambda rank: SimpleNamespace(read=lambda: (cool, hot)[rank]))
     assert _slowdown(SimpleNamespace(device="cpu"), 2) == _slowdown(SimpleNamespace(device="cuda"), 1) == {}
     assert _slowdown(SimpleNamespace(device="cuda"), 2) == {"slowed by": "heat, 345 of 1980 MHz at 87 degrees Celsius"}
     assert "record again when it is well" in capsys.readouterr().err

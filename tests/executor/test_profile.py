@@ -10,16 +10,10 @@ import pytest
 
 from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples, Status
-from dooly.executor import (
-    Precision,
-    Ranges,
-    environment_for,
-    host_environment,
-    machine,
-    make_plan,
-    run_plan,
-)
-from dooly.executor.host_load import load_for
+from dooly.executor import Precision, Ranges, make_plan, run_plan
+from dooly.executor.host.load import load_for
+from dooly.hardware.environment import environment_for, host_environment
+from dooly.hardware.machine import machine
 from dooly.ir import Program
 
 pytestmark = pytest.mark.engine
@@ -60,7 +54,8 @@ def test_a_layer_and_its_experts_are_profiled_once(database, step, moe):
 PROFILE = """
 import sys
 from dooly.database import Database
-from dooly.executor import Precision, Ranges, machine, make_plan, run_plan
+from dooly.executor import Precision, Ranges, make_plan, run_plan
+from dooly.hardware.machine import machine
 from dooly.ir import parse_program
 operations = parse_program(open(sys.argv[2]).read()).operations
 database = Database(sys.argv[1])

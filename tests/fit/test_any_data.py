@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dooly.batch import Batch
 from dooly.errors import FitError
 from dooly.fit import Formula, Observation, fit, fit_host
+from dooly.fit.format import latex, line
 from dooly.fit.store import from_json, to_json
-from dooly.fit.text import latex, line
 from tests.fit import laws
 
 latencies = st.floats(1e-3, 1e9)

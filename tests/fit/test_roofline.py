@@ -3,7 +3,7 @@ import pytest
 from dooly.fit import DATASHEETS, Datasheet, Observation, fit, reached
 from dooly.fit.chart import formula_chart
 from dooly.fit.roofline import roofline_us
-from dooly.fit.subject import subject_of
+from dooly.fit.target import subject_of
 from tests.fit.laws import SIZES, attention, batches, flops, linear, moved, over_batches, over_tokens
 
 OPERATION = linear(4096, 4096)
@@ -30,7 +30,7 @@ def test_no_measured_time_is_below_the_roofline_of_its_law() -> None:
 
 
 def test_the_datasheets_are_of_the_known_gpus() -> None:
-    from dooly.capture.platforms import PLATFORMS
+    from dooly.hardware.gpus import PLATFORMS
 
     assert set(DATASHEETS) == {name for name, spec in PLATFORMS.items() if spec.is_cuda}
 

@@ -9,7 +9,7 @@ from dooly.errors import FitError
 from dooly.fit import Formula, Observation, experts_reached, fit, fit_host
 from dooly.fit.evaluator import scalar_evaluator
 from dooly.fit.select import plan_of
-from dooly.fit.subject import subject_of
+from dooly.fit.target import subject_of
 from dooly.fit.terms import regimes
 from dooly.ir import Operation, TensorType, attributes
 from dooly.ir.expr import evaluate, normal, symbol

@@ -19,11 +19,11 @@ import json
 import sys
 from pathlib import Path
 
-from dooly.capture.platforms import activate
+from dooly.engine.platforms import activate
 
 activate("h100")
 import dooly
-from dooly.engine import EngineSettings, engine_config
+from dooly.engine.settings import EngineSettings, engine_config
 from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
 
 model = Path(dooly.__path__[0]) / "models" / "llama-3.1-8b"

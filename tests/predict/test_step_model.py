@@ -14,7 +14,7 @@ from dooly.ir.operation import Operation, Use
 from dooly.ir.types import attributes
 from dooly.predict import HOST_PARTS, GraphPlan, StepModel
 from dooly.predict.host import HostModel
-from dooly.predict.work import collect_work
+from dooly.predict.step_ops import collect_work
 from tests.fit import laws
 
 MODEL = "tiny"

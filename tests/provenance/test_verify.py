@@ -181,15 +181,15 @@ def test_a_slice_that_starts_elsewhere_is_caught(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_wrong_attribute_of_an_owner_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dooly.capture import owners
+    from dooly.capture import opaque_modules
 
-    describe = owners._DESCRIBE["attention"]
+    describe = opaque_modules._DESCRIBE["attention"]
 
     def wrong(module: Any, names: Mapping[int, str]) -> dict[str, object]:
         said = describe(module, names)
         return {**said, "kv_heads": said["heads"]}
 
-    monkeypatch.setattr(owners, "_DESCRIBE", {**owners._DESCRIBE, "attention": wrong})
+    monkeypatch.setattr(opaque_modules, "_DESCRIBE", {**opaque_modules._DESCRIBE, "attention": wrong})
     first = refuted("tiny-llama")[0]
     assert first.startswith(
         "model.layers.0.self_attn.attn: attention: attribute kv_heads: claimed Nq, predicted 8, found 4"
@@ -215,7 +215,7 @@ def test_an_operation_too_many_and_one_too_few_are_caught() -> None:
 
 
 def test_the_command_says_what_is_refuted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from dooly.capture import owners
+    from dooly.capture import opaque_modules
     from dooly.cli import main
 
     arguments = ["verify-provenance", "tiny-llama", "--witnesses", "1", "--json"]
@@ -223,7 +223,7 @@ def test_the_command_says_what_is_refuted(monkeypatch: pytest.MonkeyPatch, capsy
     (report,) = json.loads(capsys.readouterr().out)
     assert report["holds"]
     assert report["dimensions"] == report["confirmed"]
-    monkeypatch.setattr(owners, "size_of", lambda value: 3)
+    monkeypatch.setattr(opaque_modules, "size_of", lambda value: 3)
     assert main(arguments) == 1
     assert "refuted: model.layers.0.self_attn.attn: attention: attribute head_size" in capsys.readouterr().err
     assert main(["verify-provenance", "no-such-model"]) == 2

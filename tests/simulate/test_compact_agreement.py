@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dooly.batch import StepBatch, StepCost
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.simulate import Trace, TraceRequest, simulate, simulate_fast, summarize
-from dooly.simulate.compact import CompactScheduler
-from dooly.simulate.engine import EngineScheduler
+from dooly.simulate.compact_scheduler import CompactScheduler
+from dooly.simulate.vllm_scheduler import EngineScheduler
 from tests.simulate.workloads import decisions, random_requests, random_settings
 
 pytestmark = pytest.mark.engine

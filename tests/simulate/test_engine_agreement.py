@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from dooly.engine import EngineSettings
-from dooly.live import start_engine
+from dooly.engine.local import start_engine
+from dooly.engine.settings import EngineSettings
 from dooly.simulate import Trace, TraceRequest, simulate, simulator
-from dooly.simulate.engine import EngineScheduler
+from dooly.simulate.vllm_scheduler import EngineScheduler
 
 pytestmark = pytest.mark.engine
 

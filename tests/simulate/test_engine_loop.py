@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dooly.batch import Batch, StepCost
-from dooly.engine import EngineSettings, engine_config
+from dooly.engine.settings import EngineSettings, engine_config
 from dooly.simulate import Trace, TraceRequest, simulate
-from dooly.simulate.engine import EngineScheduler, Scheduled
+from dooly.simulate.vllm_scheduler import EngineScheduler, Scheduled
 
 pytestmark = pytest.mark.engine
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dooly.cli import main
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.predict import SavedModel
 from dooly.simulate import Candidate, Outcome, Targets, Trace, TraceRequest, evaluate, frontier, frontier_chart

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.ir import Operation, read_program
 from dooly.ir.types import attributes

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from dooly.batch import Batch
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.simulate.metrics import request_frame, summarize, write_requests
-from dooly.simulate.run import RequestRecord, Run, StepRecord
+from dooly.simulate.records import RequestRecord, Run, StepRecord
 
 
 def run_of(*requests: RequestRecord) -> Run:

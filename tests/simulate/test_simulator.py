@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dooly.batch import POWER_LIMIT, Batch, StepCost
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.fit import Observation, fit_host
 from dooly.predict import NO_LIMIT, PowerLimit

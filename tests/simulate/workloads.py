@@ -4,7 +4,7 @@ import random
 from collections import deque
 from typing import Any
 
-from dooly.engine import EngineSettings
+from dooly.engine.settings import EngineSettings
 from dooly.simulate.scheduling import Scheduler
 from dooly.simulate.trace import TraceRequest
 

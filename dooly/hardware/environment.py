@@ -1,0 +1,187 @@
+"""Which facts of the machine change the latency of which operation.
+
+The environment is split by the library that provides the kernel, so that an upgrade re-measures only what it changed.
+On the CPU platform GEMM, attention and MoE kernels all come from the engine's own compiled library; the small
+operations of a region come from torch, called through the engine's modules.  On a GPU a GEMM is cuBLAS's, called by
+torch; a region is compiled by torch and Triton from the engine's native code; attention is its backend's library.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from dooly.batch import HOST_PARTS
+from dooly.database import Database, Environment, Record, Status, StoredOperation
+from dooly.database.environment import Fact
+from dooly.errors import ProfileError
+from dooly.hardware.gpus import PLATFORMS
+from dooly.hardware.machine import Machine, kv_block_size
+from dooly.ir import Kind, Operation
+from dooly.ir.opset import BETWEEN_STAGES
+
+__all__ = ["at_home", "environment_for", "home_of", "host_environment", "machine_behind", "stored_machine"]
+
+
+_BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
+_OF_HOST = ("cores", "processor")
+_FACTS = tuple(
+    sorted((*_BETWEEN_GPUS, *_OF_HOST, "caches", "clocks", "cublas", "cuda", "driver", "flashinfer", "triton"))
+)
+"""`Machine.facts` of a GPU."""
+
+
+def environment_for(operation: Operation, machine: Machine) -> Environment:
+    """The environment in which points of this operation are stored when taken on this machine.
+
+    Element types, KV-cache type and attention backend are part of the operation itself.
+    """
+    if machine.torch_device == "cuda":
+        return _on_gpu(operation, machine)
+    facts: dict[str, str | int] = {
+        "platform": machine.platform,
+        "device": machine.device,
+        "isa": machine.isa,
+        "threads": machine.threads,
+        "torch": machine.torch,
+        "mode": "eager",
+    }
+    if operation.kind in (Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT, Kind.MOE, Kind.COLLECTIVE):
+        facts["kernels"] = machine.engine
+    else:
+        facts["engine"] = machine.engine
+    if operation.kind is Kind.ATTENTION:
+        facts["block_size"] = kv_block_size(operation.attr("backend"), machine)
+    return Environment.of(**facts)
+
+
+def _on_gpu(operation: Operation, machine: Machine) -> Environment:
+    facts: dict[str, str | int] = {
+        "platform": machine.platform,
+        "device": machine.device,
+        "driver": machine.fact("driver"),
+        "cuda": machine.fact("cuda"),
+        "mode": machine.mode,
+    }
+    if operation.target == "scaled_linear":  # the engine's own kernels
+        facts["engine"] = machine.engine
+    elif operation.kind is Kind.GEMM:
+        facts |= {"torch": machine.torch, "cublas": machine.fact("cublas")}
+    elif operation.kind is Kind.ATTENTION:
+        facts |= {"engine": machine.engine, "block_size": kv_block_size(operation.attr("backend"), machine)}
+        facts |= _backend_library(operation.attr("backend"), machine)
+    elif operation.kind is Kind.COLLECTIVE:
+        if operation.target in BETWEEN_STAGES:
+            facts["mode"] = "eager"
+        facts["engine"] = machine.engine
+        facts |= {name: machine.fact(name) for name in _BETWEEN_GPUS}
+    elif operation.kind is Kind.MOE:
+        facts |= {"engine": machine.engine, "triton": machine.fact("triton")}
+    else:
+        compiler = "inductor" if machine.mode == "graph" else "none"
+        facts |= {"engine": machine.engine, "torch": machine.torch, "triton": machine.fact("triton")}
+        facts |= {"compiler": compiler}
+    if operation.kind not in (Kind.GEMM, Kind.COLLECTIVE) and machine.fact("caches"):
+        facts["caches"] = machine.fact("caches")
+    if operation.kind in (Kind.GEMM, Kind.MOE) and machine.fact("clocks"):
+        facts["clocks"] = machine.fact("clocks")
+    return Environment.of(**facts)
+
+
+def _backend_library(backend: object, machine: Machine) -> dict[str, str]:
+    """The library that an attention backend takes its kernels from; FlashAttention is the engine's own."""
+    name = {"FLASHINFER": "flashinfer", "TRITON_ATTN": "triton", "TRITON_MLA": "triton"}.get(str(backend))
+    return {} if name is None else {name: machine.fact(name)}
+
+
+def host_environment(machine: Machine) -> Environment:
+    """The environment of host time: the interpreter and the engine's Python code on this host's processor."""
+    return Environment.of(
+        platform=machine.platform,
+        host=machine.host,
+        device=machine.device,
+        threads=machine.threads,
+        python=machine.python,
+        torch=machine.torch,
+        engine=machine.engine,
+        mode=machine.mode,
+        scheduling="sync",
+        **({name: machine.fact(name) for name in _OF_HOST} if machine.torch_device == "cuda" else {}),
+    )
+
+
+def home_of(stored: StoredOperation, machine: Machine) -> Environment:
+    """The environment of an operation, or of a part of host time, as the engine runs it on this machine."""
+    if stored.signature in HOST_PARTS:
+        return host_environment(machine)
+    return environment_for(stored.parsed(), machine)
+
+
+def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
+    """Those that were taken as the engine does it on this machine: not collectives by other ways, or warm caches."""
+    homes: dict[str, Environment] = {}
+    for record in records:
+        stored = record.operation
+        if stored.signature not in homes:
+            homes[stored.signature] = home_of(stored, machine)
+        if record.environment == homes[stored.signature]:
+            yield record
+
+
+def stored_machine(database: Database, platform: str, cores: str | None = None) -> Machine:
+    """The GPU machine whose points the database holds: `environment_for` of it gives their environments.
+
+    Where several machines of the platform were measured, it is the one that `machine_behind` finds.
+
+    Args:
+        cores: of the host that is wanted, if host time was measured on one of so many.
+
+    Raises:
+        ProfileError: not a GPU, or nothing of it is stored.
+    """
+    spec = PLATFORMS.get(platform)
+    if spec is None or not spec.is_cuda:
+        known = ", ".join(name for name, each in PLATFORMS.items() if each.is_cuda)
+        raise ProfileError(f"--platform {platform}: expected one of {known}; leave it out for this machine")
+    points: Counter[str] = Counter()
+    for row in database.summary():
+        if row.status is Status.OK:
+            points[row.environment] += row.points
+    found = {each: points[each.key] for each in database.environments() if each.get("platform") == platform}
+    if not any(found.values()):
+        raise ProfileError(
+            f"{database.place}: nothing measured on {platform} is stored; `dooly db import` adds what ships with dooly"
+        )
+    if cores is not None and any(each.get("cores") == cores for each in found):
+        found = {each: count for each, count in found.items() if each.get("cores") in (None, cores)}
+    return machine_behind(found, platform)
+
+
+def machine_behind(points: Mapping[Environment, int], platform: str) -> Machine:
+    """The machine of the environment with most points, with every other environment that does not contradict it.
+
+    The size of its cache is not stored and is 0.
+
+    Args:
+        points: good ones by environment, all of this platform; at least one.
+        platform: a GPU.
+    """
+    spec = PLATFORMS[platform]
+    facts: dict[str, Fact] = {}
+    for each in sorted((each for each, count in points.items() if count), key=lambda each: (-points[each], each.json)):
+        if all(facts.get(name, value) == value for name, value in each.facts):
+            facts |= dict(each.facts)
+    text = {name: str(value) for name, value in facts.items()}
+    return Machine(
+        platform=platform,
+        host=text.get("host", ""),
+        device=text["device"],
+        isa=f"sm_{spec.capability[0]}{spec.capability[1]}",
+        threads=int(text.get("threads", "0")),
+        cache_bytes=0,
+        memory_bytes=spec.memory_bytes,
+        torch=text.get("torch", ""),
+        engine=text.get("engine", ""),
+        python=text.get("python", ""),
+        block_size=int(text.get("block_size", "0")),
+        mode="eager" if text["mode"] == "eager" else "graph",
+        facts=tuple((name, text[name]) for name in _FACTS if name in text),
+    )

@@ -1,0 +1,160 @@
+"""The work of one model: each operation with its formula, how often it runs, and what its axes stand for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dooly.errors import PredictError
+from dooly.fit.formula import Formula
+from dooly.fit.observation import Mixture, Routing, experts_reached
+from dooly.fit.target import Subject, subject_of
+from dooly.ir.operation import Operation
+from dooly.ir.opset import BETWEEN_STAGES, Kind
+
+__all__ = ["GRID", "Work", "collect_work", "on_grid"]
+
+Column = NDArray[np.float64]
+
+GRID = float(2**20)
+"""Times are whole multiples of 1/GRID us: sums of them are exact, in whatever order they are taken."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One line of a step.
+
+    Attributes:
+        operation: what runs.
+        count: how often in one step.
+        bind: (axis of the operation, request symbol of the step) where they differ: ``("T", "L")`` for rows of logits.
+        formula: its latency.
+        routing: of a mixture of experts.
+    """
+
+    operation: Operation
+    count: int
+    bind: tuple[tuple[str, str], ...]
+    formula: Formula
+    routing: Routing = experts_reached
+
+    @cached_property
+    def subject(self) -> Subject:
+        """Window, experts and symbols of the operation."""
+        return subject_of(self.operation)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[str, str], ...]:
+        """(axis, request symbol) for each axis that the step assigns; activated experts follow from the tokens."""
+        bind = dict(self.bind)
+        return tuple((axis, bind.get(axis, axis)) for axis in self.operation.axes if axis != "A")
+
+    @cached_property
+    def axis(self) -> str | None:
+        """The request symbol, if it alone decides the latency: such work is tabulated."""
+        if self.operation.kind.stateful:
+            return None
+        names = {name for _, name in self.sizes}
+        return names.pop() if len(names) == 1 else None
+
+    def total_us(self, columns: Mapping[str, Column]) -> tuple[Column, NDArray[np.bool_]]:
+        """us of all `count` runs and whether extrapolated, for many steps.
+
+        Args:
+            columns: float64[steps] by request symbol of the step; of attention `BatchColumns.attention` of its window.
+
+        Times are whole multiples of 2**-20 us, so that sums come out the same in whatever order they are taken.
+        """
+        values = dict(columns)
+        values |= {axis: columns[name] for axis, name in self.sizes}
+        if self._mixture is not None:
+            values["A"] = self._mixture.reached(values["T"], self.routing)
+        idle = np.zeros(1, dtype=bool)
+        if self._rows:
+            values |= {axis: np.maximum(values[axis], 1.0) for axis in self._rows}
+            if self.axis == "L":
+                idle = columns["L"] < 1
+        latency, outside = self.formula.predict(values)
+        return np.where(idle, 0.0, on_grid(latency * self.count)), outside & ~idle
+
+    def total_us_one(self, values: Mapping[str, float]) -> tuple[float, bool]:
+        """`total_us` of one step."""
+        if self.bind:
+            values = {**values, **{axis: values[name] for axis, name in self.sizes}}
+        if self._rows and values["L"] < 1:
+            if self.axis == "L":
+                return 0.0, False
+            values = {**values, **dict.fromkeys(self._rows, 1.0)}
+        if self._mixture is not None:
+            values = {**values, "A": self._mixture.reached(values["T"], self.routing)}
+        latency, outside = self.formula.predict_one(values)
+        return round(latency * self.count * GRID) / GRID, outside
+
+    @cached_property
+    def _rows(self) -> list[str]:
+        """Axes that stand for rows of logits.  A step may have none: then work on them alone is free."""
+        return [axis for axis, name in self.sizes if name == "L"]
+
+    @cached_property
+    def _mixture(self) -> Mixture | None:
+        return self.subject.mixture
+
+
+def on_grid(latency_us: Column) -> Column:
+    """Rounded to whole multiples of 2**-20 us."""
+    return np.rint(latency_us * GRID) / GRID
+
+
+def collect_work(
+    operations: Iterable[Operation], formulas: Mapping[str, Formula], model: str, routing: Routing = experts_reached
+) -> tuple[Work, ...]:
+    """The work of one step of a model.
+
+    Collectives over a single rank do nothing and are left out.
+
+    Args:
+        operations: a table of operations; only the uses by `model` count.
+        formulas: by signature.
+        model: name as in the uses.
+
+    Raises:
+        PredictError: the model uses none of the operations, or one that it uses has no formula.
+    """
+    found: list[Work] = []
+    missing: list[Operation] = []
+    stage = False
+    for operation in operations:
+        counts: dict[tuple[tuple[str, str], ...], int] = {}
+        for use in operation.uses:
+            if use.model == model:
+                counts[use.bind] = counts.get(use.bind, 0) + use.count
+        if not counts or (operation.kind is Kind.COLLECTIVE and operation.attr("ranks") == 1):
+            continue
+        stage = stage or operation.target in BETWEEN_STAGES
+        if operation.signature not in formulas:
+            missing.append(operation)
+            continue
+        formula = formulas[operation.signature]
+        found += [Work(operation, count, bind, formula, routing) for bind, count in counts.items()]
+    if missing:
+        raise PredictError(f"{model}: {_without_formula(None if stage else model, missing)}")
+    if not found:
+        raise PredictError(f"{model}: the operation table holds nothing that it uses; lower the model first")
+    return tuple(found)
+
+
+def _without_formula(model: str | None, missing: list[Operation]) -> str:
+    """What the model, or if None a pipeline stage, has no formula of, and what to do about it."""
+    missing = sorted(missing, key=lambda operation: operation.kind is Kind.COLLECTIVE)
+    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    last = missing[-1]
+    among, profile, where = "", f"dooly profile {model}", ""
+    if last.kind is Kind.COLLECTIVE:
+        ranks = last.attr("ranks")
+        among = f", among them {last.name} {f'over {ranks} ranks' if ranks else 'between stages'}"
+        profile, where = "dooly profile", " where that many devices are"
+    if model is None:
+        profile = "python -m dooly.passes MODEL --pp N -o stages.ir && dooly profile stages.ir"
+    return f"no formula of {missing[0].name}{others}{among}; `{profile}` measures it{where}, then run `dooly fit`"

@@ -1,6 +1,0 @@
-"""How much of one model's work other models have too: shares, what a model adds, and the heat map."""
-
-from dooly.sharing.heatmap import heat_map
-from dooly.sharing.matrix import Sharing
-
-__all__ = ["Sharing", "heat_map"]

@@ -1,0 +1,3 @@
+"""Databases, shipped measurements, lowered models and their formulas, put together: what commands and programs use."""
+
+__all__: list[str] = []

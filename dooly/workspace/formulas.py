@@ -1,0 +1,138 @@
+"""Formulas of one machine: those that are stored, and those fitted on the spot from stored points."""
+
+import logging
+from collections.abc import Sequence
+from itertools import groupby
+
+from dooly.batch import HOST_PARTS
+from dooly.database import Database, Environment, StoredOperation
+from dooly.errors import FitError
+from dooly.fit import Families, Formula, Observation
+from dooly.fit.store import from_json
+from dooly.hardware.environment import environment_for, host_environment
+from dooly.hardware.machine import Machine
+from dooly.ir import Kind, Operation
+from dooly.workspace.transfer import lent_host_parts, lent_products
+
+__all__ = ["fit_missing", "fit_stored", "formulas_here", "observed"]
+
+_log = logging.getLogger(__name__)
+
+
+def fit_stored(database: Database, stored: StoredOperation, environment: Environment) -> Formula:
+    """Fit the points of one operation, or of one part of the host's work, in one environment.
+
+    Raises:
+        FitError: the points do not suffice.
+    """
+    from dooly.fit import fit, fit_host
+
+    observations = observed(database, stored.signature, environment)
+    if stored.signature in HOST_PARTS:
+        return fit_host(stored.signature, observations)
+    return fit(stored.parsed(), observations)
+
+
+def observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
+    """Points of an operation as a fit takes them: of mixtures, those without a given fullest expert."""
+    points = [point for point in database.points(signature, environment) if not point.point.skewed]
+    return [Observation.of(point) for point in points]
+
+
+def fit_missing(
+    database: Database, operations: Sequence[Operation], machine: Machine, known: dict[str, Formula]
+) -> dict[str, Formula]:
+    """Formulas of operations and host work that have none stored, or that another GPU lends; they are not stored.
+
+    From their points or, of operations with few points or none, from their family; collectives only from points, since
+    a family has no number of ranks.
+    """
+    from dooly.fit import ENOUGH
+
+    lent = lent_products(database, operations, machine)
+    if lent:
+        _log.info(f"note: {len(lent)} products of many rows are those of a rested GPU of the same chip")
+    found = _fit_host(database, machine, known, rested=bool(lent))
+    missing = [each for each in operations if each.signature not in known or each in lent]
+    points = {
+        each: lent.get(each) or observed(database, each.signature, environment_for(each, machine)) for each in missing
+    }
+    families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
+    for operation in missing:
+        if not points[operation] and (operation.kind is Kind.COLLECTIVE or families.of(operation) is None):
+            continue
+        try:
+            found[operation.signature] = families.fit(operation, points[operation])
+        except FitError as error:
+            _log.info(f"not fitted: {error}")
+    borrowed = [formula for formula in found.values() if formula.lenders]
+    for formula in borrowed:
+        _log.info(
+            f"note: {formula.name} has {formula.held.points or 'no'} points here: formula of {formula.lenders} "
+            f"operations like it, right to {formula.held.mape:.0%} (median), {formula.held.worst_error:.0%} (90 %)"
+        )
+    return found
+
+
+def _fit_host(database: Database, machine: Machine, known: dict[str, Formula], *, rested: bool) -> dict[str, Formula]:
+    """Formulas of what is known of the host's time; parts that were not measured here may be another machine's."""
+    found: dict[str, Formula] = {}
+    home = host_environment(machine)
+    stored = {each.signature: each for each in database.operations() if each.signature in HOST_PARTS}
+    homes = {part: home for part in stored if part not in known and database.points(part, home)}
+    here = [part for part in stored if part in known or part in homes]
+    lent = lent_host_parts(database, here, machine, rested=rested)
+    homes |= lent
+    for there, parts in groupby(lent, lent.__getitem__):
+        host = f"a host of {there.get('cores')} such cores"
+        _log.info(f"note: {', '.join(parts)}: not measured here, those of an {there.get('device')} on {host}")
+    for part, place in homes.items():
+        try:
+            found[part] = fit_stored(database, stored[part], place)
+        except FitError as error:
+            _log.info(f"{part} is not fitted: {error}")
+    return found
+
+
+def _families(database: Database, wanted: Sequence[Operation], machine: Machine) -> Families:
+    """Families of the wanted operations, from all that this machine measured of their targets."""
+    from dooly.fit import fit_families
+
+    targets = {each.target for each in wanted}
+    measured: dict[Operation, list[Observation]] = {}
+    for stored in database.operations():
+        if stored.target in targets:
+            operation = stored.parsed()
+            points = observed(database, stored.signature, environment_for(operation, machine))
+            if points:
+                measured[operation] = points
+    return fit_families(measured, wanted)
+
+
+def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:
+    """Formulas by signature, the host's among them, that were fitted in this machine's environments.
+
+    Where there is none here but one in another environment, that is said, never used.
+    """
+    homes = {operation.signature: environment_for(operation, machine) for operation in operations}
+    homes |= dict.fromkeys(HOST_PARTS, host_environment(machine))
+    found: dict[str, Formula] = {}
+    elsewhere: dict[str, str] = {}
+    for signature, home in homes.items():
+        stored = database.formula(signature, home)
+        if stored is not None:
+            found[signature] = from_json(stored)
+        elif (near := _near(database, signature, home)) is not None:
+            elsewhere[signature] = near
+    for difference in sorted(set(elsewhere.values())):
+        count = list(elsewhere.values()).count(difference)
+        _log.info(f"note: {count} operations have a formula in another environment ({difference}); it is not used")
+    return found
+
+
+def _near(database: Database, signature: str, home: Environment) -> str | None:
+    """How the nearest other environment that has a formula of this operation differs."""
+    for other, differences in database.near_environments(home):
+        if database.formula(signature, other) is not None:
+            return ", ".join(f"{name} {there!s} there, {here!s} here" for name, (here, there) in differences.items())
+    return None
