@@ -14,7 +14,17 @@ from typing import Any, cast
 from dooly.errors import CaptureError
 from dooly.ir import Expr, evaluate, format_expr, parse_expr
 
-__all__ = ["ARCHITECTURES", "FIELDS", "STRETCH", "TIED", "config_values", "list_models", "resolve_model", "stretch"]
+__all__ = [
+    "ARCHITECTURES",
+    "FIELDS",
+    "STRETCH",
+    "TIED",
+    "config_values",
+    "list_models",
+    "note_of",
+    "resolve_model",
+    "stretch",
+]
 
 FIELDS: Mapping[str, str] = {
     "hidden_size": "H",
@@ -98,6 +108,12 @@ _OPTIONAL_NULL = frozenset(("head_dim", "sliding_window", "q_lora_rank", "num_ke
 def list_models() -> tuple[str, ...]:
     """Names of the bundled models, sorted."""
     return tuple(sorted(path.parent.name for path in _bundled().glob("*/config.json")))
+
+
+def note_of(model: str | Path) -> str | None:
+    """What sets a bundled model apart from the checkpoint that is published under its name; None if nothing does."""
+    note = _locate(model).with_name("note.txt")
+    return note.read_text(encoding="utf-8").strip() if note.is_relative_to(_bundled()) and note.is_file() else None
 
 
 def _bundled() -> Path:

@@ -23,14 +23,25 @@ def fit_stored(database: Database, stored: StoredOperation, environment: Environ
     """Fit the points of one operation, or of one part of the host's work, in one environment.
 
     Raises:
-        FitError: the points do not suffice.
+        FitError: the points do not suffice, or the formula is useless.
     """
     from dooly.fit import fit, fit_host
 
     observations = observed(database, stored.signature, environment)
     if stored.signature in HOST_PARTS:
-        return fit_host(stored.signature, observations)
-    return fit(stored.parsed(), observations)
+        return _useful(fit_host(stored.signature, observations))
+    return _useful(fit(stored.parsed(), observations))
+
+
+def _useful(formula: Formula) -> Formula:
+    """The formula itself.
+
+    Raises:
+        FitError: no prediction may rest on it.
+    """
+    if formula.held.useless:
+        raise FitError(f"{formula.name}: {formula.held.useless}")
+    return formula
 
 
 def observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
@@ -62,7 +73,7 @@ def fit_missing(
         if not points[operation] and (operation.kind is Kind.COLLECTIVE or families.of(operation) is None):
             continue
         try:
-            found[operation.signature] = families.fit(operation, points[operation])
+            found[operation.signature] = _useful(families.fit(operation, points[operation]))
         except FitError as error:
             _log.info(f"not fitted: {error}")
     borrowed = [formula for formula in found.values() if formula.lenders]
@@ -112,7 +123,7 @@ def _families(database: Database, wanted: Sequence[Operation], machine: Machine)
 def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:
     """Formulas by signature, the host's among them, that were fitted in this machine's environments.
 
-    Where there is none here but one in another environment, that is said, never used.
+    Where there is none here but one in another environment, that is said, never used; neither is a useless one.
     """
     homes = {operation.signature: environment_for(operation, machine) for operation in operations}
     homes |= dict.fromkeys(HOST_PARTS, host_environment(machine))
@@ -121,7 +132,11 @@ def formulas_here(database: Database, operations: Sequence[Operation], machine: 
     for signature, home in homes.items():
         stored = database.formula(signature, home)
         if stored is not None:
-            found[signature] = from_json(stored)
+            formula = from_json(stored)
+            if formula.held.useless:
+                _log.info(f"note: {formula.name}: {formula.held.useless}")
+            else:
+                found[signature] = formula
         elif (near := _near(database, signature, home)) is not None:
             elsewhere[signature] = near
     for difference in sorted(set(elsewhere.values())):

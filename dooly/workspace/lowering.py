@@ -34,7 +34,7 @@ def lower(
     Raises:
         CaptureError, ParseError, PassError: a model is not usable, or an .ir file was captured otherwise.
     """
-    from dooly.capture import Options, Parallel, capture_stages, check_read
+    from dooly.capture import Options, Parallel, capture_stages, check_read, note_of
     from dooly.passes import PIPELINE, run
 
     rank, stages = stage
@@ -44,6 +44,8 @@ def lower(
             parts.append(_read(model, platform, eager))
         else:
             _log.info(f"capturing {model}")
+            if note := note_of(model):
+                _log.info(f"note: {model} as bundled: {note}")
             options = Options(Parallel(tp, pp=stages), platform or here, backend, eager=eager)
             parts.append(Program(tuple(graph for graph in capture_stages(model, options) if _holds(graph, rank))))
     program = Program.joined(parts)
