@@ -1,7 +1,9 @@
 """Databases as Parquet files: what ships with dooly, and what people send each other."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,10 +106,24 @@ def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
         DatabaseError: the file cannot be read.
     """
     try:
-        return read()
+        with _without_panic_texts():
+            return read()
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         told = " ".join(str(error).split())[:200]
         raise DatabaseError(f"{path}: cannot be read as Parquet: {told}") from error
+
+
+@contextmanager
+def _without_panic_texts() -> Generator[None]:
+    """Keep what the reader's threads print of a damaged file, beside the error that they raise, from the terminal."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _record(row: dict[str, Any]) -> Record:
