@@ -1,5 +1,7 @@
 """Every error that dooly raises on purpose: one line that names the place, what was found, and the way out."""
 
+from dooly.escape import escaped
+
 __all__ = [
     "CaptureError",
     "DatabaseError",
@@ -16,7 +18,13 @@ __all__ = [
 
 
 class DoolyError(Exception):
-    """Base of all of them.  The command line prints its text on one line and exits with status 2."""
+    """Base of all of them.  The command line prints its text on one line and exits with status 2.
+
+    The text may quote files, names and arguments: what could not be seen in it is spelled out.
+    """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class VerifyError(DoolyError, ValueError):
@@ -36,7 +44,7 @@ class ParseError(DoolyError, ValueError):
     def __init__(self, message: str, line: int, column: int, text: str) -> None:
         self.line, self.column = line, column
         self._given = message, line, column, text
-        before, after = text[: column - 1], text[column - 1 : column + 100]
+        before, after = escaped(text[: column - 1]), escaped(text[column - 1 : column + 100])
         if len(before) > 160:
             before = f"...{before[-100:]}"
         super().__init__(f"line {line}, column {column}: {message}\n  {before}{after}\n  {' ' * len(before)}^")

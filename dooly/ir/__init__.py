@@ -12,6 +12,7 @@ from dooly.ir.expr import (
     symbols_of,
 )
 from dooly.ir.expr_parser import parse_expr
+from dooly.ir.form import well_formed
 from dooly.ir.graph import Block, Divides, Free, Graph, Op, Owner, Value
 from dooly.ir.operation import Operation, Use
 from dooly.ir.opset import Kind, kind_of, spec_of
@@ -60,4 +61,5 @@ __all__ = [
     "symbols_of",
     "verify",
     "verify_graph",
+    "well_formed",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "floor_div",
     "format_expr",
     "normal",
+    "substitute",
     "symbol",
     "symbols_of",
 ]
@@ -44,15 +45,16 @@ class FloorDiv(sympy.Function):
 
     @classmethod
     def eval(cls, a: Expr, b: Expr) -> Expr | None:  # pyright: ignore[reportIncompatibleMethodOverride] (sympy)
-        if a.is_Integer and b.is_Integer and b != 0:
-            return sympy.Integer(int(a) // int(b))
+        if isinstance(a, sympy.Rational) and isinstance(b, sympy.Rational) and b != 0:
+            return sympy.floor(a / b)
         if b == 1 or a == 0:
             return a
         quotient = normal(a / b)
         whole = sum((term for term in sympy.Add.make_args(quotient) if _is_polynomial(term)), sympy.Integer(0))
         if whole == 0:
             return None
-        return whole + cast(Expr, cls(normal(a - whole * b), b))  # (b*q + r)//b == q + r//b
+        rest = normal(a - whole * b)  # (b*q + r)//b == q + r//b
+        return whole if rest == 0 else whole + cast(Expr, cls(rest, b, evaluate=rest.is_Rational))
 
 
 def _is_polynomial(e: Expr) -> bool:
@@ -119,16 +121,27 @@ def _is_integer(term: Expr, ratios: list[Expr], depth: int = 2) -> bool:
     return any(_is_integer(normal(term / ratio), ratios, depth - 1) for ratio in ratios)
 
 
-def evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float:
-    """Value of an expression; an ``int`` when the result is whole and no float took part.
+def substitute(e: Expr, values: Mapping[sympy.Symbol, Expr]) -> Expr:
+    """The normal form with other expressions in the place of symbols.
+
+    Raises:
+        ZeroDivisionError: a divisor becomes zero.
+    """
+    result = normal(cast(Expr, e.xreplace(values)))
+    if result.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        raise ZeroDivisionError(f"{format_expr(e)} divides by zero")
+    return result
+
+
+def evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float | Fraction:
+    """Value of an expression, exact unless a float takes part; an ``int`` when it is whole.
 
     Raises:
         KeyError: a symbol has no value.
+        ZeroDivisionError: a divisor is zero.
     """
     result = _evaluate(e, values)
-    if isinstance(result, Fraction):
-        return int(result) if result.denominator == 1 else float(result)
-    return result
+    return int(result) if isinstance(result, Fraction) and result.denominator == 1 else result
 
 
 def _evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float | Fraction:
@@ -137,8 +150,6 @@ def _evaluate(e: Expr, values: Mapping[str, int | float]) -> int | float | Fract
         return Fraction(value) if isinstance(value, int) else value
     if e.is_Rational:
         return Fraction(int(cast(sympy.Rational, e).p), int(cast(sympy.Rational, e).q))
-    if e.is_Float:
-        return float(e)
     args = [_evaluate(cast(Expr, a), values) for a in e.args]
     if e.is_Add:
         return sum(args)
@@ -173,7 +184,7 @@ def format_expr(e: Expr) -> str:
 
 def _is_quick_to_factor(e: Expr) -> bool:
     """Factoring is for reading: it costs without bound above the size of dimensions, and pulls floats about."""
-    if e.has(sympy.Float):
+    if e.has(sympy.Float) or any(max(abs(n.p), n.q) >= 2**63 for n in e.atoms(sympy.Rational)):
         return False
     return len(e.args) <= 24 and len(e.free_symbols) <= 6 and all(abs(p.exp) <= 3 for p in e.atoms(sympy.Pow))
 

@@ -1,15 +1,16 @@
-"""Reads dimensions by a small allow-list grammar: numbers, names, ``+ - * / // **``, ``max``, ``min``, parentheses.
+"""Reads dimensions by a small allow-list grammar: integers, names, ``+ - * / // **``, ``max``, ``min``, parentheses.
 
 Nothing is evaluated, and what is larger than any dimension could be is refused before it costs time.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import cast
 
 import sympy
 
-from dooly.ir.expr import Expr, FloorDiv, normal, symbol
+from dooly.ir.expr import Expr, FloorDiv, format_expr, normal, symbol
 
 __all__ = ["ExprSyntaxError", "parse_expr"]
 
@@ -24,16 +25,31 @@ class ExprSyntaxError(ValueError):
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.\d*(?:e[+-]?\d+)?|\d+(?:e[+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|//|[-+*/(),]))")
 _SPACE = re.compile(r"\s*")
-_MAX_TERMS, _MAX_FACTORS, _MAX_DEPTH, _MAX_DIGITS, _MAX_EXPONENT = 500, 32, 40, 30, 16
+_MAX_LENGTH, _MAX_TERMS, _MAX_FACTORS, _MAX_DEPTH, _MAX_DIGITS, _MAX_EXPONENT = 2000, 100, 32, 40, 30, 16
+_MAX_ARGUMENTS = 16
+"""Arguments of all different floors and extrema in one expression: what costs most to bring into normal form."""
 
 
+@lru_cache(maxsize=65536)
 def parse_expr(text: str) -> Expr:
     """Read an expression and return its normal form.
 
     Raises:
-        ExprSyntaxError: not an expression of the grammar, or larger than any dimension could be.
+        ExprSyntaxError: not an expression of the grammar, or larger than any dimension could be: whatever is read is
+            printed as a text that is read as the same again.
     """
-    return _Parser(text).parse()
+    result = _Parser(text).parse()
+    try:
+        again = _Parser(format_expr(result)).parse()
+    except ExprSyntaxError as error:
+        raise ExprSyntaxError(f"expression too large: in normal form, {error}", 0) from None
+    if again != result:
+        raise ExprSyntaxError("expression too complex: its normal form reads as another", 0)
+    return result
+
+
+def _floor_div(a: Expr, b: Expr) -> Expr:
+    return cast(Expr, FloorDiv(a, b))
 
 
 class _Parser:
@@ -41,6 +57,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.text, self.position, self.depth = text, 0, 0
+        self.functions: set[sympy.Basic] = set()
         self.token, self.kind, self.start = "", "", 0
         self.advance()
 
@@ -72,22 +89,12 @@ class _Parser:
         return ExprSyntaxError(f"{message}, {found}", self.start)
 
     def parse(self) -> Expr:
+        if len(self.text) > _MAX_LENGTH:
+            raise ExprSyntaxError(f"expression too large: {len(self.text)} characters, at most {_MAX_LENGTH}", 0)
         result, _ = self.sum()
         if self.kind != "end":
             raise self.error("expected the end of the expression")
-        result = normal(result)
-        self.check_printable(result)
-        return result
-
-    def check_printable(self, e: Expr) -> None:
-        """What can be read can be printed and read again."""
-        numbers = [part for n in e.atoms(sympy.Rational) for part in (abs(int(n.p)), int(n.q))]
-        if any(number >= 10**_MAX_DIGITS for number in numbers):
-            raise ExprSyntaxError("expression too large: a number too long to print", 0)
-        if any(abs(power.exp) > _MAX_EXPONENT for power in e.atoms(sympy.Pow)):
-            raise ExprSyntaxError(f"expression too large: an exponent above {_MAX_EXPONENT}", 0)
-        if e.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
-            raise ExprSyntaxError("expression too large: a number that is not finite", 0)
+        return normal(result)
 
     def sum(self) -> tuple[Expr, int]:
         self.depth += 1
@@ -110,12 +117,12 @@ class _Parser:
             right, more = self.unary()
             if operator == "*":
                 left, terms = self.bounded(left * right, terms * more)
-            elif right == 0:
+            elif normal(right) == 0:
                 raise ExprSyntaxError("division by zero", place)
             elif operator == "/":
                 left, terms = self.bounded(left / right, terms * more)
             else:
-                left, terms = cast(Expr, FloorDiv(normal(left), normal(right))), terms + 1
+                left, terms = self.function(_floor_div, (left, right), terms * more + 1)
         return left, terms
 
     def unary(self) -> tuple[Expr, int]:
@@ -139,7 +146,9 @@ class _Parser:
         if self.kind == "number":
             if len(self.token) > _MAX_DIGITS:
                 raise self.error("number too long")
-            number = sympy.Integer(self.token) if self.token.isdigit() else sympy.Float(float(self.token))
+            if not self.token.isdigit():
+                raise self.error("expected a whole number")
+            number = sympy.Integer(self.token)
             self.advance()
             return number, 1
         if self.kind == "name":
@@ -159,9 +168,15 @@ class _Parser:
         while self.take(","):
             args.append(self.sum())
         self.expect(")")
-        if len(args) > 4:
-            raise self.error("expected at most 4 arguments")
-        return self.bounded(function(*(normal(e) for e, _ in args)), sum(terms for _, terms in args))
+        return self.function(function, [e for e, _ in args], sum(terms for _, terms in args))
+
+    def function(self, function: Callable[..., Expr], args: Sequence[Expr], terms: int) -> tuple[Expr, int]:
+        """A floor or an extremum."""
+        if terms > _MAX_TERMS or len(args) + sum(len(each.args) for each in self.functions) > _MAX_ARGUMENTS:
+            raise ExprSyntaxError("expression too large", self.start)
+        value = function(*map(normal, args))
+        self.functions |= value.atoms(FloorDiv, sympy.Max, sympy.Min)
+        return self.bounded(value, terms)
 
     def bounded(self, value: Expr, terms: int) -> tuple[Expr, int]:
         factors = sympy.Mul.make_args(value)

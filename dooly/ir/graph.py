@@ -65,6 +65,11 @@ class Op:
         """Name of the first result."""
         return self.results[0].name
 
+    @property
+    def place(self) -> str:
+        """Its name and the module that it stands in, for messages."""
+        return f"%{self.name} at {self.path or 'no module'}"
+
     def attr(self, name: str, default: Attribute = None) -> Attribute:
         """An attribute by name."""
         return dict(self.attrs).get(name, default)

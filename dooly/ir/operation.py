@@ -9,6 +9,7 @@ import sympy
 
 from dooly.ir.call import Call
 from dooly.ir.expr import Expr, normal, symbols_of
+from dooly.ir.form import well_formed
 from dooly.ir.graph import Block
 from dooly.ir.opset import Kind, Spec, kind_of, spec_of
 from dooly.ir.printer import format_operation
@@ -86,27 +87,32 @@ class Operation:
     @cached_property
     def flops(self) -> Expr:
         """Floating-point operations, over the axes."""
-        if self.body is not None:
-            return normal(sum((spec.flops(call) for spec, call, _ in _calls(self.body)), sympy.Integer(0)))
-        return normal(spec_of(self.target).flops(Call(self.operands, self.results, dict(self.attrs))))
+        with well_formed(self.target, f"@{self.name}"):
+            if self.body is not None:
+                return normal(sum((spec.flops(call) for spec, call, _ in _calls(self.body)), sympy.Integer(0)))
+            return normal(spec_of(self.target).flops(Call(self.operands, self.results, dict(self.attrs))))
 
     @cached_property
     def bytes(self) -> Expr:
         """Bytes that must cross memory: a region reads each argument and writes each new output once."""
-        if self.body is None:
-            return spec_of(self.target).total_bytes(Call(self.operands, self.results, dict(self.attrs)))
-        read: dict[str, dict[str, Expr]] = {arg.name: {} for arg in self.body.args}
-        for spec, call, sources in _calls(self.body):
+        with well_formed(self.target, f"@{self.name}"):
+            if self.body is None:
+                return spec_of(self.target).total_bytes(Call(self.operands, self.results, dict(self.attrs)))
+            return self._bytes_of(self.body)
+
+    def _bytes_of(self, body: Block) -> Expr:
+        read: dict[str, dict[str, Expr]] = {arg.name: {} for arg in body.args}
+        for spec, call, sources in _calls(body):
             for slot, (argument, part) in sources.items():
                 amount, parts = spec.read_bytes(call, slot), read[argument]
                 parts[part] = amount if part not in parts else sympy.Max(parts[part], amount)
         total: Expr = sympy.Integer(0)
-        for arg in self.body.args:
+        for arg in body.args:
             parts = read[arg.name]
             amount = sum(parts.values(), sympy.Integer(0))
             total += amount if len(parts) < 2 else sympy.Min(arg.type.bytes, amount)
-        seen = viewed(self.body)
-        new = (r.bytes for r, name in zip(self.results, self.body.outputs, strict=True) if name not in seen)
+        seen = viewed(body)
+        new = (r.bytes for r, name in zip(self.results, body.outputs, strict=True) if name not in seen)
         return normal(total + sum(new, sympy.Integer(0)))
 
     def attr(self, name: str, default: Attribute = None) -> Attribute:

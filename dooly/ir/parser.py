@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,8 +21,9 @@ __all__ = ["parse_program", "read_program"]
 T = TypeVar("T")
 _WORD = re.compile(r"[A-Za-z_][\w.]*")
 _NAME = re.compile(r"[\w.]+")
-_FLOAT = re.compile(r"-?(?:\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf|nan)")
-_LITERALS: dict[str, Attribute] = {"none": None, "true": True, "false": False}
+_FLOAT = re.compile(r"-?(?:\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf)")
+_LITERALS: dict[str, Attribute] = {"none": None, "true": True, "false": False, "nan": nan}
+"""The one nan of `math` equals itself inside of tuples, a new one does not."""
 _MAX_DEPTH, _MAX_NODES = 20, 1_000_000
 
 
@@ -290,7 +292,7 @@ class _Parser(Scanner):
     def program(self) -> Program:
         graphs: list[Graph] = []
         operations: list[Operation] = []
-        while self.position < len(self.text):
+        while self.position < len(self.text) or not (graphs or operations):
             if self.take("graph"):
                 graphs.append(self.graph())
             elif self.take("operation"):

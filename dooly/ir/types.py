@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from math import prod
-from typing import TypeAlias, cast
+from math import isnan, nan, prod
+from typing import TypeAlias
 
 import sympy
 
-from dooly.ir.expr import Expr, normal, symbols_of
+from dooly.ir.expr import Expr, normal, substitute, symbols_of
 
 __all__ = ["ITEM_BYTES", "Attribute", "Attributes", "Origin", "TensorType", "attributes", "join", "origin_of"]
 
@@ -44,6 +44,8 @@ def attributes(**values: object) -> Attributes:
 
 
 def _attribute(value: object) -> Attribute:
+    if isinstance(value, float) and isnan(value):
+        return nan  # always the same, which equals itself inside of tuples
     if isinstance(value, bool) or value is None or isinstance(value, str | float):
         return value
     if isinstance(value, int):
@@ -111,4 +113,4 @@ class TensorType:
 
     def map(self, rewrite: Mapping[sympy.Symbol, Expr]) -> "TensorType":
         """The type with symbols replaced."""
-        return TensorType(self.dtype, tuple(cast(Expr, dim.xreplace(rewrite)) for dim in self.shape))
+        return TensorType(self.dtype, tuple(substitute(dim, rewrite) for dim in self.shape))

@@ -8,10 +8,13 @@ from dooly.errors import VerifyError
 from dooly.ir.expr import Expr, evaluate, format_expr, symbols_of
 from dooly.ir.graph import Block, Graph, Op
 from dooly.ir.operation import Operation
+from dooly.ir.opset import Kind, kind_of
 from dooly.ir.program import Program
 from dooly.ir.types import TensorType, origin_of
 
 __all__ = ["verify", "verify_graph"]
+
+_MAX_SIZE = 2**63 - 1
 
 
 def verify(program: Program) -> None:
@@ -25,6 +28,9 @@ def verify(program: Program) -> None:
     names = [graph.name for graph in program.graphs]
     if len(set(names)) != len(names):
         raise VerifyError(f"two graphs have one name: {', '.join(sorted(names))}")
+    for operation in program.operations:
+        if operation.body is not None:
+            _verify_body(f"body of @{operation.name}", operation.operands, operation.results, operation.body)
     for graph in program.graphs:
         verify_graph(graph)
         _verify_table(graph, program.for_model(graph.name))
@@ -46,8 +52,9 @@ def verify_graph(graph: Graph) -> None:
         if len(set(names)) != len(names):
             raise VerifyError(f"{where}: a {kind} symbol is declared twice: {', '.join(names)}")
     for name, value in graph.config:
-        if value < 1:
-            raise VerifyError(f"{where}: configuration symbol {name} = {value} is not positive")
+        if not 1 <= value <= _MAX_SIZE:
+            bound = "not positive" if value < 1 else f"larger than a size can be, {_MAX_SIZE}"
+            raise VerifyError(f"{where}: configuration symbol {name} = {value} is {bound}")
     for fact in graph.facts:
         try:
             holds = evaluate(fact.dividend, graph.config_values) % evaluate(fact.divisor, graph.config_values) == 0
@@ -73,6 +80,8 @@ def verify_graph(graph: Graph) -> None:
 def _verify_ops(where: str, ops: Iterable[Op], defined: Mapping[str, TensorType]) -> dict[str, TensorType]:
     known = dict(defined)
     for op in ops:
+        if op.operands and kind_of(op.target) is Kind.SOURCE:
+            raise VerifyError(f"{where}: %{op.name} stands for {op.target} and reads %{op.operands[0]}; sources read nothing")
         for name in op.operands:
             if name not in known:
                 raise VerifyError(f"{where}: %{op.name} reads %{name} before it is defined")
@@ -81,19 +90,21 @@ def _verify_ops(where: str, ops: Iterable[Op], defined: Mapping[str, TensorType]
                 raise VerifyError(f"{where}: %{value.name} is defined twice")
             known[value.name] = value.type
         if op.body is not None:
-            _verify_body(f"{where}: body of %{op.name}", op, op.body, known)
+            given, made = (known[name] for name in op.operands), (value.type for value in op.results)
+            _verify_body(f"{where}: body of %{op.name}", tuple(given), tuple(made), op.body)
     return known
 
 
-def _verify_body(where: str, op: Op, body: Block, outer: Mapping[str, TensorType]) -> None:
-    given = [outer[name] for name in op.operands]
-    if given != [value.type for value in body.args]:
+def _verify_body(
+    where: str, operands: tuple[TensorType, ...], results: tuple[TensorType, ...], body: Block
+) -> None:
+    if operands != tuple(value.type for value in body.args):
         raise VerifyError(f"{where}: argument types differ from the operands'")
     inner = _verify_ops(where, body.ops, {value.name: value.type for value in body.args})
     for name in body.outputs:
         if name not in inner:
             raise VerifyError(f"{where}: returns %{name}, which nothing defines")
-    if [inner[name] for name in body.outputs] != [value.type for value in op.results]:
+    if tuple(inner[name] for name in body.outputs) != results:
         raise VerifyError(f"{where}: returned types differ from the results'")
 
 
@@ -106,8 +117,9 @@ def _verify_expression(
             number = evaluate(e, values)
         except ZeroDivisionError:
             raise VerifyError(f"{where}: {format_expr(e)} of %{op.name} divides by zero") from None
-        if not isinstance(number, int) or number < 0:
-            raise VerifyError(f"{where}: {format_expr(e)} of %{op.name} is {number}, not a size")
+        if not isinstance(number, int) or not 0 <= number <= _MAX_SIZE:
+            shown = str(number) if abs(number) <= _MAX_SIZE else f"more than {_MAX_SIZE}"
+            raise VerifyError(f"{where}: {format_expr(e)} of %{op.name} is {shown}, not a size")
 
 
 def _verify_declared(where: str, op: Op, e: Expr, declared: frozenset[str]) -> None:

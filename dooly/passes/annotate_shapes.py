@@ -18,6 +18,7 @@ from dooly.ir import (
     floor_div,
     format_type,
     normal,
+    well_formed,
 )
 from dooly.ir.expr import Expr
 from dooly.passes.shape_rules import infer
@@ -59,12 +60,9 @@ def _graph(graph: Graph) -> Graph:
 
 
 def _check(op: Op, known: Mapping[str, TensorType]) -> None:
-    try:
+    with well_formed(op.target, op.place):
         shapes = infer(op, [known[name] for name in op.operands])
         derivations = [] if shapes is None else list(zip(op.results, shapes, strict=True))
-    except (IndexError, TypeError, ValueError) as error:
-        where = op.path or "no module"
-        raise PassError(f"%{op.name} at {where} is no well-formed {op.target}: {error}") from error
     for value, shape in derivations:
         derived = TensorType(value.type.dtype, shape)
         if derived != value.type:

@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy
 
-from dooly.ir import Block, Kind, Op, Value, attributes, format_type, kind_of, normal, spec_of
+from dooly.ir import Block, Kind, Op, Value, attributes, format_type, kind_of, normal, spec_of, well_formed
 from dooly.ir.expr import Expr
 from dooly.ir.operation import viewed
 from dooly.ir.printer import format_attributes
@@ -58,9 +58,10 @@ def _as_slices(op: Op) -> Sequence[Op]:
         return (op,)
     start: Expr = sympy.Integer(0)
     slices: list[Op] = []
-    for value in op.results:
-        slices.append(Op("slice", op.operands, (value,), attributes(dim=dim, start=start)))
-        start = normal(start + value.type.shape[int(dim)])
+    with well_formed(op.target, op.place):
+        for value in op.results:
+            slices.append(Op("slice", op.operands, (value,), attributes(dim=dim, start=start)))
+            start = normal(start + value.type.shape[int(dim)])
     return slices
 
 

@@ -5,8 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from dooly.errors import PassError
-from dooly.ir import Free, Graph, Kind, Op, Program, Value, kind_of
+from dooly.ir import Free, Graph, Kind, Op, Program, Value, kind_of, well_formed
 from dooly.passes.rotary import fold_rotary
 from dooly.passes.rules import RULES, Context
 
@@ -76,15 +75,14 @@ def _apply(op: Op, context: Context) -> Op | str:
     """Rules in turn until none fires.  Each makes the op strictly simpler, so this ends.
 
     Raises:
-        PassError: the op lacks an operand, a result or an attribute that every op of its target has.
+        VerifyError: the op lacks an operand, a result or an attribute that every op of its target has.
     """
     while True:
         for rule in RULES:
-            try:
+            with well_formed(op.target, op.place):
                 result = rule(op, context)
-            except (IndexError, KeyError, TypeError, ValueError) as error:
-                where = op.path or "no module"
-                raise PassError(f"%{op.name} at {where} is no well-formed {op.target}: {error}") from error
+                if isinstance(result, str) and len(op.results) > 1:
+                    raise ValueError(f"it repeats its operand in {len(op.results)} results")
             if isinstance(result, str):
                 return result
             if result is not None and result != op:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dooly.errors import PassError
-from dooly.ir import Attribute, Graph, Op, Owner, Program, Value, attributes
+from dooly.ir import Attribute, Graph, Op, Owner, Program, Value, attributes, well_formed
 from dooly.passes.propagate_taint import with_origins
 
 __all__ = ["ExpandOpaque"]
@@ -73,10 +73,17 @@ def _graph(graph: Graph) -> Graph:
         {op.path: op.results[0] for op in graph.ops if op.target == "weight"},
         {value.name: op for op in graph.ops for value in op.results},
     )
-    expanded = [_EXPAND[op.target](op, context) if op.target in _EXPAND else op for op in graph.ops]
+    expanded = [_expanded(op, context) for op in graph.ops]
     taken = {node for op in expanded if op.target in ("attention", "mla_attention", "moe") for node in op.nodes}
     kept = [op for op in expanded if op.target not in _ABSORBED or not taken.issuperset(op.nodes)]
     return with_origins(replace(graph, ops=tuple(kept), owners=()))
+
+
+def _expanded(op: Op, context: _Context) -> Op:
+    if op.target not in _EXPAND:
+        return op
+    with well_formed(op.target, op.place):
+        return _EXPAND[op.target](op, context)
 
 
 def _stateful(op: Op, context: _Context) -> Op:

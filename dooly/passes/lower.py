@@ -20,11 +20,11 @@ from dooly.ir import (
     Value,
     evaluate,
     kind_of,
-    normal,
     symbol,
     symbols_of,
+    well_formed,
 )
-from dooly.ir.expr import Expr
+from dooly.ir.expr import Expr, substitute
 from dooly.passes.canonical_block import in_canonical_order, with_plain_views
 from dooly.passes.representative import flat_rows, standard_numbers, table_arguments, with_table_rows
 
@@ -61,7 +61,8 @@ def _operations(graph: Graph) -> list[Operation]:
             raise PassError(f"%{op.name} ({op.target}) is in no region; run fuse-regions first")
         if any(value.origins is None for value in op.results):
             raise PassError(f"%{op.name} has no origins; run propagate-taint first")
-        found.append(_operation(graph, op, values))
+        with well_formed(op.target, op.place):
+            found.append(_operation(graph, op, values))
     return found
 
 
@@ -99,7 +100,7 @@ def _attributes(attrs: Attributes, numbers: Mapping[sympy.Symbol, Expr]) -> Attr
 def _attribute(value: Attribute, numbers: Mapping[sympy.Symbol, Expr]) -> Attribute:
     if isinstance(value, tuple):
         return tuple(_attribute(item, numbers) for item in value)
-    return normal(value.xreplace(numbers)) if isinstance(value, Expr) else value
+    return substitute(value, numbers) if isinstance(value, Expr) else value
 
 
 def _block(body: Block, numbers: Mapping[sympy.Symbol, Expr]) -> Block:

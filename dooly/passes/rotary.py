@@ -8,7 +8,7 @@ from math import prod
 
 import sympy
 
-from dooly.ir import Graph, Op, TensorType, Value, attributes, join
+from dooly.ir import Graph, Kind, Op, TensorType, Value, attributes, join, kind_of
 
 __all__ = ["fold_rotary"]
 
@@ -54,6 +54,7 @@ class _Finder:
         for op in graph.ops:
             for name in op.operands:
                 self._readers.setdefault(name, []).append(op)
+        self._returned = frozenset(graph.outputs)
 
     def rotations(self) -> Iterator[_Rotation]:
         for op in self._ops:
@@ -109,12 +110,29 @@ class _Finder:
     def only_used_by(self, first: _Rotation, second: _Rotation) -> bool:
         """Whether nothing else reads inside, and nothing reads the first result before the second is there."""
         inside = {id(op) for rotation in (first, second) for op in rotation.members}
-        for rotation in (first, second):
-            for op in rotation.members:
-                if op is not rotation.last and any(id(user) not in inside for user in self._readers.get(op.name, [])):
-                    return False
+        angles, readers = self._seen_of(first.angles)
+        inner = {op.name: op for rotation in (first, second) for op in rotation.members if op is not rotation.last}
+        readers += [user for name in inner for user in self._readers.get(name, [])]
+        if any(id(user) not in inside for user in readers) or not self._returned.isdisjoint(angles | set(inner)):
+            return False
+        if first.tensor in angles or second.tensor in angles:
+            return False
         here = self._at[id(second.last)]
         return all(self._at[id(user)] > here for user in self._readers.get(first.last.name, []))
+
+    def _seen_of(self, op: Op) -> tuple[set[str], list[Op]]:
+        """The results of an operation and all views of them, and what else reads those."""
+        seen = {value.name for value in op.results}
+        pending, readers = list(seen), list[Op]()
+        while pending:
+            for user in self._readers.get(pending.pop(), []):
+                if kind_of(user.target) is not Kind.VIEW:
+                    readers.append(user)
+                    continue
+                names = {value.name for value in user.results} - seen
+                seen |= names
+                pending += names
+        return seen, readers
 
     def fold(self, first: _Rotation, second: _Rotation) -> list[tuple[Op, Op]]:
         """One operation over rows of all heads, as kernels take them, with reshapes of its operands and results.

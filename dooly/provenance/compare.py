@@ -62,7 +62,7 @@ class Comparison:
         self.calls: dict[int, Call] = {}
         self._held: set[Key] = set()
         self.refuted: set[Key] = set()
-        self._known: dict[Expr, int | float] = {}
+        self._known: dict[Expr, Any] = {}
         found = self._aligned()
         values = graph.values()
         made = {op.name: (i, op) for i, op in enumerate(graph.ops) if op.target == "insert"}

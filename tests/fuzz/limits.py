@@ -1,0 +1,157 @@
+"""Inputs in processes of their own, under limits of time and memory, and what came of them."""
+
+import resource
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from random import Random
+from types import FrameType
+
+from dooly.errors import DoolyError
+from tests.fuzz.readers import READERS, Reader
+
+__all__ = ["MEMORY_BYTES", "SECONDS", "Finding", "attempt", "input_of", "run"]
+
+SECONDS = 5
+"""Processor time that one input may take; where the process does not even notice, ten times that by the clock."""
+MEMORY_BYTES = 2 * 2**30
+"""Memory that one process may take beyond what it had when it began."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An input that ended in something else than a value or one clear line.
+
+    Attributes:
+        kind: error and the place in dooly that raised it; equal kinds have one cause.
+        number: of the input.
+        detail: the traceback.
+    """
+
+    kind: str
+    number: int
+    detail: str
+
+
+class _TooLong(BaseException):
+    """Beyond `SECONDS`; no reader catches it."""
+
+
+def input_of(reader: Reader, seeds: Sequence[bytes], number: int) -> bytes:
+    """Input of that number; the same on every machine."""
+    return reader.mutate(Random(f"{reader.name} {number}"), seeds)
+
+
+def attempt(reader: Reader, data: bytes, folder: Path, number: int = 0) -> tuple[bool, Finding | None]:
+    """Read one input, and say whether it was accepted, and what else than a value or a clear refusal came of it."""
+    try:
+        reader.read(data, folder)
+    except DoolyError as error:
+        message = str(error)
+        if message and all(c.isprintable() or c == "\n" for c in message):
+            return False, None
+        return False, Finding(f"{type(error).__name__} with a message that is no text", number, repr(message))
+    except _TooLong as error:
+        return False, Finding(f"longer than {SECONDS} s: {_place(error)}", number, traceback.format_exc())
+    except Exception as error:
+        return False, Finding(f"{type(error).__name__}: {_place(error)}", number, traceback.format_exc())
+    return True, None
+
+
+def _place(error: BaseException) -> str:
+    """The innermost function of dooly."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/dooly/" in frame.filename]
+    return f"{frames[-1].filename.rpartition('/dooly/')[2]} {frames[-1].name}" if frames else "outside dooly"
+
+
+def run(reader: Reader, numbers: range, processes: int) -> Iterator[tuple[int, int, Finding | None]]:
+    """Try the inputs of these numbers.
+
+    Yields:
+        How many inputs were tried, how many of them were accepted, and what was found at the last, if anything.
+    """
+    parts = [numbers[start::processes] for start in range(processes)]
+    workers = [_Worker(reader, part) for part in parts if part]
+    try:
+        while workers:
+            for worker in list(workers):
+                yield from worker.reports()
+                if worker.done:
+                    workers.remove(worker)
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process that tries inputs one by one, and is replaced when one of them kills or blocks it."""
+
+    def __init__(self, reader: Reader, numbers: range) -> None:
+        self._reader, self._numbers, self._next, self.done = reader, numbers, 0, False
+        self._start()
+
+    def _start(self) -> None:
+        self._connection, theirs = get_context("spawn").Pipe()
+        arguments = (self._reader.name, self._numbers[self._next :], theirs)
+        self._process = get_context("spawn").Process(target=_work, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self._connection.recv()  # ready: seeds are read
+
+    def reports(self) -> Iterator[tuple[int, int, Finding | None]]:
+        number = self._numbers[self._next] if self._next < len(self._numbers) else -1
+        try:
+            if self._connection.poll(10 * SECONDS):
+                tried, accepted, finding = self._connection.recv()
+                self._next += tried
+                yield tried, accepted, finding
+                self.done = self._next == len(self._numbers)
+                return
+            kind = f"blocked for {10 * SECONDS} s"
+        except EOFError:
+            kind = "the process died"
+        self.stop()
+        self._next += 1
+        yield 1, 0, Finding(kind, number, f"about input {number}")
+        self.done = self._next == len(self._numbers)
+        if not self.done:
+            self._start()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+_BATCH = 100
+
+
+def _work(name: str, numbers: range, connection: Connection) -> None:
+    """Try inputs, and report after each finding and after every hundred."""
+    reader = next(each for each in READERS if each.name == name)
+    seeds = reader.seeds()
+    signal.signal(signal.SIGVTALRM, _stop)
+    sys.setrecursionlimit(1000)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+    connection.send(None)
+    tried = accepted = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for number in numbers:
+            data = input_of(reader, seeds, number)
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+            fine, finding = attempt(reader, data, Path(folder), number)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            tried, accepted = tried + 1, accepted + fine
+            if finding is not None or tried == _BATCH or number == numbers[-1]:
+                connection.send((tried, accepted, finding))
+                tried = accepted = 0
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise _TooLong
