@@ -123,6 +123,8 @@ def translated(place: str) -> Generator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise DatabaseError(f"{place}: the database file is damaged; restore it from a copy") from error
     except (DBAPIError, sqlite3.Error) as error:
         text = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         lowered = text.lower()
