@@ -29,7 +29,8 @@ setup: $(STAMP) ## build .venv with PyTorch, vLLM for CPU, and dooly itself
 $(STAMP): $(LOCKS) pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -qq --no-deps --no-compile $(foreach lock,$(LOCKS),-r $(lock))
+	@echo "installing $(words $(shell grep -hv '^#' $(LOCKS))) packages: two to three minutes on two cores"
+	$(BIN)/pip install -q --progress-bar on --no-deps --no-compile $(foreach lock,$(LOCKS),-r $(lock))
 	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	$(BIN)/python -c 'import vllm.model_executor.models, vllm.v1.engine.core'
 	@touch $@

@@ -1,6 +1,9 @@
 """Text of others, made harmless: for a terminal, which takes control characters for commands, and for spreadsheets."""
 
-__all__ = ["csv_cell", "escaped"]
+import sys
+from typing import TextIO
+
+__all__ = ["csv_cell", "escaped", "show"]
 
 
 def escaped(text: str) -> str:
@@ -10,6 +13,11 @@ def escaped(text: str) -> str:
     red \x1b[31m, hidden \u202e
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def show(text: str, file: TextIO | None = None) -> None:
+    """Print a line, on stdout unless a file is given, with what cannot be seen in it spelled out."""
+    print(escaped(text), file=file or sys.stdout)
 
 
 def csv_cell(text: str) -> str:

@@ -1,7 +1,7 @@
 """Write the schemas of the compiled operations of the engine's CUDA build, one a line, to standard output.
 
     pip download --no-deps vllm==0.32.0
-    python scripts/cuda_operations.py vllm-0.32.0-*.whl > dooly/capture/cuda_operations.txt
+    python scripts/cuda_operations.py vllm-0.32.0-*.whl > dooly/engine/cuda_operations.txt
 
 The extension modules hold the text of each schema that they register.  Which namespace it is registered in stands where
 the engine's Python code calls it; what that code never calls is left out.

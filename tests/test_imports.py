@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "batch": {"errors", "files"},
     "ir": {"errors", "files"},
-    "passes": {"errors", "files", "ir"},
+    "passes": {"errors", "escape", "files", "ir"},
     "models": BASE,
     "traces": BASE,
     "database": COMPILER,

@@ -1,6 +1,7 @@
 """A small model of each architecture, a few layers deep, that the CPU engine builds and runs.
 
-In float32, except where the engine's CPU kernels know bfloat16 alone (gated delta rule).
+In float32, except where the engine's CPU kernels, or those for a processor with AMX, know bfloat16 alone: gated delta
+rule and latent attention.
 """
 
 from typing import Any
@@ -39,11 +40,12 @@ _GEMMA: dict[str, Any] = {
 }
 _LATENT: dict[str, Any] = {
     **_DECODER,
+    "torch_dtype": "bfloat16",
     "num_key_value_heads": 4,
     "kv_lora_rank": 512,
     "qk_nope_head_dim": 32,
     "qk_rope_head_dim": 64,
-    "v_head_dim": 24,
+    "v_head_dim": 96,
     "moe_intermediate_size": 96,
     "moe_layer_freq": 1,
     "n_routed_experts": 8,

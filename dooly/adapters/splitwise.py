@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dooly.adapters.grid import Limits, Outside, doubling, step_ms
 from dooly.batch import Batch
+from dooly.escape import csv_cell
 from dooly.files import write_text
 from dooly.predict import SavedModel
 
@@ -46,8 +47,9 @@ def write_csv(model: SavedModel, path: Path, limits: Limits, hardware: str, name
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
+    names = csv_cell(name), csv_cell(hardware)
     for n, prompt, token in zip(sizes, prompts, tokens, strict=True):
         total = prompt + (_OUTPUT - 1) * token
-        writer.writerow([name, hardware, n, 1, _OUTPUT, "", "", prompt, token, total, model.tensor_parallel])
+        writer.writerow([*names, n, 1, _OUTPUT, "", "", prompt, token, total, model.tensor_parallel])
     write_text(path, text.getvalue())
     return outside

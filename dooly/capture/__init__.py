@@ -104,8 +104,10 @@ def export_checked(name: str, config: Mapping[str, Any]) -> Graph:
     """
     load_engine()
     from dooly.capture.huggingface import export_config
+    from dooly.capture.time_limit import limited
 
-    return export_config(name, config)
+    with limited(name):
+        return export_config(name, config)
 
 
 def check(model: str | Path, options: Options) -> tuple[str, dict[str, Any]]:

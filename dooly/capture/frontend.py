@@ -21,6 +21,7 @@ from dooly.capture.parallel_groups import layers_of
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
+from dooly.capture.time_limit import limited
 from dooly.capture.trace import trace
 from dooly.errors import CaptureError
 from dooly.ir import Divides, Expr, Graph, Op, Owner, symbol
@@ -34,13 +35,18 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tu
     Raises:
         CaptureError: the engine refuses the configuration, or its code does something that a graph cannot say.
     """
-    with explained(name, "the engine refuses this configuration"):
+    with limited(name), explained(name, "the engine refuses this configuration"):
         config = {**derived(config), **config}
     stages = distinct_stages(layer_kinds(config), options.parallel.pp)
     return tuple(_capture(name, config, options, stage) for stage in stages)
 
 
 def _capture(name: str, config: Mapping[str, Any], options: Options, stage: Stage) -> Graph:
+    with limited(name):
+        return _captured(name, config, options, stage)
+
+
+def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Stage) -> Graph:
     plan = plan_layers(stage.kinds, thin=can_thin(config))
     depth = stage.start + plan.depth
     layers = (*range(stage.start), *(stage.start + layer for layer in plan.layers))

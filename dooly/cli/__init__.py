@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from dooly.errors import DoolyError
+from dooly.escape import show
 
 __all__ = ["main"]
 
@@ -39,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
-        print("dooly: interrupted; what was measured is kept", file=sys.stderr)
+        show("dooly: interrupted; what was measured is kept", file=sys.stderr)
         return 130
 
 
 def _fail(message: str) -> int:
-    print(f"dooly: error: {message}", file=sys.stderr)
+    show(f"dooly: error: {message}", file=sys.stderr)
     return 2

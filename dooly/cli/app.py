@@ -17,6 +17,7 @@ from dooly.cli.provenance import verify_provenance
 from dooly.cli.record import record
 from dooly.cli.simulate import simulate
 from dooly.cli.validate import validate
+from dooly.escape import show
 
 __all__ = ["app"]
 
@@ -31,7 +32,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"dooly {__version__}")
+        show(f"dooly {__version__}")
         raise typer.Exit
 
 

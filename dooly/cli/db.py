@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db
+from dooly.escape import show
 
 __all__ = ["app"]
 
@@ -64,7 +65,7 @@ def environments(db: Db = DATABASE, as_json: AsJson = False) -> None:
         print_json([{"environment": each.key, **dict(each.facts)} for each in found])
         return
     for each in found:
-        print(f"{each.key}  {each}")
+        show(f"{each.key}  {each}")
 
 
 @app.command()
@@ -77,7 +78,7 @@ def export(path: Annotated[Path, typer.Argument(help="Parquet file to write")], 
     from dooly.workspace.store import open_database
 
     with open_database(db) as database:
-        print(f"{path}: {write_parquet(database.records(), path):,d} points")
+        show(f"{path}: {write_parquet(database.records(), path):,d} points")
 
 
 @app.command("import")
@@ -94,7 +95,7 @@ def import_(
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(read_parquet(path)) for path in paths) if paths else add_shipped(database)
-        print(f"{database.place}: {new:,d} new points")
+        show(f"{database.place}: {new:,d} new points")
 
 
 @app.command()
@@ -109,7 +110,7 @@ def merge(
 
     with open_database(db, create=True) as database:
         new = sum(database.add_records(records_of(source)) for source in sources)
-        print(f"{database.place}: {new:,d} new points")
+        show(f"{database.place}: {new:,d} new points")
 
 
 @app.command()
@@ -120,14 +121,15 @@ def check(location: Annotated[str, typer.Argument(help="database or Parquet file
 
     Example: dooly db check dooly.sqlite
     """
+    from dooly.database import place_of
     from dooly.database.soundness import problems as problems_of
     from dooly.workspace.store import records_of
 
     records = records_of(location)
     problems = problems_of(records)
     for problem in problems:
-        print(problem)
-    print(f"{location}: {len(records):,d} points, {len(problems)} problems")
+        show(str(problem))
+    show(f"{place_of(location)}: {len(records):,d} points, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -147,6 +149,7 @@ def diff(
     from dataclasses import asdict
 
     from dooly.cli.output import Column, print_json, print_table
+    from dooly.database import place_of
     from dooly.database.difference import agreement, agreement_by_target, difference
     from dooly.workspace.store import records_of
 
@@ -165,6 +168,6 @@ def diff(
         Column("within_5", "within 5 % (%)", ".0f"),
         Column("within_10", "within 10 % (%)", ".0f"),
     )
-    title = f"{second} over {first}: {sum(len(each.ratios) for each in found):,d} common points"
+    title = f"{place_of(second)} over {place_of(first)}: {sum(len(each.ratios) for each in found):,d} common points"
     print_table(title, (Column("target", "target"), Column("signature", "signature"), *columns), rows)
     print_table("by kind of operation", (Column("target", "target"), *columns), kinds)

@@ -22,6 +22,7 @@ from dooly.cli.serving import (
     load_trace,
 )
 from dooly.errors import DoolyError, SimulationError
+from dooly.escape import show
 
 if TYPE_CHECKING:
     from dooly.predict import SavedModel
@@ -221,7 +222,7 @@ def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], per
 
     meeting = sum(outcome.meets for outcome in outcomes)
     if not best:
-        print(f"none of {len(outcomes)} configurations meets the targets")
+        show(f"none of {len(outcomes)} configurations meets the targets")
         return
     print_table(
         f"{len(best)} best of {meeting} configurations that meet the targets, of {len(outcomes)} tried",

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db, Platform
+from dooly.escape import show
 
 if TYPE_CHECKING:
-    from dooly.database import Database
+    from dooly.database import PointSource
     from dooly.fit import Formula, Observation
     from dooly.ir import Operation
 
@@ -49,6 +50,7 @@ def formulas(
     Example: dooly formulas linear --platform h200
     """
     from dooly.cli.output import print_json, say
+    from dooly.database import place_of
     from dooly.errors import FitError
     from dooly.files import write_text
     from dooly.fit import DATASHEETS
@@ -66,7 +68,7 @@ def formulas(
     if not found:
         which = f"formula of {operation!r}" if operation else "formulas"
         which += f" on {platform}" if platform else ""
-        raise FitError(f"{db}: no {which}; run `dooly profile` and `dooly fit` first")
+        raise FitError(f"{place_of(db)}: no {which}; run `dooly profile` and `dooly fit` first")
     if plot is not None:
         (one, *others) = found
         if others or one.operation is None:
@@ -79,9 +81,9 @@ def formulas(
         return
     for each in found:
         if sympy or latex:
-            print(latex_of(each.formula) if latex else sympy_text(each.formula))
+            show(latex_of(each.formula) if latex else sympy_text(each.formula))
         else:
-            print(_line(each))
+            show(_line(each))
 
 
 def _line(found: _Found) -> str:
@@ -96,7 +98,7 @@ def _line(found: _Found) -> str:
     return f"{equation} | {there.beside(DATASHEETS.get(found.platform))}"
 
 
-def _all(database: "Database", wanted: str, platform: str | None) -> list[_Found]:
+def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Found]:
     """Every formula of the operations asked for; where only points are stored, fitted now but not kept."""
     from dooly.batch import HOST_PARTS
     from dooly.cli.output import progress_bar, say

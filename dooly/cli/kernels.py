@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Db
+from dooly.escape import show
 
 __all__ = ["kernels"]
 
@@ -36,4 +37,4 @@ def kernels(
         for table in report.tables():
             print_table(table.title, table.columns, table.rows)
             if table.note:
-                print(table.note)
+                show(table.note)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from dooly.cli.options import AsJson
+from dooly.escape import show
 
 __all__ = ["ledger"]
 
@@ -32,4 +33,4 @@ def ledger(
     for table in found.tables():
         print_table(table.title, table.columns, table.rows)
         if table.note:
-            print(table.note)
+            show(table.note)

@@ -3,13 +3,24 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
+
+from dooly.escape import escaped
 
 __all__ = ["Column", "Table", "markdown", "print_json", "print_table", "progress_bar", "say", "tell_notes"]
 
@@ -66,12 +77,17 @@ def print_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[st
     for column in columns:
         table.add_column(column.title, justify="right" if column.form else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(column.text(row[column.key]) for column in columns))
+        table.add_row(*(_cell(column.text(row[column.key])) for column in columns))
     console = Console(highlight=False, markup=False, soft_wrap=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=WIDTH_WITHOUT_TERMINAL)
-    console.print(title, style="bold", soft_wrap=True)
+    console.print(escaped(title), style="bold", soft_wrap=True)
     console.print(table)
+
+
+def _cell(text: str) -> str:
+    """On one line, since a row is one."""
+    return escaped(text).replace("\n", "\\n")
 
 
 def print_json(document: Any) -> None:
@@ -82,7 +98,7 @@ def print_json(document: Any) -> None:
 
 def say(message: str) -> None:
     """Talk, on stderr."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(escaped(message))
 
 
 class _Talk(logging.Handler):
@@ -99,9 +115,11 @@ def tell_notes() -> None:
 
 
 def progress_bar(unit: str) -> Progress:
-    """A bar on stderr that counts ``unit``; it disappears when done, and is silent where stderr is no terminal."""
+    """A bar on stderr that counts ``unit`` and disappears when done; without a terminal a line now and then."""
+    if not sys.stderr.isatty():
+        return _Lines(unit)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -109,5 +127,33 @@ def progress_bar(unit: str) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
     )
+
+
+_BETWEEN_LINES_S = 15.0
+
+
+class _Lines(Progress):
+    """Progress in lines, some seconds apart: nothing of what is done sooner."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__(disable=True)
+        self._unit, self._said_s = unit, time.monotonic()
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """Note how far a task is, and say so where that was long ago."""
+        super().update(task_id, **fields)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As `update`, by so many steps."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        if time.monotonic() - self._said_s < _BETWEEN_LINES_S:
+            return
+        self._said_s = time.monotonic()
+        task = self.tasks[self.task_ids.index(task_id)]
+        of = f" of {task.total:,.0f}" if task.total else ""
+        say(f"{task.description}: {task.completed:,.0f}{of} {self._unit}")

@@ -33,9 +33,9 @@ def plan(
     from dooly.cli.output import print_json
     from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.executor import Ranges
-    from dooly.workspace.store import look_into
+    from dooly.workspace.store import open_or_empty
 
-    with look_into(db) as database:
+    with open_or_empty(db) as database:
         limits = Ranges(max_tokens, max_requests, max_context, sweep)
         found = planned(database, models, Engine(tp, backend, eager, not disable_custom_all_reduce), limits)
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dooly.database import Database
+    from dooly.database import PointSource
     from dooly.executor import Plan, Ranges
 
 __all__ = [
@@ -59,7 +59,7 @@ class Engine:
 
 
 def planned(
-    database: "Database",
+    database: "PointSource",
     models: Sequence[str],
     engine: Engine,
     limits: "Ranges",

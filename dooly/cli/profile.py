@@ -1,5 +1,7 @@
 """``dooly profile``: measure what the database lacks."""
 
+import statistics
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,17 +10,21 @@ import typer
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, TensorParallel
 from dooly.cli.planning import AllReduce, Context, Eager, RequestsPerStep, Sweep, TokensPerStep
 from dooly.errors import ProfileError
+from dooly.escape import show
 
 if TYPE_CHECKING:
-    from dooly.database import Database
+    from dooly.database import Database, Environment
     from dooly.executor import Outcome, Plan
+    from dooly.fit import Formula
 
 __all__ = ["profile"]
 
 
 def profile(
     models: Models,
-    budget: Annotated[float, typer.Option(help="seconds to spend on measuring")] = 120.0,
+    budget: Annotated[
+        float, typer.Option(help="seconds to spend on measuring; those that other processes take do not count")
+    ] = 120.0,
     db: Db = DATABASE,
     tp: TensorParallel = 1,
     backend: Backend = None,
@@ -31,10 +37,12 @@ def profile(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try points again that failed before")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what the database lacks.
+    """Measure what the database lacks, and fit formulas to it.
 
-    All operations of the models on this machine, as far as the budget goes; the plan and its cost are printed first.
-    Every point is stored as it is taken: an interrupted run loses at most one, and the same command goes on from there.
+    All operations of the models on this machine, as far as the budget goes, and first what a prediction cannot do
+    without; the plan and its cost are printed first. Every point is stored as it is taken: an interrupted run loses at
+    most one, and the same command goes on from there. In the end `dooly predict` knows what was measured, and what it
+    still lacks is said.
 
     Example: dooly profile tiny-llama --budget 60
     """
@@ -55,10 +63,18 @@ def profile(
         if plan.estimate_s > budget:
             say(f"the budget of {budget:g} s is less than the estimate of {plan.estimate_s:.0f} s: the rest is left")
         outcome = _run(plan, database, budget, retry_failed)
+        fitted = _fit(plan, database)
+        lacking = _lacking(plan, database)
     if as_json:
-        print_json({"plan": plan_rows(plan), "saved_s": plan.saved_s, "outcome": asdict(outcome)})
+        document = {"plan": plan_rows(plan), "saved_s": plan.saved_s, "outcome": asdict(outcome)}
+        print_json(document | {"formulas": len(fitted), "lacking": lacking})
     else:
-        print(_told(outcome, plan))
+        show(_told(outcome, plan))
+        if fitted:
+            error = statistics.median(formula.held.mape for formula in fitted)
+            show(f"{len(fitted)} formulas fitted, held-out error {100 * error:.1f} % (median)")
+        if lacking:
+            show(f"a prediction still lacks {', '.join(lacking)}")
     if outcome.host_error:
         raise ProfileError(f"host time was not measured: {outcome.host_error}")
 
@@ -83,8 +99,53 @@ def _run(plan: "Plan", database: "Database", budget: float, retry_failed: bool) 
         return run_plan(plan, database, budget_s=budget, retry_failed=retry_failed, progress=show)
 
 
+def _fit(plan: "Plan", database: "Database") -> "list[Formula]":
+    """Formulas of what the plan names and the database has points of, if any was taken since the last fit."""
+    from dooly.batch import HOST_PARTS
+    from dooly.cli.fit import fit_measured
+    from dooly.hardware.environment import host_environment
+
+    home = host_environment(plan.machine)
+    places = [(row.operation.signature, row.environment) for row in plan.rows] + [(part, home) for part in HOST_PARTS]
+    measured = [place for place in places if _is_newer(database, *place)]
+    return [formula for formula, _ in fit_measured(database, measured)]
+
+
+def _is_newer(database: "Database", signature: str, environment: "Environment") -> bool:
+    """Whether there are points that its formula was not fitted to."""
+    from dooly.errors import FitError
+    from dooly.fit.store import from_json
+    from dooly.workspace.formulas import observed
+
+    fitted = 0
+    if (stored := database.formula(signature, environment)) is not None:
+        with suppress(FitError):  # of an older form
+            fitted = from_json(stored).held.points
+    return len({each.point for each in observed(database, signature, environment)}) > fitted
+
+
+def _lacking(plan: "Plan", database: "Database") -> list[str]:
+    """What has no formula yet that a prediction needs, in words."""
+    from dooly.hardware.environment import host_environment
+    from dooly.ir import Kind
+    from dooly.predict import needed_parts
+
+    home = host_environment(plan.machine)
+    host = any(
+        database.formula(part, home) is None for part in needed_parts(on_gpu=plan.machine.torch_device == "cuda")
+    )
+    without = [
+        row.operation
+        for row in plan.rows
+        if row.operation.count and database.formula(row.operation.signature, row.environment) is None
+    ]
+    names = [each.name for each in without if each.kind is not Kind.COLLECTIVE or each.attr("ranks") != 1]
+    return (["host time"] if host else []) + names
+
+
 def _told(outcome: "Outcome", plan: "Plan") -> str:
-    parts = [f"measured {outcome.taken + outcome.host_points} points in {outcome.elapsed_s:.1f} s"]
+    waited = f" ({outcome.waited_s:.1f} s of them others had the processor)" if outcome.waited_s >= 1.0 else ""
+    parts = [f"measured {outcome.taken + outcome.host_points} points in {outcome.elapsed_s:.1f} s{waited}"]
     parts += [
         f"{count} points {what}"
         for count, what in (

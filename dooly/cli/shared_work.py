@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dooly.batch import Batch
-from dooly.database import Database, Point
+from dooly.database import Point, PointSource
 from dooly.evaluate.sharing import Sharing
 from dooly.executor import Plan, Ranges
 from dooly.executor.plan.cost import CostModel
@@ -69,7 +69,7 @@ class SharedWork:
         }
 
 
-def shared_work(plan: Plan, database: Database) -> SharedWork:
+def shared_work(plan: Plan, database: PointSource) -> SharedWork:
     """Shares between all models that use operations of the plan."""
     operations = [row.operation for row in plan.rows]
     models = sorted({use.model for operation in operations for use in operation.uses})

@@ -26,6 +26,7 @@ from dooly.cli.serving import (
     load_trace,
 )
 from dooly.engine.settings import LIMITS
+from dooly.escape import show
 
 if TYPE_CHECKING:
     from dooly.simulate import Summary
@@ -155,7 +156,7 @@ def print_summary(title: str, summary: "Summary") -> None:
         Column("p99_ms", "p99 (ms)", ",.1f"),
     )
     print_table(title, columns, rows)
-    print(
+    show(
         f"{summary.requests:,d} requests in {summary.duration_s:,.1f} s: {summary.requests_per_s:.2f} requests/s, "
         f"{summary.output_tokens_per_s:,.1f} output tokens/s, {summary.steps:,d} steps of "
         f"{summary.mean_running:.1f} requests on average, {summary.preemptions:,d} preemptions; "

@@ -1,21 +1,23 @@
 """Open a database by path or URL, and say in one line what went wrong with it."""
 
+import re
 import sqlite3
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from dooly.errors import DatabaseError
 
-__all__ = ["connect", "decoding", "location_url", "place_of", "translated", "use_write_ahead_log"]
+__all__ = ["connect", "connected", "decoding", "location_url", "place_of", "translated", "use_write_ahead_log"]
 
 
 def location_url(location: str | Path) -> URL:
-    """A path becomes an SQLite URL; anything with `://` is a URL already.
+    """A path becomes an SQLite URL; anything with `://` is a URL already, of PostgreSQL by the driver that dooly lists.
 
     Raises:
         DatabaseError: the URL cannot be read.
@@ -23,18 +25,28 @@ def location_url(location: str | Path) -> URL:
     if isinstance(location, Path) or "://" not in location:
         return URL.create("sqlite", database=str(location))
     try:
-        return make_url(location)
-    except (ArgumentError, ValueError) as error:
+        url = make_url(location)
+        return url.set(drivername=_POSTGRESQL.get(url.drivername, url.drivername))
+    except (ArgumentError, ValueError):  # whose text, and so the traceback, may hold the password
         raise DatabaseError(
-            f"{location}: not a database URL; expected a file path or e.g. postgresql+psycopg://user@host/name"
-        ) from error
+            f"{_PASSWORD.sub('***', location)}: not a database URL; expected a file path or e.g. "
+            "postgresql+psycopg://user@host/name"
+        ) from None
 
 
-def place_of(url: URL) -> str:
-    """How messages name the database: the path of a file, the URL without its password otherwise."""
+_POSTGRESQL: dict[str, str] = dict.fromkeys(("postgres", "postgresql"), "postgresql+psycopg")
+
+_PASSWORD = re.compile(r"(?<=://).*(?=@)|(?<=password=)[^&]*")
+"""What comes before the host of a URL that cannot be read, and passwords behind it."""
+
+
+def place_of(location: str | Path | URL) -> str:
+    """How messages name a database: the path of a file, the URL without its passwords otherwise."""
+    url = location if isinstance(location, URL) else location_url(location)
     if url.get_backend_name() == "sqlite" and url.database:
         return url.database
-    return url.render_as_string(hide_password=True)
+    secrets = [name for name in url.query if "password" in name]
+    return url.difference_update_query(secrets).render_as_string(hide_password=True)
 
 
 def connect(url: URL, *, create: bool, lock_timeout_s: float) -> Engine:
@@ -52,10 +64,11 @@ def connect(url: URL, *, create: bool, lock_timeout_s: float) -> Engine:
         _check_file(Path(url.database), create)
     arguments: dict[str, object] = {"timeout": lock_timeout_s} if sqlite else {}
     try:
-        engine = create_engine(url, connect_args=arguments)
+        engine = create_engine(url, connect_args=arguments, pool_pre_ping=not sqlite)
     except (NoSuchModuleError, ModuleNotFoundError, ArgumentError) as error:
         raise DatabaseError(
-            f"{place_of(url)}: no driver for {url.drivername!r} is installed; install it or name an SQLite file"
+            f"{place_of(url)}: no driver for {url.drivername!r} is installed; install it (for PostgreSQL: "
+            "pip install 'dooly[postgresql]') or name an SQLite file"
         ) from error
     if sqlite:
         _take_over_transactions(engine)
@@ -85,6 +98,22 @@ def _take_over_transactions(engine: Engine) -> None:
     event.listen(engine, "begin", begin)
 
 
+def connected(engine: Engine, patience_s: float) -> Connection:
+    """A connection; while the server is away, as when it is started anew, it is tried again for so many seconds."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return engine.connect()
+        except OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_AGAIN_S)
+
+
+_AGAIN_S = 0.25
+"""Between two attempts to connect."""
+
+
 def use_write_ahead_log(engine: Engine) -> None:
     """Switch an SQLite file to WAL, so that readers never wait for a writer; nothing to do elsewhere."""
     if engine.dialect.name == "sqlite":
@@ -108,7 +137,13 @@ _REASONS: tuple[tuple[str, str], ...] = (
     ("permission denied", "this user may not write there; check the grants"),
     ("password authentication failed", "the server refuses the user name or password"),
     ("does not exist", "the server knows no such database or user"),
+    ("no space left on device", "the server's disk is full; what was measured before is kept"),
     ("connection refused", "no server answers there; start it or correct host and port"),
+    ("starting up", "the server is not up yet; wait for it and run the same command again"),
+    *(
+        (cut, "the server has closed the connection; what was measured before is kept, run the same command again")
+        for cut in ("server closed the connection", "terminating connection", "shutting down", "connection is lost")
+    ),
     ("could not translate host name", "the host name is unknown"),
     ("failed to resolve host", "the host name is unknown"),
 )

@@ -5,20 +5,40 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from dooly.database.claims import Claim, finish, insert_claim, insert_finished, release, take_over
-from dooly.database.connection import connect, decoding, location_url, place_of, translated, use_write_ahead_log
+from dooly.database.connection import (
+    connect,
+    connected,
+    decoding,
+    location_url,
+    place_of,
+    translated,
+    use_write_ahead_log,
+)
 from dooly.database.environment import Environment
 from dooly.database.owner import Owner
 from dooly.database.point import Measurement, Point, Samples, Status
-from dooly.database.records import Differences, Domain, Record, StoredOperation, SummaryRow, measurement_of
+from dooly.database.records import (
+    Differences,
+    Domain,
+    Record,
+    StoredOperation,
+    SummaryRow,
+    domain_of,
+    measurement_of,
+    nearest,
+)
 from dooly.database.schema import SCHEMA_VERSION, environments, formulas, operations, points, schema_version, upgrade
 from dooly.database.soundness import problems, samples_problem
 from dooly.errors import DatabaseError
 
 __all__ = ["Database"]
+
+_RESTART_S = 60.0
+"""How long a server that was there is waited for: as long as it may take to be started anew."""
 
 
 class Database:
@@ -39,6 +59,7 @@ class Database:
         url = location_url(location)
         self.place = place_of(url)
         self._engine = connect(url, create=create, lock_timeout_s=lock_timeout_s)
+        self._patience_s = 0.0
         self._writer = self._engine.execution_options(writes=True)
         self._environment_ids: dict[str, int] = {}
         self._operation_ids: dict[str, int] = {}
@@ -51,6 +72,8 @@ class Database:
             except DatabaseError:  # a server lets two processes create the tables at once; one of them is too late
                 if self._schema_version() != SCHEMA_VERSION:
                     raise
+        if self._engine.dialect.name != "sqlite":
+            self._patience_s = _RESTART_S
 
     def _schema_version(self) -> int:
         with self._reading() as connection:
@@ -58,12 +81,17 @@ class Database:
 
     @contextmanager
     def _reading(self) -> Generator[Connection]:
-        with translated(self.place), self._engine.begin() as connection:
+        with self._transaction(self._engine) as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Generator[Connection]:
-        with translated(self.place), self._writer.begin() as connection:
+        with self._transaction(self._writer) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Generator[Connection]:
+        with translated(self.place), connected(engine, self._patience_s) as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
@@ -114,8 +142,7 @@ class Database:
 
     def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:
         """Other environments and how they differ (asked for, stored), nearest first."""
-        others = [(other, environment.differences(other)) for other in self.environments() if other != environment]
-        return sorted(others, key=lambda pair: (len(pair[1]), pair[0].json))
+        return nearest(environment, self.environments())
 
     def _operation_id(self, signature: str) -> int:
         if signature not in self._operation_ids and self._find_operation(signature) is None:
@@ -212,13 +239,18 @@ class Database:
 
     def covered_domain(self, signature: str, environment: Environment) -> Domain:
         """What the measured points span; no ranges if there are none."""
-        ranges: dict[str, tuple[int, int]] = {}
-        measured = self.points(signature, environment)
-        for measurement in measured:
-            for name, n in measurement.point.axes.items():
-                low, high = ranges.get(name, (n, n))
-                ranges[name] = min(low, n), max(high, n)
-        return Domain(ranges, len(measured))
+        return domain_of(self.points(signature, environment))
+
+    def dealt_with(self) -> list[tuple[str, str, str, str]]:
+        """Signature, key of the environment, point as JSON, and status of every point that is not merely claimed."""
+        question = (
+            select(operations.c.signature, environments.c.key, points.c.point, points.c.status)
+            .join(operations, operations.c.id == points.c.operation)
+            .join(environments, environments.c.id == points.c.environment)
+            .where(points.c.status != Status.CLAIMED)
+        )
+        with self._reading() as connection:
+            return [(row[0], row[1], row[2], row[3]) for row in connection.execute(question)]
 
     def summary(self) -> list[SummaryRow]:
         """Points and their cost by environment, operation and status."""

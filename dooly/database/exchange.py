@@ -15,7 +15,7 @@ from dooly.database.point import Measurement, Point, Samples, Status, aside_from
 from dooly.database.records import Record, StoredOperation
 from dooly.errors import DatabaseError
 
-__all__ = ["read_parquet", "shipped_files", "write_parquet"]
+__all__ = ["measurement_of_row", "read_frame", "read_parquet", "shipped_files", "write_parquet"]
 
 _Read = TypeVar("_Read")
 
@@ -87,16 +87,25 @@ def read_parquet(path: Path) -> Iterator[Record]:
     Raises:
         DatabaseError: it cannot be read, or holds something else.
     """
+    for number, row in enumerate(read_frame(path).iter_rows(named=True), start=1):
+        with decoding(str(path), f"row {number}"):
+            record = _record(row)
+        yield record
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """The rows of a file that `write_parquet` wrote, as columns.
+
+    Raises:
+        DatabaseError: it cannot be read, or holds something else.
+    """
     found = _guarded(path, lambda: dict(pl.read_parquet_schema(path)))
     if found != _SCHEMA:
         raise DatabaseError(f"{path}: not a latency database of dooly but {', '.join(found)[:120]}")
     rows = _guarded(path, lambda: pl.scan_parquet(path).select(pl.len()).collect().item())
     if rows > MAX_ROWS:
         raise DatabaseError(f"{path}: {rows:,d} points; expected at most {MAX_ROWS:,d}")
-    for number, row in enumerate(_guarded(path, lambda: pl.read_parquet(path)).iter_rows(named=True), start=1):
-        with decoding(str(path), f"row {number}"):
-            record = _record(row)
-        yield record
+    return _guarded(path, lambda: pl.read_parquet(path))
 
 
 def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
@@ -128,6 +137,16 @@ def _without_panic_texts() -> Generator[None]:
 
 def _record(row: dict[str, Any]) -> Record:
     environment = Environment.from_json(row["environment"])
+    operation = StoredOperation(row["signature"], row["target"], row["operation"])
+    return Record(operation, environment, measurement_of_row(row, environment.key))
+
+
+def measurement_of_row(row: dict[str, Any], environment: str) -> Measurement:
+    """The point in a row of `read_frame`, in the environment of a key.
+
+    Raises:
+        ValueError, KeyError, TypeError: the row is damaged.
+    """
     samples = Samples(
         values_us=tuple(row["samples_us"]),
         warmups_us=tuple(row["warmups_us"]),
@@ -136,9 +155,9 @@ def _record(row: dict[str, Any]) -> Record:
         clock_mhz=row["clock_mhz"],
         temperature_c=row["temperature_c"],
     )
-    measurement = Measurement(
+    return Measurement(
         operation=row["signature"],
-        environment=environment.key,
+        environment=environment,
         point=Point.from_json(row["point"]),
         status=Status(row["status"]),
         reason=row["reason"],
@@ -146,4 +165,3 @@ def _record(row: dict[str, Any]) -> Record:
         started_s=row["started_s"],
         finished_s=row["finished_s"],
     )
-    return Record(StoredOperation(row["signature"], row["target"], row["operation"]), environment, measurement)

@@ -1,8 +1,8 @@
 """What the database gives back besides points: stored operations, domains, summaries."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Row
 
@@ -11,7 +11,7 @@ from dooly.database.point import Measurement, Point, Samples, Status, aside_from
 from dooly.errors import DatabaseError, DoolyError
 from dooly.ir import Operation, parse_program
 
-__all__ = ["Differences", "Domain", "Record", "StoredOperation", "SummaryRow", "measurement_of"]
+__all__ = ["Differences", "Domain", "Record", "StoredOperation", "SummaryRow", "domain_of", "measurement_of", "nearest"]
 
 Differences = dict[str, tuple[Fact | None, Fact | None]]
 """Facts that differ between two environments, by name."""
@@ -89,6 +89,26 @@ class SummaryRow:
     status: Status
     points: int
     cost_s: float
+
+    def joined(self, other: "SummaryRow") -> "SummaryRow":
+        """This row with the points of another one of the same environment, operation and status."""
+        return replace(self, points=self.points + other.points, cost_s=self.cost_s + other.cost_s)
+
+
+def nearest(environment: Environment, others: Iterable[Environment]) -> list[tuple[Environment, Differences]]:
+    """Other environments and how they differ (asked for, stored), nearest first."""
+    differing = [(other, environment.differences(other)) for other in others if other != environment]
+    return sorted(differing, key=lambda pair: (len(pair[1]), pair[0].json))
+
+
+def domain_of(measured: Sequence[Measurement]) -> Domain:
+    """Ranges that measured points span; no ranges if there are none."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for measurement in measured:
+        for name, n in measurement.point.axes.items():
+            low, high = ranges.get(name, (n, n))
+            ranges[name] = min(low, n), max(high, n)
+    return Domain(ranges, len(measured))
 
 
 def measurement_of(row: Row[tuple[object, ...]], signature: str, environment: str) -> Measurement:

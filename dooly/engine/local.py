@@ -3,6 +3,7 @@
 Importing this module imports neither torch nor vLLM; `start_engine` does.
 """
 
+import copy
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -110,8 +111,28 @@ class Engine:
         self.runner = None
 
 
-_MLA_ON_A_CPU = {"block_size": 16, "prefix_caching": False, "chunked_prefill": False}
-"""What the engine's CPU kernels for latent attention are written for."""
+_SETTINGS = {
+    "block_size": ("cache_config", "block_size"),
+    "prefix_caching": ("cache_config", "enable_prefix_caching"),
+    "chunked_prefill": ("scheduler_config", "enable_chunked_prefill"),
+}
+"""Settings that the kernels of a platform may not be written for, by where the engine keeps them."""
+
+
+def _needed(config: Any) -> dict[str, object]:
+    """Settings that the engine itself would change on this machine, and to what: its kernels need that.
+
+    `engine_config` has put back what was asked for.
+    """
+    from vllm.platforms import current_platform
+
+    changed = copy.deepcopy(config)
+    current_platform.check_and_update_config(changed)
+    values = {
+        name: [getattr(getattr(each, part), field) for each in (config, changed)]
+        for name, (part, field) in _SETTINGS.items()
+    }
+    return {name: needed for name, (asked, needed) in values.items() if needed != asked}
 
 
 @contextmanager
@@ -129,16 +150,15 @@ def start_engine(
 
     Raises:
         SimulationError: no config.json, the engine refuses the configuration, or the CPU engine cannot run it with
-            these settings (MLA models: block size 16, no chunked prefill, no prefix caching).
+            these settings (MLA models, unless the processor has AMX: block size 16, no chunked prefill, no prefix
+            caching).
     """
     eager = not gpu_present() if enforce_eager is None else enforce_eager
     config = engine_config(model, settings, enforce_eager=eager, backend=backend)
     config.load_config.load_format = register_loader()
-    if config.model_config.use_mla and not gpu_present():
-        wrong = [name for name, value in _MLA_ON_A_CPU.items() if getattr(settings, name) != value]
-        if wrong:
-            needed = ", ".join(f"{name} = {_MLA_ON_A_CPU[name]}" for name in wrong)
-            raise SimulationError(f"{model}: the CPU engine runs MLA models only with {needed}")
+    if config.model_config.use_mla and not gpu_present() and (needed := _needed(config)):
+        words = ", ".join(f"{name} = {value}" for name, value in needed.items())
+        raise SimulationError(f"{model}: the CPU engine runs MLA models only with {words}")
     from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.executor import Executor

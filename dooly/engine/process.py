@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from dooly.errors import SimulationError
 
-__all__ = ["end_with_parent", "in_own_process"]
+__all__ = ["end_with", "in_own_process"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,16 +24,19 @@ def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
         SimulationError: the process dies.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(1, spawn, initializer=end_with, initargs=(os.getpid(),)) as pool:
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool as error:
             raise SimulationError("the engine's process has died; is there enough memory?") from error
 
 
-def end_with_parent() -> None:
-    """From now on, end when the process that started this one has ended: an engine waits for others forever."""
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+def end_with(parent: int) -> None:
+    """From now on, end when the process of this number, which started this one, has ended, or if it has already.
+
+    An engine waits for others forever.
+    """
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
 def _watch(parent: int) -> None:

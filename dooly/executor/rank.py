@@ -1,4 +1,4 @@
-"""One rank: ``python -m dooly.executor.rank FD`` answers what `Ranks` asks over that file descriptor."""
+"""One rank: ``python -m dooly.executor.rank FD PARENT`` answers what `Ranks` of that process asks."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dooly.database import Point
-from dooly.engine.process import end_with_parent
+from dooly.engine.process import end_with
 from dooly.executor.session import Place, Session, Unsupported, open_session
 from dooly.executor.tensors import shape_of
 from dooly.executor.timing.cpu import Peers, Precision
@@ -24,9 +24,9 @@ _MAPPED_BYTES = 16 << 20
 """Operands up to this size are kept: custom all-reduce, which takes less, has mapped them into the other ranks."""
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, parent: int) -> None:
     """Be a rank until the other side is gone."""
-    end_with_parent()
+    end_with(parent)
     connection = Connection(descriptor)
     machine, rank, count, folder = connection.recv()
     if machine.torch_device == "cpu":
@@ -148,4 +148,4 @@ def _peers(group: Any) -> Peers:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,5 +1,6 @@
 """Ranks: processes of this host, one for each device, that run one collective together and time it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ class Ranks:
         self._folder = tempfile.TemporaryDirectory(prefix="dooly-ranks-")
         for rank in range(self.count):
             mine, theirs = Pipe()
-            command = [sys.executable, "-m", "dooly.executor.rank", str(theirs.fileno())]
+            command = [sys.executable, "-m", "dooly.executor.rank", str(theirs.fileno()), str(os.getpid())]
             with self._log(rank).open("wb") as log:
                 # A session of its own: an interrupt from the keyboard is for the process that asks.
                 process = subprocess.Popen(

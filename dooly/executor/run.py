@@ -2,8 +2,7 @@
 
 import gc
 import math
-import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -16,13 +15,14 @@ from dooly.executor.plan.sweep import ErrorModel, next_point
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Session, Unsupported, open_session
 from dooly.executor.timing.cpu import OTHERS, Precision, confidence
+from dooly.executor.timing.stopwatch import Stopwatch
 from dooly.executor.trial import Runner, is_out_of_memory
+from dooly.fit import fewest_points
 from dooly.ir import Operation
 from dooly.ir.printer import format_operation
 
 __all__ = ["Event", "Outcome", "run_plan"]
 
-_FIRST_PASS = 3
 _MEMORY_SHARE = 4
 
 
@@ -57,6 +57,7 @@ class Outcome:
         host_error: why host time could not be measured; empty if it could, or was not asked for.
         left: operations that still lack points, because the budget ended; `host time` if it was too short for that.
         elapsed_s: wall seconds, start of the engine included.
+        waited_s: those of them in which other processes had the processor.
     """
 
     taken: int = 0
@@ -67,6 +68,7 @@ class Outcome:
     host_error: str = ""
     left: list[str] = field(default_factory=list[str])
     elapsed_s: float = 0.0
+    waited_s: float = 0.0
 
     @property
     def complete(self) -> bool:
@@ -86,11 +88,13 @@ def run_plan(
 ) -> Outcome:
     """Measure what the plan lacks.
 
-    First three telling points of every operation, then the rest of each grid, then points between, wherever share of
-    the step times error is largest.  Each point is committed when taken; an interrupt gives the one in hand back.
+    First what a prediction cannot do without: of every operation as many telling points as its formula needs, then host
+    time.  Then the rest of each grid, then points between, wherever share of the step times error is largest.  Each
+    point is committed when taken; an interrupt gives the one in hand back.
 
     Args:
-        budget_s: wall seconds.  No point is begun that is not expected to end in time.
+        budget_s: seconds of measuring; those in which other processes have the processor do not count.  No point is
+            begun that is not expected to end in time.
         error: held-out error of the caller's formulas; steers the points between those of the grid.
         retry_failed: try failed and skipped points again.
 
@@ -129,16 +133,14 @@ class _Run:
         self.error, self.retry_failed, self.progress = error, retry_failed, progress
         self.outcome = Outcome()
         self.costs = CostModel(plan.machine)
-        self.started = time.monotonic()
+        self.watch = Stopwatch()
         self.stack = ExitStack()
         self.session: Session | None = None
         self.kept: dict[str, _Kept] = {}
         self.broken: set[str] = set()
         self.left: set[str] = set()
+        self.tried: set[tuple[str, Point]] = set()
         self.dealt_with = 0
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
 
     def go(self) -> Outcome:
         try:
@@ -147,19 +149,21 @@ class _Run:
                 text = format_operation(replace(operation, uses=(), status=""), name=operation.name)
                 self.database.add_operation(operation.signature, operation.target, text)
             self._say("start", "", f"{self.plan.points_missing} points, about {self.plan.estimate_s:.0f} s")
-            if self.budget_s < self.plan.host_s:
-                self.left.add("host time")
-            elif self.plan.host_missing:
-                self._measure_host()
             with self.stack:
                 self._measure_all()
         finally:
-            self.outcome.elapsed_s = self.elapsed()
+            self.outcome.elapsed_s, self.outcome.waited_s = self.watch.elapsed_s, self.watch.waited_s
         self.outcome.left = sorted(self.left)
         return self.outcome
 
     def _measure_host(self) -> None:
         """Host time; where its engines do not run, operations are measured all the same."""
+        if not self.plan.host_missing:
+            return
+        if not self._affords(self.plan.host_s):
+            self.left.add("host time")
+            return
+        self._close_session()
         try:
             self.outcome.host_points = measure_host(
                 self.database, self.plan.machine, lambda text: self._say("host", "", text)
@@ -173,11 +177,12 @@ class _Run:
             if row.skip is not None:
                 self._skip(row, row.missing, row.skip)
         able = [row for row in rows if row.skip is None]
-        self._pass(able, slice(_FIRST_PASS))
-        self._pass(able, slice(_FIRST_PASS, None))
+        self._pass(able, _for_a_formula)
+        self._measure_host()
+        self._pass(able, lambda row: row.missing)
         self._refine([row for row in able if row.operation.name not in self.left | self.broken])
 
-    def _pass(self, rows: Iterable[Row], part: slice) -> None:
+    def _pass(self, rows: Iterable[Row], part: Callable[[Row], Sequence[Point]]) -> None:
         """A part of each grid; last where another process is at it, since to set an operation up twice takes long."""
         later: list[Row] = []
         for row in rows:
@@ -188,16 +193,17 @@ class _Run:
         for row in later:
             self._points(row, part)
 
-    def _points(self, row: Row, part: slice) -> None:
-        for point in row.missing[part]:
-            self._take(row, point)
+    def _points(self, row: Row, part: Callable[[Row], Sequence[Point]]) -> None:
+        for point in part(row):
+            if (row.operation.signature, point) not in self.tried:
+                self._take(row, point)
 
     def _refine(self, rows: list[Row]) -> None:
         """One point after the other, each time for the operation with the largest share among those that want one."""
         for row in sorted(rows, key=lambda row: -row.share):
             while row.operation.name not in self.left | self.broken:
                 measured = self.database.points(row.operation.signature, row.environment)
-                if len(measured) < _FIRST_PASS:
+                if len(measured) < fewest_points(row.operation):
                     break
                 point = next_point(row.operation, measured, self.plan.ranges, self.error)
                 if point is None or not self._take(row, point):
@@ -211,9 +217,10 @@ class _Run:
         expected_s = self.costs.point_s(operation, point, self.precision)
         if operation.signature not in self.kept:
             expected_s += self.costs.build_s(operation)
-        if self.elapsed() + expected_s > self.budget_s:
+        if not self._affords(expected_s):
             self.left.add(operation.name)
             return False
+        self.tried.add((operation.signature, point))
         with self._claimed(row, point) as claim:
             if claim is None:
                 return False
@@ -240,6 +247,10 @@ class _Run:
         self.dealt_with += 1
         self._say("ok", operation.name, f"{point}: {measured.latency_us:.1f} us, {stability(measured)}")
         return True
+
+    def _affords(self, expected_s: float) -> bool:
+        """Whether so many more seconds are within the budget."""
+        return self.watch.busy_s + expected_s <= self.budget_s
 
     @contextmanager
     def _claimed(self, row: Row, point: Point) -> Generator[Claim | None]:
@@ -310,13 +321,26 @@ class _Run:
         for name in names:
             del self._session().layers[name]
 
+    def _close_session(self) -> None:
+        """Give back what runs operations: engines that start here need the memory, and the process to themselves."""
+        if self.session is not None:
+            self.kept.clear()
+            self.session.recover()
+            self.stack.close()
+            self.session = None
+
     def _session(self) -> Session:
         if self.session is None:
             self.session = self.stack.enter_context(open_session(self.plan.machine))
         return self.session
 
     def _say(self, what: str, operation: str, detail: str) -> None:
-        self.progress(Event(what, operation, detail, self.dealt_with, self.plan.points_missing, self.elapsed()))
+        self.progress(Event(what, operation, detail, self.dealt_with, self.plan.points_missing, self.watch.elapsed_s))
+
+
+def _for_a_formula(row: Row) -> Sequence[Point]:
+    """The first points of a row that a formula needs, beside those that are there."""
+    return row.missing[: max(0, fewest_points(row.operation) - row.covered)]
 
 
 def stability(measured: Measurement) -> str:

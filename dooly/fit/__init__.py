@@ -5,7 +5,7 @@ from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.latency import typical_us
 from dooly.fit.observation import Observation, experts_reached
 from dooly.fit.roofline import DATASHEETS, Datasheet, reached
-from dooly.fit.select import fit, fit_host
+from dooly.fit.select import fewest_points, fit, fit_host
 
 __all__ = [
     "DATASHEETS",
@@ -20,6 +20,7 @@ __all__ = [
     "Range",
     "experts_reached",
     "family_key",
+    "fewest_points",
     "fit",
     "fit_families",
     "fit_host",

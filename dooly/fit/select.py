@@ -20,7 +20,7 @@ from dooly.ir.expr import FloorDiv, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
-__all__ = ["Data", "collect", "fit", "fit_host", "fit_subject", "parameters_of", "plan_of"]
+__all__ = ["Data", "collect", "fewest_points", "fit", "fit_host", "fit_subject", "parameters_of", "plan_of"]
 
 Column = NDArray[np.float64]
 _FOLDS = 6
@@ -51,6 +51,17 @@ def fit_host(signature: str, observations: Iterable[Observation]) -> Formula:
     if signature not in HOST_SUBJECTS:
         raise FitError(f"{signature}: no work of the host; expected one of {', '.join(HOST_SUBJECTS)}")
     return fit_subject(HOST_SUBJECTS[signature], observations)
+
+
+def fewest_points(operation: Operation) -> int:
+    """Distinct points that `fit` takes of an operation at least."""
+    return _fewest(subject_of(operation))
+
+
+def _fewest(subject: Subject) -> int:
+    if subject.kind is None:
+        return 2
+    return 3 if subject.single is not None else 5
 
 
 @dataclass(frozen=True)
@@ -162,13 +173,11 @@ def collect(subject: Subject, observations: tuple[Observation, ...], fewest: int
         )
         for same in by_point.values()
     ]
-    needed = 3 if subject.single is not None else 5
-    if subject.kind is None:
-        needed = 2
-    needed = fewest or needed
+    needed = fewest or _fewest(subject)
     if len(distinct) < needed:
+        sizes = f" over {', '.join(subject.symbols)}" if subject.symbols else ""
         raise FitError(
-            f"{subject.name}: {len(distinct)} measured points, at least {needed} are needed; "
+            f"{subject.name}: {len(distinct)} measured points, at least {needed} are needed of work{sizes}; "
             f"measure more of it with `dooly profile` (operation {subject.signature})"
         )
     columns = subject.columns(distinct)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from dooly.batch import HOST_PARTS
-from dooly.database import Database, Environment, Record, Status, StoredOperation
+from dooly.database import Environment, PointSource, Record, Status, StoredOperation
 from dooly.database.environment import Fact
 from dooly.errors import ProfileError
 from dooly.hardware.gpus import PLATFORMS
@@ -126,7 +126,7 @@ def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
             yield record
 
 
-def stored_machine(database: Database, platform: str, cores: str | None = None) -> Machine:
+def stored_machine(database: PointSource, platform: str, cores: str | None = None) -> Machine:
     """The GPU machine whose points the database holds: `environment_for` of it gives their environments.
 
     Where several machines of the platform were measured, it is the one that `machine_behind` finds.
@@ -148,7 +148,8 @@ def stored_machine(database: Database, platform: str, cores: str | None = None) 
     found = {each: points[each.key] for each in database.environments() if each.get("platform") == platform}
     if not any(found.values()):
         raise ProfileError(
-            f"{database.place}: nothing measured on {platform} is stored; `dooly db import` adds what ships with dooly"
+            f"{database.place}: nothing measured on {platform} is stored, and none of it ships; run `dooly profile` on "
+            "one, and `dooly db merge` its database into this one"
         )
     if cores is not None and any(each.get("cores") == cores for each in found):
         found = {each: count for each, count in found.items() if each.get("cores") in (None, cores)}

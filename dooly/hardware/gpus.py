@@ -13,7 +13,7 @@ class PlatformSpec:
     """A machine as the engine's code selection sees it.
 
     Attributes:
-        backends: attention backends that may be asked for; the first is what the engine takes by itself.
+        backends: attention backends that may be asked for; the engine takes one that suits the model's layers.
         device_name, capability, memory_bytes, processors: what an NVIDIA platform answers; empty for a CPU.
     """
 
@@ -32,7 +32,7 @@ class PlatformSpec:
 _CUDA_BACKENDS = ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN")
 
 PLATFORMS: Mapping[str, PlatformSpec] = {
-    "cpu": PlatformSpec(("CPU_ATTN",)),
+    "cpu": PlatformSpec(("CPU_ATTN", "CPU_MLA", "AMX_MLA")),
     "h100": PlatformSpec(_CUDA_BACKENDS, "NVIDIA H100 80GB HBM3", (9, 0), 80 << 30, 132),
     "h200": PlatformSpec(_CUDA_BACKENDS, "NVIDIA H200", (9, 0), 141 << 30, 132),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dooly.errors import DoolyError
+from dooly.escape import show
 from dooly.files import write_text
 from dooly.ir import Graph, Program, parse_program, read_program
 from dooly.passes import PIPELINE, Pass, run, select
@@ -23,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(_arguments().parse_args(argv))
     except DoolyError as error:
-        print(f"dooly: error: {error}", file=sys.stderr)
+        show(f"dooly: error: {error}", file=sys.stderr)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except OSError as error:
-        print(f"dooly: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        show(f"dooly: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
     return 2
 
 
@@ -85,9 +86,9 @@ def _main(args: argparse.Namespace) -> int:
     program = run(program, passes, lambda each, result, seconds: _report(args, each, result, seconds))
     for operation in program.operations:
         if operation.status == "unsupported":
-            print(f"no rule knows {operation.target} (x {operation.count}): it has no cost here", file=sys.stderr)
+            show(f"no rule knows {operation.target} (x {operation.count}): it has no cost here", file=sys.stderr)
     if len(program.graphs) > 1 and program.operations:
-        print(_summary(program), file=sys.stderr)
+        show(_summary(program), file=sys.stderr)
         program = replace(program, graphs=())
     if args.output:
         write_text(args.output, str(program))
@@ -102,9 +103,9 @@ def _list() -> int:
 
     for each in PIPELINE:
         summary = next(line.strip() for line in (each.__doc__ or "").splitlines() if line.strip())
-        print(f"{each.name:18} {summary}")
-    print()
-    print("\n".join(list_models()))
+        show(f"{each.name:18} {summary}")
+    show("")
+    show("\n".join(list_models()))
     return 0
 
 
@@ -164,16 +165,16 @@ def _capture(model: str, args: argparse.Namespace) -> tuple[Graph, ...]:
     loaded = time.perf_counter()
     graphs = (export_checked(name, config),) if exported else capture_checked(name, config, options)
     if args.time_passes:
-        print(f"{loaded - start:8.3f} s  import of torch and vLLM", file=sys.stderr)
-        print(f"{time.perf_counter() - loaded:8.3f} s  capture {name}", file=sys.stderr)
+        show(f"{loaded - start:8.3f} s  import of torch and vLLM", file=sys.stderr)
+        show(f"{time.perf_counter() - loaded:8.3f} s  capture {name}", file=sys.stderr)
     return graphs
 
 
 def _report(args: argparse.Namespace, each: Pass, result: Program, seconds: float) -> None:
     if args.time_passes:
-        print(f"{seconds:8.3f} s  {each.name}", file=sys.stderr)
+        show(f"{seconds:8.3f} s  {each.name}", file=sys.stderr)
     if args.print_after in ("all", each.name):
-        print(f"# after {each.name}\n{result}", file=sys.stderr)
+        show(f"# after {each.name}\n{result}", file=sys.stderr)
 
 
 def _summary(program: Program) -> str:

@@ -5,7 +5,7 @@ from dooly.fit.observation import Routing
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.by_part import Parts
 from dooly.predict.graphs import GraphPlan
-from dooly.predict.host import HostModel, knows_host
+from dooly.predict.host import HostModel, knows_host, needed_parts
 from dooly.predict.model_file import SavedModel, weight_bytes
 from dooly.predict.power import NO_LIMIT, PowerLimit, PowerState
 from dooly.predict.step_model import StepModel, StepTimes
@@ -30,5 +30,6 @@ __all__ = [
     "Work",
     "collect_work",
     "knows_host",
+    "needed_parts",
     "weight_bytes",
 ]

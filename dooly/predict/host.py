@@ -10,7 +10,7 @@ from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
 
-__all__ = ["PLANNED_LATE", "HostModel", "knows_host"]
+__all__ = ["PLANNED_LATE", "HostModel", "knows_host", "needed_parts"]
 
 PLANNED_LATE = frozenset({"FLASHINFER"})
 """Attention backends that read a batch's lengths back from the device before they plan it.
@@ -19,6 +19,11 @@ vLLM 0.26.0's builder of FlashInfer metadata asks for ``seq_lens_cpu``: a copy t
 the end of the step before (0.32.0 takes an upper bound that the host knows; no GPU was measured under it).  It has just
 heard of the device then, which starts with the next graph at once.
 """
+
+
+def needed_parts(*, on_gpu: bool) -> tuple[str, ...]:
+    """Parts of the host's time without which none of it is known."""
+    return ("host_before", "host_after", *(LAUNCH_PARTS if on_gpu else ("host_dispatch",)))
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,10 @@ class HostModel:
             PredictError: a part is missing.
         """
         on_gpu = any(part in formulas for part in LAUNCH_PARTS)
-        for part in ("host_before", "host_after", *(LAUNCH_PARTS if on_gpu else ("host_dispatch",))):
+        for part in needed_parts(on_gpu=on_gpu):
             if part not in formulas:
                 raise PredictError(
-                    f"host: no formula of {part}; `dooly profile` measures the host once, then run `dooly fit`"
+                    f"host: no formula of {part}; `dooly profile` measures the host, `dooly fit` fits what is there"
                 )
         launch = tuple(formulas[part] for part in LAUNCH_PARTS) if on_gpu else ()
         dispatch = None if on_gpu else formulas["host_dispatch"]

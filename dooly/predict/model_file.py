@@ -86,7 +86,7 @@ class SavedModel:
             PredictError: a formula is missing; names the operation and the command that measures it.
         """
         operations = program.for_model(name)
-        needed = {each.operation.signature for each in collect_work(operations, formulas, name)}
+        needed = {each.operation.signature for each in collect_work(operations, formulas, name, device=device)}
         kept = {key: value for key, value in formulas.items() if key in needed or key in HOST_PARTS}
         if host_known:
             HostModel.of(kept)

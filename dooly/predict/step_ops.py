@@ -108,7 +108,11 @@ def on_grid(latency_us: Column) -> Column:
 
 
 def collect_work(
-    operations: Iterable[Operation], formulas: Mapping[str, Formula], model: str, routing: Routing = experts_reached
+    operations: Iterable[Operation],
+    formulas: Mapping[str, Formula],
+    model: str,
+    routing: Routing = experts_reached,
+    device: str = "",
 ) -> tuple[Work, ...]:
     """The work of one step of a model.
 
@@ -118,6 +122,7 @@ def collect_work(
         operations: a table of operations; only the uses by `model` count.
         formulas: by signature.
         model: name as in the uses.
+        device: on which formulas are missing, for the message; empty where that is not known.
 
     Raises:
         PredictError: the model uses none of the operations, or one that it uses has no formula.
@@ -139,14 +144,14 @@ def collect_work(
         formula = formulas[operation.signature]
         found += [Work(operation, count, bind, formula, routing) for bind, count in counts.items()]
     if missing:
-        raise PredictError(f"{model}: {_without_formula(None if stage else model, missing)}")
+        raise PredictError(f"{model}: {_without_formula(None if stage else model, missing, device)}")
     if not found:
         raise PredictError(f"{model}: the operation table holds nothing that it uses; lower the model first")
     return tuple(found)
 
 
-def _without_formula(model: str | None, missing: list[Operation]) -> str:
-    """What the model, or if None a pipeline stage, has no formula of, and what to do about it."""
+def _without_formula(model: str | None, missing: list[Operation], device: str) -> str:
+    """What the model, or if None a pipeline stage, has no formula of, and what to do about it on which device."""
     missing = sorted(missing, key=lambda operation: operation.kind is Kind.COLLECTIVE)
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     last = missing[-1]
@@ -157,4 +162,7 @@ def _without_formula(model: str | None, missing: list[Operation]) -> str:
         profile, where = "dooly profile", " where that many devices are"
     if model is None:
         profile = "python -m dooly.passes MODEL --pp N -o stages.ir && dooly profile stages.ir"
-    return f"no formula of {missing[0].name}{others}{among}; `{profile}` measures it{where}, then run `dooly fit`"
+    if device:
+        where = f" on {device}{where}"
+    way = f"`{profile}` measures it{where}, `dooly fit` fits what is there"
+    return f"no formula of {missing[0].name}{others}{among}; {way}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from dooly.batch import HOST_PARTS
-from dooly.database import Database, Environment, StoredOperation
+from dooly.database import Environment, PointSource, StoredOperation
 from dooly.errors import FitError
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
@@ -19,7 +19,7 @@ __all__ = ["fit_missing", "fit_stored", "formulas_here", "observed"]
 _log = logging.getLogger(__name__)
 
 
-def fit_stored(database: Database, stored: StoredOperation, environment: Environment) -> Formula:
+def fit_stored(database: PointSource, stored: StoredOperation, environment: Environment) -> Formula:
     """Fit the points of one operation, or of one part of the host's work, in one environment.
 
     Raises:
@@ -44,14 +44,14 @@ def _useful(formula: Formula) -> Formula:
     return formula
 
 
-def observed(database: Database, signature: str, environment: Environment) -> list[Observation]:
+def observed(database: PointSource, signature: str, environment: Environment) -> list[Observation]:
     """Points of an operation as a fit takes them: of mixtures, those without a given fullest expert."""
     points = [point for point in database.points(signature, environment) if not point.point.skewed]
     return [Observation.of(point) for point in points]
 
 
 def fit_missing(
-    database: Database, operations: Sequence[Operation], machine: Machine, known: dict[str, Formula]
+    database: PointSource, operations: Sequence[Operation], machine: Machine, known: dict[str, Formula]
 ) -> dict[str, Formula]:
     """Formulas of operations and host work that have none stored, or that another GPU lends; they are not stored.
 
@@ -85,7 +85,9 @@ def fit_missing(
     return found
 
 
-def _fit_host(database: Database, machine: Machine, known: dict[str, Formula], *, rested: bool) -> dict[str, Formula]:
+def _fit_host(
+    database: PointSource, machine: Machine, known: dict[str, Formula], *, rested: bool
+) -> dict[str, Formula]:
     """Formulas of what is known of the host's time; parts that were not measured here may be another machine's."""
     found: dict[str, Formula] = {}
     home = host_environment(machine)
@@ -105,7 +107,7 @@ def _fit_host(database: Database, machine: Machine, known: dict[str, Formula], *
     return found
 
 
-def _families(database: Database, wanted: Sequence[Operation], machine: Machine) -> Families:
+def _families(database: PointSource, wanted: Sequence[Operation], machine: Machine) -> Families:
     """Families of the wanted operations, from all that this machine measured of their targets."""
     from dooly.fit import fit_families
 
@@ -120,7 +122,7 @@ def _families(database: Database, wanted: Sequence[Operation], machine: Machine)
     return fit_families(measured, wanted)
 
 
-def formulas_here(database: Database, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:
+def formulas_here(database: PointSource, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:
     """Formulas by signature, the host's among them, that were fitted in this machine's environments.
 
     Where there is none here but one in another environment, that is said, never used; neither is a useless one.
@@ -145,7 +147,7 @@ def formulas_here(database: Database, operations: Sequence[Operation], machine: 
     return found
 
 
-def _near(database: Database, signature: str, home: Environment) -> str | None:
+def _near(database: PointSource, signature: str, home: Environment) -> str | None:
     """How the nearest other environment that has a formula of this operation differs."""
     for other, differences in database.near_environments(home):
         if database.formula(signature, other) is not None:

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 
-from dooly.database import Database
+from dooly.database import PointSource
 from dooly.engine.settings import LIMITS
 from dooly.errors import PredictError
 from dooly.hardware.environment import stored_machine
@@ -13,7 +13,7 @@ from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 from dooly.workspace.formulas import fit_missing as fit_what_is_missing
 from dooly.workspace.formulas import formulas_here
 from dooly.workspace.lowering import lower
-from dooly.workspace.store import look_into, open_database
+from dooly.workspace.store import look_into
 
 __all__ = ["machine_of", "saved_from", "saved_model", "untimed_model"]
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def machine_of(
-    database: Database, platform: str | None, block_size: int | None = None, cores: str | None = None
+    database: PointSource, platform: str | None, block_size: int | None = None, cores: str | None = None
 ) -> Machine:
     """This machine, or the one of `platform` whose points are stored, which is then named.
 
@@ -57,13 +57,13 @@ def saved_model(
     Raises:
         PredictError: a formula is missing; says how to get it.  Or a file does not hold just one model.
     """
-    with open_database(location) if platform is None else look_into(location) as database:
+    with look_into(location) as database:
         here = machine_of(database, platform, block_size)
         program = lower([model], tp, backend, platform, stage=stage, here=here.platform)
         return saved_from(database, program, here, fit_missing=platform is not None)
 
 
-def saved_from(database: Database, program: Program, here: Machine, *, fit_missing: bool) -> SavedModel:
+def saved_from(database: PointSource, program: Program, here: Machine, *, fit_missing: bool) -> SavedModel:
     """Step times of the one model of a lowered program, as `saved_model`.
 
     Args:

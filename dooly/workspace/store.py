@@ -1,16 +1,13 @@
-"""Opening the latency database for the duration of a command; where there is none yet, what ships with dooly."""
+"""Opening the latency database for the duration of a command, with or without what ships with dooly."""
 
-import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dooly.database import Database, Record
+from dooly.database import Database, Known, Record
 from dooly.database.exchange import read_parquet, shipped_files
 
-__all__ = ["add_shipped", "look_into", "open_database", "records_of"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["add_shipped", "look_into", "open_database", "open_or_empty", "records_of"]
 
 
 @contextmanager
@@ -28,14 +25,26 @@ def open_database(location: str, *, create: bool = False) -> Generator[Database]
 
 
 @contextmanager
-def look_into(location: str) -> Generator[Database]:
-    """Like `open_database` for commands that only look: instead of a file that does not exist, the shipped data."""
+def open_or_empty(location: str) -> Generator[Database]:
+    """The database for the duration of a command; an empty one in place of a file that does not exist.
+
+    Raises:
+        DatabaseError: there is a database, but it is locked or not one of dooly.
+    """
     missing = "://" not in location and not Path(location).exists()
     with open_database("sqlite://" if missing else location) as database:
-        if missing:
-            _log.info(f"{location} does not exist yet: only what ships with dooly is known")
-            add_shipped(database)
         yield database
+
+
+@contextmanager
+def look_into(location: str) -> Generator[Known]:
+    """What is known, for the duration of a command that only looks: the database, if there is one, and what ships.
+
+    Raises:
+        DatabaseError: there is a database, but it is locked or not one of dooly.
+    """
+    with open_or_empty(location) as database:
+        yield Known(database, shipped_files())
 
 
 def add_shipped(database: Database) -> int:

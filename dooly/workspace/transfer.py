@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from dooly.batch import HOST_PARTS, POWER_LIMIT
-from dooly.database import Database, Environment
+from dooly.database import Environment, PointSource
 from dooly.fit import Observation
 from dooly.hardware.environment import environment_for, host_environment
 from dooly.hardware.machine import Machine
@@ -29,7 +29,7 @@ _ROWS = 512
 
 
 def lent_products(
-    database: Database, operations: Iterable[Operation], machine: Machine
+    database: PointSource, operations: Iterable[Operation], machine: Machine
 ) -> dict[Operation, list[Observation]]:
     """Points of products in 16 bits that were measured without rests, those of many rows replaced by a rested GPU's.
 
@@ -54,7 +54,7 @@ def lent_products(
 
 
 def lent_host_parts(
-    database: Database, known: Sequence[str], machine: Machine, *, rested: bool
+    database: PointSource, known: Sequence[str], machine: Machine, *, rested: bool
 ) -> dict[str, Environment]:
     """The parts of host time that other machines lend, each with its environment: the nearest that has it.
 
@@ -71,7 +71,7 @@ def lent_host_parts(
     return lent
 
 
-def _observations(database: Database, operation: Operation, environment: Environment) -> list[Observation]:
+def _observations(database: PointSource, operation: Operation, environment: Environment) -> list[Observation]:
     return [Observation.of(each) for each in database.points(operation.signature, environment)]
 
 
@@ -79,7 +79,7 @@ def _rows(observation: Observation) -> int:
     return dict(observation.sizes).get("T", 0)
 
 
-def _lenders(database: Database, home: Environment) -> Iterator[tuple[Environment, float]]:
+def _lenders(database: PointSource, home: Environment) -> Iterator[tuple[Environment, float]]:
     """Environments of GPUs of the same chip that differ in nothing else that counts, nearest first, with factors."""
     for other, differences in database.near_environments(home):
         here, there = str(home.get("platform")), str(other.get("platform"))

@@ -180,7 +180,7 @@ def test_kv_heads_may_be_fewer_than_ranks_but_must_fit(write: Writer) -> None:
     ("arguments", "message"),
     [
         ({"platform": "tpu"}, "unknown platform 'tpu'; known: cpu, h100, h200"),
-        ({"backend": "XFORMERS"}, "unknown attention backend 'XFORMERS'; known: CPU_ATTN, "),
+        ({"backend": "XFORMERS"}, "unknown attention backend 'XFORMERS'; known: AMX_MLA, CPU_ATTN, "),
         ({"backend": "FLASH_ATTN"}, "attention backend FLASH_ATTN is not on platform cpu; there: CPU_ATTN"),
         ({"platform": "h100", "backend": "cpu_attn"}, "attention backend CPU_ATTN is not on platform h100; there: "),
         ({"tp": 5}, "tensor parallel size 5 does not divide"),

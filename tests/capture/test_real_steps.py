@@ -25,16 +25,15 @@ from dooly.ir import Graph, Kind, Program, TensorType, evaluate, kind_of
 from dooly.ir.expr import Expr
 from dooly.passes import run, select
 from dooly.provenance.observed import Call, Tensor
+from tests.amx import latent_settings, taken_for_amx
 from tests.tiny_models import tiny_models
 
 pytestmark = pytest.mark.engine
 
-PRODUCTS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "_C.onednn_mm"})
+PRODUCTS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "_C.onednn_mm", "_C.weight_packed_linear"})
 ATTENTION = frozenset({"vllm.unified_attention_with_output", "vllm.unified_mla_attention_with_output"})
 MIXER = re.compile(r".*\.mamba(\.(x_proj|dt_proj|\w+_layernorm))?")
 CHUNKED = EngineSettings(max_num_seqs=4, max_num_batched_tokens=40, max_model_len=160)
-WHOLE = EngineSettings(4, 160, 160, block_size=16, chunked_prefill=False)
-"""What the engine's CPU kernels for latent attention ask for."""
 
 Anchor = tuple[str, str, tuple[int, ...], tuple[int, ...]]
 
@@ -176,6 +175,14 @@ def test_every_architecture_has_a_small_model() -> None:
     assert set(tiny_models()) == set(ARCHITECTURES)
 
 
+@pytest.mark.parametrize("architecture", ["DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"])
+def test_the_graph_at_a_batch_is_what_the_engine_runs_with_amx(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with taken_for_amx():
+        test_the_graph_at_a_batch_is_what_the_engine_runs(architecture, tmp_path, monkeypatch)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_graph_at_a_batch_is_what_the_engine_runs(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,8 +197,8 @@ def test_the_graph_at_a_batch_is_what_the_engine_runs(
     names = "annotate-shapes,propagate-taint,expand-opaque,canonicalize"
     graph = run(Program((capture(tmp_path, eager=True),)), select(names)).graphs[0]  # as the CPU engine runs it
     phases: set[str] = set()
-    latent = any(op.target == "mla_attention" for op in graph.work())
-    with start_engine(tmp_path, WHOLE if latent else CHUNKED) as engine:
+    settings = latent_settings(4, 160) if any(op.target == "mla_attention" for op in graph.work()) else CHUNKED
+    with start_engine(tmp_path, settings) as engine:
         for step in steps(engine, Random(architecture)):
             phases.add(step.batch.kind)
             expected, small = claimed(graph, step.batch)

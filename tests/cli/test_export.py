@@ -112,7 +112,7 @@ def test_a_model_that_the_database_does_not_know(tmp_path: Path, capsys) -> None
     unknown = table(tmp_path, dense("unknown"))
     line = one_line(capsys, "dynamo", unknown, "-o", "x", "--platform", "h200", "--db", str(tmp_path / "no.sqlite"))
     assert line.startswith("unknown: no formula of ")
-    assert line.endswith("`dooly profile unknown` measures it, then run `dooly fit`")
+    assert line.endswith("`dooly profile unknown` measures it on NVIDIA H200, `dooly fit` fits what is there")
 
 
 def test_ranks_without_measured_collectives(tmp_path: Path, capsys) -> None:

@@ -5,17 +5,9 @@ import pytest
 import torch
 
 from dooly.engine.local import start_engine
-from dooly.engine.settings import EngineSettings
+from tests.amx import latent_settings
 from tests.tiny_models import tiny_models
 
-SETTINGS = EngineSettings(
-    max_num_seqs=8,
-    max_num_batched_tokens=256,
-    max_model_len=256,
-    block_size=16,
-    prefix_caching=False,
-    chunked_prefill=False,
-)
 PROMPT = list(range(0, 200, 2))
 
 
@@ -24,7 +16,7 @@ def test_tokens_go_to_all_experts_even_where_scores_are_16_bits(tmp_path: Path) 
     config = tiny_models()["DeepseekV2ForCausalLM"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     logits: list[torch.Tensor] = []
-    with start_engine(tmp_path, SETTINGS) as engine:
+    with start_engine(tmp_path, latent_settings(8, 256)) as engine:
         for module in engine.runner.model.modules():
             if hasattr(module, "experts") and hasattr(module, "gate"):
                 module.gate.register_forward_hook(lambda _, __, made: logits.append(made[0].detach().clone()))

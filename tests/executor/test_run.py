@@ -13,10 +13,22 @@ from dooly.executor import Precision, make_plan, run
 from dooly.executor.host import measure as host
 from dooly.executor.plan.sweep import coarse_points
 from dooly.executor.session import Unsupported
+from dooly.executor.timing import stopwatch
 from dooly.executor.timing.cpu import confidence, measure
+from dooly.fit import fewest_points
 from dooly.hardware.environment import environment_for
 from dooly.hardware.gpu import Slowed
 from tests.executor.planned import RANGES, go
+
+
+@pytest.fixture
+def host_of(monkeypatch):
+    """Let something else be done where the host is measured."""
+
+    def measure_host(do):
+        monkeypatch.setattr(run, "measure_host", lambda *_: do() or 0)
+
+    return measure_host
 
 
 @pytest.mark.parametrize("budget_s", [0.0, -3.0])
@@ -44,7 +56,7 @@ def test_telling_points_of_all_operations_come_first(database, pretend, somewher
     seen = []
     plan = make_plan(operations, database, somewhere, RANGES)
     go(plan, database, progress=lambda event: seen.append(event.operation) if event.what == "ok" else None)
-    head = seen[: sum(min(3, len(row.missing)) for row in plan.rows)]
+    head = seen[: sum(min(fewest_points(row.operation), len(row.missing)) for row in plan.rows)]
     assert set(head) == {operation.name for operation in operations}
 
 
@@ -274,3 +286,41 @@ def test_host_time_that_cannot_be_measured_is_one_clear_line(monkeypatch, somewh
     monkeypatch.setattr(host, "make_runner", refuse)
     with pytest.raises(ProfileError, match="of the load cannot run here: no such backend here"):
         host._alone(somewhere, list(step("f32").values()))
+
+
+def test_what_a_prediction_needs_comes_first_then_the_host_then_the_rest(tmp_path, pretend, somewhere, step, host_of):
+    operations = list(step("f32").values())
+    unknown = Database(tmp_path / "without-host.db")
+    plan = make_plan(operations, unknown, somewhere, RANGES)
+    assert plan.host_missing
+    seen: list[str] = []
+    host_of(lambda: seen.append("host"))
+    outcome = go(plan, unknown, progress=lambda event: seen.append(event.operation) if event.what == "ok" else None)
+    unknown.close()
+    before, after = seen[: seen.index("host")], seen[seen.index("host") + 1 :]
+    for row in plan.rows:
+        assert before.count(row.operation.name) == min(fewest_points(row.operation), len(row.missing))
+    assert len(before) + len(after) == outcome.taken
+    assert after
+
+
+def test_a_budget_too_short_for_the_host_leaves_it_and_measures_operations(tmp_path, pretend, somewhere, step, host_of):
+    unknown = Database(tmp_path / "without-host.db")
+    host_of(lambda: pytest.fail("the host was begun"))
+    plan = make_plan(list(step("f32").values()), unknown, somewhere, RANGES)
+    outcome = go(plan, unknown, budget_s=plan.host_s - 1.0)
+    unknown.close()
+    assert outcome.left == ["host time"]
+    assert outcome.taken >= plan.points_missing
+
+
+def test_a_budget_is_not_used_up_by_other_processes(tmp_path, monkeypatch):
+    waited = tmp_path / "schedstat"
+    waited.write_text("0 5000000000 1\n")
+    monkeypatch.setattr(stopwatch, "_WAITED", waited)
+    watch = stopwatch.Stopwatch()
+    waited.write_text("0 65000000000 1\n")
+    assert watch.waited_s == 60.0
+    assert watch.busy_s == pytest.approx(watch.elapsed_s - 60.0, abs=0.1)
+    waited.unlink()
+    assert watch.waited_s == 0.0, "where the platform does not say"

@@ -313,7 +313,7 @@ def test_the_host_is_linear_in_requests_and_tokens() -> None:
 
 
 def test_too_few_points_say_what_to_do() -> None:
-    with pytest.raises(FitError, match=r"linear_\w+: 2 measured points, at least 3 are needed; .*`dooly profile`"):
+    with pytest.raises(FitError, match=r"linear_\w+: 2 .*at least 3 are needed of work over T; .*`dooly profile`"):
         fit(GEMM, laws.over_tokens(gemm_law, [1, 2]))
     with pytest.raises(FitError, match=r"attention_.* 1 measured points, at least 5"):
         fit(laws.attention(), [Observation((), Batch.of((1, 1)), 3.0)])

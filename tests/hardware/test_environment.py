@@ -63,7 +63,7 @@ def test_a_host_of_so_many_cores_is_found_if_there_is_one():
 
 
 def test_nothing_stored_is_one_clear_line():
-    with pytest.raises(ProfileError, match=r"nothing measured on h200 is stored; `dooly db import` adds"):
+    with pytest.raises(ProfileError, match=r"nothing measured on h200 is stored, and none of it ships; run"):
         stored_machine(Database("sqlite://"), "h200")
 
 

@@ -76,11 +76,18 @@ def test_stored_operations_of_one_release_are_those_that_another_captures(folder
     assert shares == {"llama-3.1-8b": (12, 12), "qwen3-8b": (12, 12), "gemma-2-9b": (13, 13)}
 
 
-def test_what_is_not_stored_is_one_clear_line(tmp_path, capsys):
+def test_what_ships_is_known_beside_a_database_that_holds_other_things(tmp_path, capsys):
     Database(tmp_path / "empty.sqlite").close()
-    arguments = ["predict", "tiny-llama", "--platform", "h100", "--batch", "1:1"]
-    assert main([*arguments, "--db", str(tmp_path / "empty.sqlite")]) == 2
-    assert "nothing measured on h100 is stored; `dooly db import`" in capsys.readouterr().err
+    answers = [
+        (
+            main(["formulas", "linear", "--platform", "h100", "--json", "--db", str(tmp_path / name)]),
+            capsys.readouterr(),
+        )
+        for name in ("empty.sqlite", "none.sqlite")
+    ]
+    assert [status for status, _ in answers] == [0, 0]
+    assert len(json.loads(answers[0][1].out)) > 20
+    assert answers[0][1].out == answers[1][1].out
 
 
 def test_a_formula_is_that_of_how_the_engine_runs_it_though_other_ways_ship(tmp_path, capsys):

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from dooly.adapters.vidur.register import device_name, register
 from dooly.errors import DoolyError
+from dooly.escape import show
 from dooly.predict import SavedModel
 
 USAGE = """usage: python -m dooly.adapters.vidur STEPS.json [flags of Vidur]
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0].startswith("-"):
-        print(f"{USAGE}\n\n  {' '.join(_defaults('MODEL', 'DEVICE', 1))}")
+        show(f"{USAGE}\n\n  {' '.join(_defaults('MODEL', 'DEVICE', 1))}")
         return 0 if arguments in (["-h"], ["--help"]) else 2
     os.environ.setdefault("WANDB_MODE", "disabled")
     path, *flags = arguments
@@ -35,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv = ["vidur", *_missing(defaults, flags), *flags]
         import_module("vidur.main").main()
     except DoolyError as error:
-        print(f"dooly: error: {error}", file=sys.stderr)
+        show(f"dooly: error: {error}", file=sys.stderr)
         return 2
     if message := slots.outside.message(model.name):
-        print(f"dooly: {message}", file=sys.stderr)
+        show(f"dooly: {message}", file=sys.stderr)
     return 0
 
 

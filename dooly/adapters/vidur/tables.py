@@ -13,6 +13,7 @@ from dooly.adapters.grid import Limits, Outside, doubling
 from dooly.adapters.layer import LAYER_PARTS, STEP_PARTS, shares_of
 from dooly.adapters.shape import Shape, shape_of
 from dooly.batch import Batch
+from dooly.escape import csv_cell
 from dooly.files import write_text
 from dooly.predict import HOST_PARTS, Parts, SavedModel
 
@@ -148,6 +149,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({key: csv_cell(value) if isinstance(value, str) else value for key, value in row.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())

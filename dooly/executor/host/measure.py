@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT, GraphMode
-from dooly.database import Claim, Database, Environment, Measurement, Point, Samples
+from dooly.database import Claim, Database, Environment, Measurement, Point, PointSource, Samples
 from dooly.engine.process import in_own_process
 from dooly.engine.settings import one_line
 from dooly.errors import FitError, ProfileError, SimulationError
@@ -52,7 +52,7 @@ _FEWEST = 3
 """Samples that make a point of steps of one shape."""
 
 
-def host_cost_s(database: Database, machine: Machine) -> float:
+def host_cost_s(database: PointSource, machine: Machine) -> float:
     """Rough wall seconds of measuring what is unknown of this machine's and engine's host time; 0 if nothing is."""
     environment, load = host_environment(machine), load_for(machine)
     on_gpu = machine.torch_device == "cuda"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dooly.database import Database, Environment, Measurement, Point, Status
+from dooly.database import Environment, Measurement, Point, PointSource, Status
 from dooly.errors import ProfileError
 from dooly.executor.host.measure import host_cost_s
 from dooly.executor.plan.cost import CostModel
@@ -96,7 +96,7 @@ class Plan:
 
 def make_plan(
     operations: Sequence[Operation],
-    database: Database,
+    database: PointSource,
     machine: Machine,
     ranges: Ranges,
     *,

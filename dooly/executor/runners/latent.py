@@ -8,7 +8,7 @@ from dooly.engine.settings import one_line
 from dooly.executor.runners.paged import PagedRunner, integer
 from dooly.executor.session import Session
 from dooly.executor.tensors import copies_for, dtype_of, need_memory
-from dooly.executor.trial import Trial, Unsupported
+from dooly.executor.trial import Trial, Unsupported, is_out_of_memory
 from dooly.hardware.machine import kv_block_size
 from dooly.ir import Operation
 from dooly.ir.types import ITEM_BYTES
@@ -21,6 +21,9 @@ _MODEL: dict[str, object] = {
     "q_lora_rank": None,
 }
 """What the engine takes for a model with latent attention, beside the sizes that the operation names."""
+
+_WHOLE_PROMPTS = ("CPU_MLA",)
+"""Backends that need the engine to run without chunked prefill."""
 
 
 class LatentRunner(PagedRunner):
@@ -38,15 +41,15 @@ class LatentRunner(PagedRunner):
         super().__init__(session, dtype)
         self._sizes = {name: integer(operation, name) for name in ("heads", "latent", "nope", "rope", "value")}
         heads, latent, nope, rope, value = self._sizes.values()
-        wanted = operation.attr("backend"), operation.attr("prefill_backend")
+        self.backend, self._prefill = str(operation.attr("backend")), str(operation.attr("prefill_backend"))
         # Twice: beside the weight as loaded, the layer keeps what it multiplies with when it decodes.
         layer_bytes = 2 * heads * (nope + value) * latent * ITEM_BYTES[dtype]
         copies = copies_for(layer_bytes // 2, session.machine)
         need_memory((copies + 1) * layer_bytes, session.machine)
         self.config = session.config(
             dtype,
-            backend=str(wanted[0]) if session.device == "cuda" else None,
-            block_size=kv_block_size(operation.attr("backend"), session.machine),
+            backend=self.backend,
+            block_size=kv_block_size(self.backend, session.machine),
             family=_MODEL,
             num_attention_heads=heads,
             num_key_value_heads=heads,
@@ -62,13 +65,12 @@ class LatentRunner(PagedRunner):
             with session.building(dtype, self.config):
                 self.layers = [self._layer(name, seed) for seed, name in enumerate(self.names)]
                 first = self.layers[0]
-                found = first.attn_backend.get_name(), first.prefill_backend.get_name()
-                if found != wanted:
-                    raise Unsupported(f"the engine selects {' and '.join(found)} here, the operation names {wanted}")
                 self.spec = first.get_kv_cache_spec(self.config)
                 self.builder = self.new_builder(first.attn_backend)
-        except (NotImplementedError, ValueError) as error:  # as backends say what they do not run
-            raise Unsupported(f"the engine refuses {wanted[0]} here: {one_line(error)}") from error
+        except (NotImplementedError, ValueError, RuntimeError) as error:  # as backends say what they do not run
+            if is_out_of_memory(error):
+                raise
+            raise Unsupported(f"the engine refuses {self.backend} here: {one_line(error)}") from error
 
     def _layer(self, name: str, seed: int) -> Any:
         from vllm.model_executor.layers.attention.mla_attention import MLAAttention
@@ -90,6 +92,9 @@ class LatentRunner(PagedRunner):
             cache_config=self.config.cache_config,
             prefix=name,
         )
+        found = layer.attn_backend.get_name(), layer.prefill_backend.get_name()
+        if found != (wanted := (self.backend, self._prefill)):
+            raise Unsupported(f"the engine selects {' and '.join(found)} here, the operation names {wanted}")
         up.quant_method.process_weights_after_loading(up)
         layer.process_weights_after_loading(dtype_of(self.dtype))
         return layer
@@ -98,10 +103,10 @@ class LatentRunner(PagedRunner):
         """One call over the batch of `point`.
 
         Raises:
-            NotImplementedError: a chunk with history on a CPU, whose backend reads whole prompts only.
+            NotImplementedError: a chunk with history, and a backend that reads whole prompts only.
         """
-        if self.session.device == "cpu" and any(new > 1 and cached for new, cached in point.batch):
-            raise NotImplementedError("the engine's latent attention on a CPU reads no prompt in chunks")
+        if self.backend in _WHOLE_PROMPTS and any(new > 1 and cached for new, cached in point.batch):
+            raise NotImplementedError(f"the engine's {self.backend} reads no prompt in chunks")
         return super().trial(point)
 
     def inputs(self, tokens: int) -> tuple[Any, ...]:
