@@ -127,8 +127,6 @@ def _traces() -> tuple[bytes, ...]:
         '{"timestamp": 3000, "input_length": 600, "output_length": 0, "hash_ids": [0, 2]}\n',
         '{"input_toks": 12, "output_toks": 40, "arrival_time_ns": 11000000, "input_tok_ids": [1, 2]}\n',
         '{"input_lens": [13, 25], "output_lens": [120, 613], "ttfts": [1.0, 1.0], "start_times": [3.7, 4.4]}',
-        '[{"id": "x", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}]',
-        '{"session_id": "a", "delay": 500, "input_length": 655, "output_length": 52, "hash_ids": [0, 1]}\n',
     )
     return tuple(text.encode() for text in texts)
 
