@@ -1,4 +1,4 @@
-"""What one engine step works on: the new and the cached tokens of each request, and what follows from them."""
+"""The work of one engine step: the new and the cached tokens of each request, and what follows from them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +62,7 @@ the host's load.
 
 
 class StepBatch(Protocol):
-    """What a step works on, as far as its time depends on it: a `Batch`, or sums that a simulation keeps up."""
+    """A step's work, as far as its time depends on it: a `Batch`, or sums that a simulation keeps up."""
 
     @property
     def requests(self) -> tuple[tuple[int, int], ...]:
@@ -85,7 +85,7 @@ class StepBatch(Protocol):
         ...
 
     def attention(self, window: int | None = None) -> dict[str, int]:
-        """As `Batch.attention`."""
+        """Sums of `Batch.attention`."""
         ...
 
 
@@ -204,8 +204,8 @@ class Batch:
     def attention(self, window: int | None = None) -> dict[str, int]:
         """All symbols that a formula of attention may use: T, R, S, P as in `symbols`, and
 
-        Tp, Sp, Pp: T, S and P of the requests with more than one new token; of those, Sq: rows of the one with most,
-        Pt: pairs if the new tokens of each filled whole tiles of `TILE`, M: 1 if there is one, else 0.
+        Rp, Tp, Sp, Pp: R, T, S and P of the requests with more than one new token; of those, Sq: rows of the one with
+        most, Pt: pairs if the new tokens of each filled whole tiles of `TILE`, M: 1 if there is one, else 0.
         Sx: rows of the request with the most, whichever, if there is one; Sd: the same if there is none; else 0.
         """
         found = self._sums.get(window)
@@ -221,9 +221,9 @@ class Batch:
             if window is not None and most > window:
                 total, most = sum(min(c + 1, window) for c in seen), window
             whole = {"T": tokens, "R": count, "S": total, "P": total, "Sd": most, "Sx": 0}
-            return {**whole, "Tp": 0, "Sp": 0, "Pp": 0, "Sq": 0, "Pt": 0, "M": 0}
+            return {**whole, "Rp": 0, "Tp": 0, "Sp": 0, "Pp": 0, "Sq": 0, "Pt": 0, "M": 0}
         rows = pairs = most = 0
-        prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
+        prefills = prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
         for q, c in self.requests:
             if window is None or c + q <= window:
                 seen_rows, seen_pairs = c + q, q * c + q * (q + 1) // 2
@@ -233,13 +233,15 @@ class Batch:
                 seen_pairs = growing * c + growing * (growing + 1) // 2 + (q - growing) * window
             rows, pairs, most = rows + seen_rows, pairs + seen_pairs, max(most, seen_rows)
             if q > 1:
+                prefills += 1
                 prefill_tokens += q
                 prefill_rows += seen_rows
                 prefill_pairs += seen_pairs
                 prefill_most = max(prefill_most, seen_rows)
                 tiled += seen_pairs * (-(-q // TILE) * TILE) // q
         whole = {"T": tokens, "R": count, "S": rows, "P": pairs, "Sd": 0, "Sx": most, "M": 1}
-        return {**whole, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs, "Sq": prefill_most, "Pt": tiled}
+        whole |= {"Rp": prefills, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
+        return {**whole, "Sq": prefill_most, "Pt": tiled}
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +300,7 @@ class BatchColumns:
         tiled = seen_pairs * (-(-tokens // TILE) * TILE) // tokens
         prefill = {"Tp": tokens, "Sp": seen_rows, "Pp": seen_pairs, "Pt": tiled}
         columns |= {name: np.bincount(batch, each, count) for name, each in prefill.items()}
+        columns["Rp"] = np.bincount(batch, minlength=count)
         columns["Sq"] = np.zeros(count, np.int64)
         np.maximum.at(columns["Sq"], batch, seen_rows)
         longest, prefills = np.maximum.reduceat(rows, starts), columns["Tp"] > 0

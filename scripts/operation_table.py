@@ -32,8 +32,11 @@ explicit unknown: it counts its operands and results as bytes, and `cover` repor
 SAMPLES: Mapping[str, tuple[str, str]] = {
     "linear": ("bf16[T, k]; bf16[n, k]", "bf16[T, n]"),
     "recv": ("", "bf16[T, n]"),
+    "packed_linear": ("bf16[T, k]; i32[k/8, n]; bf16[k/128, n]", "bf16[T, n]"),
     "scaled_linear": ("f8e4m3[T, k]; f8e4m3[n, k]; f32[T, 1]; f32[1]", "bf16[T, n]"),
     "scaled_fp8_quant": ("bf16[T, n]", "f8e4m3[T, n]; f32[T, 1]"),
+    "scaled_int8_quant": ("bf16[T, n]", "i8[T, n]; f32[T, 1]"),
+    "silu_and_mul_quant": ("bf16[T, 2*n]; f32[1]", "f8e4m3[T, n]"),
     "amax": ("bf16[T, n]", "bf16[T]"),
     "matmul": ("bf16[T, k]; bf16[k, n]", "bf16[T, n]"),
     "embedding": ("bf16[v, n]; i64[T]", "bf16[T, n]"),

@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "predict": FACTS | {"fit"},
     "executor": FACTS | {"engine", "capture", "fit"},
     "simulate": SIMULATION,
+    "bench": SIMULATION,
     "adapters": PREDICTION | {"simulate"},
     "workspace": SIMULATION | {"capture", "executor", "adapters", "provenance"},
     "evaluate": SIMULATION | {"capture", "executor", "adapters", "provenance", "workspace"},
@@ -53,6 +54,7 @@ TORCH_FREE = (
     "dooly.executor",
     "dooly.evaluate.sharing",
     "dooly.simulate",
+    "dooly.bench",
     "dooly.adapters.vidur.__main__",
     "dooly.cli.app",
 )

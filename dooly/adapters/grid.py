@@ -67,7 +67,7 @@ class Outside:
         self.context = max(self.context, *contexts)
 
     def message(self, model: str) -> str:
-        """What happened and what to measure; empty if nothing did."""
+        """Description of what happened and what to measure; empty if nothing did."""
         if not self.count:
             return ""
         return (

@@ -1,4 +1,4 @@
-"""Where an operation stands in a transformer layer, in the words that simulators share."""
+"""The place of an operation in a transformer layer, in the words that simulators share."""
 
 from collections.abc import Iterator
 

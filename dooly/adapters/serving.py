@@ -1,4 +1,4 @@
-"""What prediction-based schedulers and routers ask: how long is the next step, when does a request get its first token.
+"""Answers for prediction-based schedulers: how long is the next step, when does a request get its first token.
 
 >>> from dooly.batch import StepCost
 >>> class Linear:
@@ -29,7 +29,7 @@ class StepTimer(Protocol):
 
 @dataclass(frozen=True)
 class Load:
-    """What an engine has to do.
+    """The work that an engine has to do.
 
     Attributes:
         decoding: cached tokens of each request that decodes.

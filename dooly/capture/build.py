@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.utils import initialize_model
 
+from dooly.capture.checked import Amounts, amounts
 from dooly.capture.config import FIELDS, STRETCH, TIED, stretch
 from dooly.capture.configint import ConfigInt, Facts, expression
 from dooly.capture.experts import placed_without_data, show_experts
@@ -48,6 +50,7 @@ class Built:
         sizes: shape of each parameter and buffer by name.
         transposed: matrices that the model's code takes the other way round than ``sizes`` says.
         groups: parallel group coordinators whose size is a symbol.
+        registered: parameters as the engine makes them, before a checkpoint is loaded.
     """
 
     model: torch.nn.Module
@@ -57,17 +60,19 @@ class Built:
     sizes: Mapping[str, tuple[Expr, ...]]
     transposed: frozenset[str]
     groups: tuple[Any, ...]
+    registered: Amounts
 
 
 @contextmanager
 def build(
-    config: Mapping[str, Any], options: Options, place: str, *, stage: int = 0, plain: bool = False
+    config: Mapping[str, Any], options: Options, place: str, *, stage: int = 0, plain: bool = False, loaded: bool = True
 ) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
     Args:
         stage: the pipeline stage; ``layers_of`` says which layers it has.
         plain: from the numbers as they are, no symbol anywhere: what ``verify_provenance`` compares with.
+        loaded: with parameters as they are once a checkpoint is loaded.
 
     Raises:
         CaptureError: the engine refuses the configuration.
@@ -87,16 +92,21 @@ def build(
             recorder = SizeRecorder()
             with ExitStack() as stack:
                 stack.enter_context(explained(place, "the engine cannot build this model"))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
                 stack.enter_context(_fresh_rotary_tables())
                 stack.enter_context(placed_without_data())
                 stack.enter_context(_default_dtype(vllm_config.model_config.dtype))
                 stack.enter_context(torch.device("meta"))
                 stack.enter_context(recorder)
                 model = initialize_model(vllm_config=vllm_config)
-                transposed = as_loaded(model)
+            sizes, registered = _sizes(model, recorder), amounts(model)
+            transposed: frozenset[str] = frozenset()
+            with explained(place, "the engine cannot load this model"):
+                if loaded:
+                    transposed = as_loaded(model, sizes, values, facts)
             _take_common_path(model)
-            sizes = _sizes(model, recorder)
-            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups))
+            yield Built(model, vllm_config, values, facts, sizes, transposed, tuple(groups), registered)
 
 
 def _engine_config(folder: str, options: Options, place: str) -> Any:
@@ -116,17 +126,34 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
             "pipeline_parallel_size": parallel.pp,
             "distributed_executor_backend": "mp",
         }
-    with explained(place, "the engine refuses this configuration"):
+    with explained(place, "the engine refuses this configuration"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries of formats comment on what a checkpoint says
         config = EngineArgs(
             model=folder,
             load_format="dummy",
             skip_tokenizer_init=True,
             trust_remote_code=False,
+            allow_deprecated_quantization=True,  # what is served with that option has a cost, too
             dtype=stated_dtype(Path(folder)),
             **settings,
         ).create_engine_config()
+    _check_quantization(config.model_config, place)
     config.compilation_config.mode = CompilationMode.NONE  # the choice of custom operations stays
     return config
+
+
+def _check_quantization(model_config: Any, place: str) -> None:
+    """Weights that are said to be quantized must not be taken for plain ones.
+
+    Raises:
+        CaptureError: the engine does not know how they are quantized, and would ignore it.
+    """
+    said = getattr(model_config.hf_config, "quantization_config", None)
+    if said and model_config.quantization is None:
+        raise CaptureError(
+            f"{place}: the engine ignores its quantization_config, which names no method that it knows: "
+            f"quant_method is {said.get('quant_method')!r}"
+        )
 
 
 @contextmanager

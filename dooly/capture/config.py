@@ -207,6 +207,9 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CaptureError(f"{path}: {name} is {value!r}, expected a positive integer")
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise CaptureError(f"{path}: {name} is {str(config[name])[:80]!r}, expected an object")
     values = config_values(config)
     for name, letter in FIELDS.items():
         if isinstance(config.get(name), int) and config[name] != values[letter]:

@@ -79,7 +79,7 @@ def show_experts(runner: Any) -> None:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """What the engine asks the kernel that it makes once weights are loaded.
+    """The questions that the engine asks the kernel that it makes once weights are loaded.
 
     Dispatch and combine are the kernel's own, by all-gather and reduce-scatter: nothing overlaps, nothing is reduced.
     """

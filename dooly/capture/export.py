@@ -163,7 +163,7 @@ _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._check")
 
 
 def _places(model: torch.nn.Module) -> dict[str, list[tuple[Any, str]]]:
-    """Where each parameter and buffer is kept: the tables and names, more than one where modules share a tensor."""
+    """Return where each parameter and buffer is kept: tables and names, several where modules share a tensor."""
     names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     found: dict[str, list[tuple[Any, str]]] = {name: [] for name in names.values()}
     for module in model.modules():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, cast
 
+import sympy
 import torch
 from transformers import AutoConfig
 
 from dooly.capture.build import Built, build, explained
+from dooly.capture.checked import amounts, check_counts, check_sizes
 from dooly.capture.config import config_values
 from dooly.capture.fx import Converter
 from dooly.capture.layers import DERIVED, can_thin, layer_kinds, plan_layers, shorten
@@ -18,6 +20,7 @@ from dooly.capture.numbering import renumbered
 from dooly.capture.opaque_modules import DTYPES, opaque_kind, owners
 from dooly.capture.options import Options
 from dooly.capture.parallel_groups import layers_of
+from dooly.capture.schemes import schemes_of
 from dooly.capture.stages import Stage, distinct_stages
 from dooly.capture.step import INPUTS
 from dooly.capture.symbols import Reader
@@ -60,10 +63,12 @@ def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Sta
             traced.weights,
             parameters,
             lambda group: options.parallel.group(group)[1],
+            schemes_of(built.model, built.vllm_config),
         )
         converter.convert(traced.module.graph, INPUTS)
         calls = [(op.target, str(op.attr("layer_name"))) for op in converter.ops]
         found = described(built, names, calls)
+        loaded = amounts(built.model)
     values = {**config_values(config), **plan.values, **options.parallel.symbols}
     backends = sorted({str(dict(owner.attrs)["backend"]) for owner in found if "attention" in owner.kind})
     pipeline = (("stages", stage.ranks),) if options.parallel.pp > 1 else ()
@@ -88,11 +93,18 @@ def _captured(name: str, config: Mapping[str, Any], options: Options, stage: Sta
         outputs=converter.outputs,
         free=tuple(converter.free),
     )
+    check_sizes(graph, loaded, name)
+    whole = shorten(config, range(stage.start + len(stage.kinds)))
+    with (
+        layers_of(stage, len(stage.kinds)),
+        build(whole, options, name, stage=stage.rank, plain=True, loaded=False) as full,
+    ):
+        check_counts(built.registered, graph, counted_by(counts, path, stage.start), full.registered, name)
     return renumbered(graph, path, lambda layer: layers[layer])
 
 
 def derived(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model's configuration class knows about its layers, beside what it computes from other fields."""
+    """Return what the model's configuration class knows about its layers, beside what it computes from fields."""
     fields = {key: value for key, value in config.items() if key != "model_type"}
     known = AutoConfig.for_model(config["model_type"], **fields)
     stored = (key for key in DERIVED if not isinstance(getattr(type(known), key, None), property))
@@ -105,7 +117,7 @@ def names_of(model: torch.nn.Module) -> dict[int, str]:
 
 
 def described(built: Built, names: Mapping[int, str], calls: Iterable[tuple[str, str]]) -> tuple[Owner, ...]:
-    """What the modules behind opaque operations say, of all operations as ``(target, layer name)``."""
+    """Return what the modules behind opaque operations say, of all operations as ``(target, layer name)``."""
     opaque = [(kind, layer) for target, layer in calls if (kind := opaque_kind(target)) is not None]
     return owners(opaque, built.vllm_config.compilation_config.static_forward_context, names)
 
@@ -120,14 +132,20 @@ def layers_path(model: torch.nn.Module, depth: int) -> str:
 
 def counted_ops(ops: list[Op], counts: Sequence[Expr], path: str, start: int = 0) -> tuple[Op, ...]:
     """Operations with the number of times that the stage does them; layers share their rotary tables."""
+    count_of = counted_by(counts, path, start)
+    return tuple(op if op.path.endswith(".cos_sin_cache") else replace(op, count=count_of(op.path)) for op in ops)
+
+
+def counted_by(counts: Sequence[Expr], path: str, start: int = 0) -> Callable[[str], Expr]:
+    """How many layers of the stage that of a module or parameter stands for; one outside of the layers is once."""
     prefix = f"{path}."
 
-    def counted(op: Op) -> Op:
-        if not op.path.startswith(prefix) or op.path.endswith(".cos_sin_cache"):
-            return op
-        return replace(op, count=counts[int(op.path.removeprefix(prefix).partition(".")[0]) - start])
+    def count(name: str) -> Expr:
+        if not name.startswith(prefix):
+            return sympy.Integer(1)
+        return counts[int(name.removeprefix(prefix).partition(".")[0]) - start]
 
-    return tuple(map(counted, ops))
+    return count
 
 
 def _engine_version() -> str:

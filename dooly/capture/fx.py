@@ -25,6 +25,9 @@ __all__ = ["Converter"]
 
 _IGNORED = frozenset(("device", "layout", "pin_memory", "memory_format", "non_blocking", "cudnn_enable"))
 _ALLOCATIONS = frozenset(("aten.empty", "aten.empty_like", "aten.new_empty", "aten.empty_strided"))
+_COMPILED = ("_C.", "vllm.")
+"""Dialects of the engine's kernels."""
+
 _COLLECTIVES = frozenset(("vllm.all_reduce", "vllm.all_gather", "vllm.reduce_scatter"))
 
 
@@ -39,16 +42,23 @@ class Converter:
         weights: parameter names by the name of the node that creates them.
         parameters: those of them that are parameters; buffers that nothing reads are dropped.
         ranks: ranks of a collective, by the name of its group.
+        schemes: how weights are quantized, by the path of their layer.
     """
 
     def __init__(
-        self, reader: Reader, weights: Mapping[str, str], parameters: frozenset[str], ranks: Callable[[str], Expr]
+        self,
+        reader: Reader,
+        weights: Mapping[str, str],
+        parameters: frozenset[str],
+        ranks: Callable[[str], Expr],
+        schemes: Mapping[str, str] | None = None,
     ) -> None:
         self.ops: list[Op] = []
         self.free: list[Free] = []
         self.outputs: tuple[str, ...] = ()
         self.captured = 0
         self._reader, self._weights, self._parameters, self._ranks = reader, weights, parameters, ranks
+        self._schemes = schemes or {}
         self._places: dict[Node, Place | list[Place]] = {}
         self._taken: Counter[str] = Counter()
         self._clobbering: dict[str, int] = {}
@@ -112,6 +122,8 @@ class Converter:
             along = {"dim": call.attrs["dim"]} if "dim" in call.attrs else {}
             group = str(call.attrs["group_name"]).partition(":")[0]
             call.attrs = {"group": group, "ranks": self._ranks(group), **along}
+        elif call.target.startswith(_COMPILED) and (scheme := self._schemes.get(node.meta.get("module_path", ""))):
+            call.attrs["scheme"] = scheme
         self._emit(call)
 
     def _operand(self, call: _Call, argument: Any, tensor: Node) -> None:
@@ -164,7 +176,7 @@ class Converter:
         self.ops.append(Op(call.target, operands, results, attrs, path=path, source=source, nodes=(call.index,)))
 
     def _result(self, call: _Call, position: int, name: str, alias: str | None) -> Place:
-        """Where a returned tensor lives: in memory that the operation wrote, in a view, or in memory of its own."""
+        """Return where a returned tensor lives: in memory that the operation wrote, in a view, or in its own."""
         for write in call.writes:
             if alias is not None and write.alias == alias:
                 write.place.write(name)
@@ -220,7 +232,7 @@ class Converter:
         self.free.append(Free(reason, (index,)))
 
     def _drop_unread_writes(self) -> None:
-        """What an operation clobbers beside what it returns stays a result only if something reads it."""
+        """Drop results that an operation clobbers beside what it returns, unless something reads them."""
         read = {name for op in self.ops for name in op.operands} | set(self.outputs)
         for position, op in enumerate(self.ops):
             kept = self._clobbering.get(op.name, len(op.results))

@@ -1,4 +1,4 @@
-"""Where tensors of a traced graph live: views, allocations and writes in place, so that they can be read as values."""
+"""Memory of tensors of a traced graph: views, allocations, writes in place, so that they can be read as values."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""What the modules behind opaque operations say about themselves: attention and mixture of experts."""
+"""The modules behind opaque operations, described by themselves: attention, mixtures of experts and others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
 from dooly.capture import mixers
 from dooly.capture.configint import size_of
+from dooly.capture.schemes import scheme_of
 from dooly.errors import CaptureError
 from dooly.ir import Owner, attributes
 
@@ -108,7 +110,8 @@ def _mla_attention(module: Any, names: Mapping[int, str]) -> dict[str, object]:
         "rope": size_of(module.qk_rope_head_dim),
         "value": size_of(module.v_head_dim),
         "scale": float(module.scale),
-        "kv_dtype": DTYPES[kv_cache_dtype_str_to_dtype(module.kv_cache_dtype, get_current_vllm_config().model_config)],
+        "kv_dtype": _CACHE_DTYPES.get(module.kv_cache_dtype)
+        or DTYPES[kv_cache_dtype_str_to_dtype(module.kv_cache_dtype, get_current_vllm_config().model_config)],
         "backend": module.attn_backend.get_name(),
         "prefill_backend": None if prefill is None else prefill.get_name(),
         "weights": (f"{names[id(module.kv_b_proj)]}.weight",),
@@ -120,7 +123,9 @@ def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
     path = names[id(experts)]
     grouped = bool(experts.use_grouped_topk) and int(experts.num_expert_group or 1) > 1
     correction, bias = experts.e_score_correction_bias, bool(experts.moe_config.has_bias)
-    backend = getattr(experts.quant_method, "unquantized_backend", None)
+    scheme = None if type(experts.quant_method).__name__.startswith("Unquantized") else _scheme()
+    own = ("e_score_correction_bias", "router_bias")
+    weights = _WEIGHTS if scheme is None else [name for name, _ in experts.named_parameters() if name not in own]
     described: dict[str, object] = {
         "experts": size_of(experts.global_num_experts),
         "top_k": size_of(experts.top_k),
@@ -129,9 +134,11 @@ def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
         "activation": str(getattr(experts.activation, "value", experts.activation)),
         "renormalize": bool(experts.renormalize),
         "scoring": experts.scoring_func,
-        "backend": None if backend is None else backend.value,
-        "weights": tuple(f"{path}.{name}" for name in _WEIGHTS if getattr(experts, name, None) is not None),
+        "backend": _backend(experts.quant_method),
+        "weights": tuple(f"{path}.{name}" for name in weights if getattr(experts, name, None) is not None),
     }
+    if scheme is not None:
+        described["scheme"] = scheme
     if experts.local_num_experts != experts.global_num_experts:
         described["local_experts"] = size_of(experts.local_num_experts)
     if grouped:
@@ -145,6 +152,16 @@ def _moe(module: Any, names: Mapping[int, str]) -> dict[str, object]:
     if correction is not None:
         described |= {"correction_bias": True, "routing_weights": (names[id(correction)],)}
     return described
+
+
+def _scheme() -> str | None:
+    return scheme_of(get_current_vllm_config())
+
+
+def _backend(method: Any) -> str | None:
+    """The kernels that the engine chose for experts, whatever attribute says so."""
+    named = (value for name, value in vars(method).items() if name.endswith("_backend") and isinstance(value, Enum))
+    return next((str(value.value) for value in named), None)
 
 
 _WEIGHTS = ("w13_weight", "w2_weight", "w13_bias", "w2_bias")

@@ -78,7 +78,7 @@ def check_read(graphs: Sequence[Graph], given: Mapping[str, object]) -> None:
 
 
 def _said(graph: Graph) -> dict[str, object]:
-    """What a graph says of the options that it was captured with, by name."""
+    """Return what a graph says of the options that it was captured with, by name."""
     sizes, settings = graph.config_values, dict(graph.settings)
     parallel = {name: sizes.get(name.upper(), 1) for name in ("tp", "dp", "pp")}
     stage = f"{settings.get('stages', 0)}/{parallel['pp']}"

@@ -70,20 +70,21 @@ class Parallel:
         for name, size in (("tensor", self.tp), ("data", self.dp), ("pipeline", self.pp)):
             if isinstance(size, bool) or size < 1:
                 raise CaptureError(f"{place}: {name} parallel size {size} is not a positive integer")
-        if self.pp > config["num_hidden_layers"]:
-            raise CaptureError(f"{place}: {self.pp} pipeline stages for {config['num_hidden_layers']} layers")
+        layers = _size(config, "num_hidden_layers", place)
+        if self.pp > layers:
+            raise CaptureError(f"{place}: {self.pp} pipeline stages for {layers} layers")
         self._check_experts(config, place)
         split: list[str] = [*_SPLIT]
         if not self.expert or config.get("n_shared_experts"):
             split.append("moe_intermediate_size")
-        sizes = {name: int(config[name]) for name in split if config.get(name)}
+        sizes = {name: _size(config, name, place) for name in split if config.get(name)}
         if self.pp > 1:  # what stages hand on is sent in as many parts
-            sizes["hidden_size"] = int(config["hidden_size"])
-        sizes["padded vocab_size"] = -(-int(config["vocab_size"]) // _VOCAB_PADDING) * _VOCAB_PADDING
+            sizes["hidden_size"] = _size(config, "hidden_size", place)
+        sizes["padded vocab_size"] = -(-_size(config, "vocab_size", place) // _VOCAB_PADDING) * _VOCAB_PADDING
         for name, size in sizes.items():
             if size % self.tp:
                 raise CaptureError(f"{place}: tensor parallel size {self.tp} does not divide {name} {size}")
-        kv_heads = int(config.get("num_key_value_heads", self.tp))
+        kv_heads = _size(config, "num_key_value_heads", place) if config.get("num_key_value_heads") else self.tp
         if kv_heads % self.tp and self.tp % kv_heads:
             raise CaptureError(
                 f"{place}: tensor parallel size {self.tp} neither divides num_key_value_heads {kv_heads} "
@@ -103,12 +104,25 @@ class Parallel:
         ranks = self.tp * self.dp  # each pipeline stage has experts of its own
         if self.expert and ranks > experts:
             raise CaptureError(f"{place}: {ranks} expert-parallel ranks are more than the {experts} experts")
-        width = config.get("moe_intermediate_size") or config["intermediate_size"]
+        own = "moe_intermediate_size" if config.get("moe_intermediate_size") else "intermediate_size"
+        width = _size(config, own, place)
         if not self.expert and width % ranks:
             raise CaptureError(
                 f"{place}: {ranks} ranks do not divide the {width} features of an expert; "
                 "with expert parallelism each rank holds whole experts"
             )
+
+
+def _size(config: Mapping[str, Any], name: str, place: str) -> int:
+    """A field that ranks or stages share.
+
+    Raises:
+        CaptureError: it is missing or no positive integer.
+    """
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CaptureError(f"{place}: {name} is {value!r}, expected a positive integer to spread over ranks")
+    return value
 
 
 def experts_of(config: Mapping[str, Any]) -> int | None:

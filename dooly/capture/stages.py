@@ -41,7 +41,7 @@ class Stage:
 
     @property
     def ranks(self) -> str:
-        """As the graph has it: ``0``, ``1-6``."""
+        """The stages as the graph has them: ``0``, ``1-6``."""
         return str(self.rank) if self.rank == self.last else f"{self.rank}-{self.last}"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from dooly.capture.configint import ConfigInt
 
-__all__ = ["kept_tensors", "rebound"]
+__all__ = ["kept_tensors", "rebound", "replace_numbers"]
 
 _PACKAGES = ("vllm.", "transformers.")
 _TENSORS = ("_parameters", "_buffers", "_modules")
@@ -28,7 +28,7 @@ def rebound(roots: Iterable[object], convert: Callable[[ConfigInt], Any]) -> Gen
     try:
         for fields in _fields(roots):
             for name, value in list(fields.items()):
-                converted = _converted(value, convert)
+                converted = _converted(value, ConfigInt, convert)
                 if converted is not value:
                     undo.append((fields, name, value))
                     fields[name] = converted
@@ -36,6 +36,15 @@ def rebound(roots: Iterable[object], convert: Callable[[ConfigInt], Any]) -> Gen
     finally:
         for fields, name, value in undo:
             fields[name] = value
+
+
+def replace_numbers(roots: Iterable[object], of: type, convert: Callable[[Any], Any]) -> None:
+    """Convert every attribute of that type reachable from ``roots``, as ``rebound`` does, for good."""
+    for fields in _fields(roots):
+        for name, value in list(fields.items()):
+            converted = _converted(value, of, convert)
+            if converted is not value:
+                fields[name] = converted
 
 
 @contextmanager
@@ -77,13 +86,13 @@ def _fields(roots: Iterable[object]) -> list[MutableMapping[str, Any]]:
     return list(found.values())
 
 
-def _converted(value: Any, convert: Callable[[ConfigInt], Any]) -> Any:
-    if isinstance(value, ConfigInt):
+def _converted(value: Any, of: type, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(value, of):
         return convert(value)
     if type(value) in (list, tuple):
-        items = [_converted(item, convert) for item in value]
+        items = [_converted(item, of, convert) for item in value]
         return type(value)(items) if any(new is not old for new, old in zip(items, value)) else value
     if type(value) is dict:
-        entries = {key: _converted(item, convert) for key, item in value.items()}
+        entries = {key: _converted(item, of, convert) for key, item in value.items()}
         return entries if any(entries[key] is not item for key, item in value.items()) else value
     return value

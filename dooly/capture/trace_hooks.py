@@ -1,4 +1,4 @@
-"""What is noted, and put right, while a model's own code is traced."""
+"""Hooks that note, and put right, what happens while a model's own code is traced."""
 
 # pyright: reportPrivateUsage=false
 # PyTorch and vLLM have no public way to do this.

@@ -4,6 +4,7 @@ import typer
 
 from dooly import __version__
 from dooly.cli import db, export
+from dooly.cli.bench import bench
 from dooly.cli.coverage import coverage
 from dooly.cli.explore import explore
 from dooly.cli.fit import fit
@@ -43,7 +44,20 @@ def main(
     """Compiler-style analysis of LLM inference: operations measured once, readable formulas, simulated serving."""
 
 
-_COMMANDS = (coverage, plan, profile, fit, formulas, predict, simulate, record, validate, explore, verify_provenance)
+_COMMANDS = (
+    coverage,
+    plan,
+    profile,
+    fit,
+    formulas,
+    predict,
+    simulate,
+    bench,
+    record,
+    validate,
+    explore,
+    verify_provenance,
+)
 _REPORTS = (ledger, kernels)
 
 for _command in _COMMANDS + _REPORTS:

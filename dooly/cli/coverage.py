@@ -16,6 +16,9 @@ __all__ = ["coverage"]
 
 _WHAT = {"operations": "distinct operations", "time": "predicted time", "measuring": "measuring cost"}
 
+_STORED = 8192, 256, 16384
+"""Tokens and requests of a step, and tokens of a context, up to which stored GPUs were measured."""
+
 
 def coverage(
     models: Models,
@@ -37,24 +40,25 @@ def coverage(
     Of one model: a row for each distinct operation with its share of the time of typical steps. Of several: how much
     of each model's operations, predicted time and measuring cost the others have too, what it adds, and the matrix of
     pairs. Asked for are the points that `dooly profile` would take here (steps of 512 tokens and 16 requests, contexts
-    of 2,048), or with --platform those of the engine's limits on a GPU (8,192, 256 and 16,384).
+    of 2,048), or with --platform those that GPUs are swept for (8,192, 256 and 16,384).
 
     Example: dooly coverage llama-3.1-8b qwen3-8b mixtral-8x7b --by time --plot sharing.svg
     """
     from dooly.cli.output import print_json
     from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.cli.shared_work import shared_work
-    from dooly.engine.settings import LIMITS
     from dooly.executor import Ranges
     from dooly.workspace.store import look_into
 
     if plot is not None and plot.suffix != ".svg":
         raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
     with look_into(db) as database:
-        usual = LIMITS["cpu" if platform is None else "cuda"]
-        given = (max_requests, max_tokens, max_context)
-        requests, tokens, context = (own if own is not None else most for own, most in zip(given, usual, strict=True))
-        limits = Ranges(tokens, requests, context)
+        usual = Ranges() if platform is None else Ranges(*_STORED)
+        limits = Ranges(
+            usual.max_tokens if max_tokens is None else max_tokens,
+            usual.max_requests if max_requests is None else max_requests,
+            usual.max_context if max_context is None else max_context,
+        )
         plan = planned(database, models, Engine(tp, backend), limits, platform)
         shared = shared_work(plan, database)
     if plot is not None:

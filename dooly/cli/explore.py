@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,13 +13,16 @@ import typer
 from dooly.cli.options import AsJson
 from dooly.cli.serving import (
     Asynchronous,
+    Blocks,
     BlockSize,
+    EngineOptions,
     MemoryOther,
-    ModelLength,
     PrefixCaching,
     Requests,
     Seed,
     TraceOption,
+    Utilization,
+    clipped,
     load_trace,
 )
 from dooly.errors import DoolyError, SimulationError
@@ -50,19 +54,21 @@ def explore(
         Literal["trace", "poisson", "fixed"], typer.Option(help="as the trace says, at random, or at equal gaps")
     ] = "poisson",
     seed: Seed = 2023,
-    max_num_seqs: Annotated[str, typer.Option(help="most requests in one step, several separated by commas")] = "128",
-    max_num_batched_tokens: Annotated[
-        str, typer.Option(help="most tokens in one step, several separated by commas")
-    ] = "2048",
-    max_model_len: ModelLength = 8192,
-    block_size: BlockSize = 16,
-    num_blocks: Annotated[
-        int | None, typer.Option(help="KV cache blocks; what fits beside the weights if not given")
+    max_num_seqs: Annotated[
+        str | None,
+        typer.Option(help="most requests in one step, several separated by commas; the engine's own if not given"),
     ] = None,
-    memory_utilization: Annotated[float, typer.Option(help="share of the device's memory that is filled")] = 0.92,
+    max_num_batched_tokens: Annotated[
+        str | None,
+        typer.Option(help="most tokens in one step, several separated by commas; the engine's own if not given"),
+    ] = None,
+    max_model_len: Annotated[int, typer.Option(help="most tokens of one request; longer ones are cut")] = 8192,
+    block_size: BlockSize = None,
+    num_blocks: Blocks = None,
+    utilization: Utilization = None,
     memory_other: MemoryOther = 1.3,
-    prefix_caching: PrefixCaching = False,
-    asynchronous: Asynchronous = False,
+    prefix_caching: PrefixCaching = None,
+    asynchronous: Asynchronous = None,
     ttft: Annotated[float | None, typer.Option(help="target for the time to the first token, ms")] = None,
     tpot: Annotated[float | None, typer.Option(help="target for the time per output token, ms")] = None,
     percentile: Annotated[float, typer.Option(help="percentile of the requests that both targets are for")] = 90.0,
@@ -90,10 +96,10 @@ def explore(
     by_name = read_prices(price or [], prices)
     grid = (
         numbers("--rates", rates),
-        whole("--max-num-seqs", max_num_seqs),
-        whole("--max-num-batched-tokens", max_num_batched_tokens),
+        [None] if max_num_seqs is None else whole("--max-num-seqs", max_num_seqs),
+        [None] if max_num_batched_tokens is None else whole("--max-num-batched-tokens", max_num_batched_tokens),
     )
-    served = load_trace(trace, requests, None, max_model_len, options=trace_option)
+    served = clipped(load_trace(trace, requests, None, options=trace_option), max_model_len)
     models = [SavedModel.load(path) for path in steps]
     for model in models:
         model.check_whole("dooly explore")
@@ -102,12 +108,16 @@ def explore(
         if not (meant := [model.device for model in models if name.lower() in model.device.lower()]):
             say(f"note: a price for {name!r}, but none of the step times is of such a device")
         by_device |= dict.fromkeys(meant, amount)
-    memory = (block_size, num_blocks, memory_utilization, memory_other)
-    candidates = [
-        candidate
-        for model in models
-        for candidate in combinations(model, grid, max_model_len, memory, prefix_caching, asynchronous)
-    ]
+    asked = EngineOptions(
+        max_model_len=max_model_len,
+        block_size=block_size,
+        blocks=num_blocks,
+        utilization=utilization,
+        memory_other=memory_other,
+        prefix_caching=prefix_caching,
+        asynchronous=asynchronous,
+    )
+    candidates = [candidate for model in models for candidate in combinations(model, grid, asked)]
 
     def arrive(requests_of: "Trace", rate: float) -> "Trace":
         if arrivals == "trace":
@@ -132,32 +142,24 @@ def explore(
 
 
 def combinations(
-    model: "SavedModel",
-    grid: tuple[Sequence[float], Sequence[int], Sequence[int]],
-    max_model_len: int,
-    memory: tuple[int, int | None, float, float],
-    prefix_caching: bool,
-    asynchronous: bool,
+    model: "SavedModel", grid: tuple[Sequence[float], Sequence[int | None], Sequence[int | None]], asked: EngineOptions
 ) -> list["Candidate"]:
     """Every rate with every limit, on one model and device.
 
     Raises:
         SimulationError: limits that no engine takes together, or no memory for a KV cache.
     """
-    from dooly.engine.settings import EngineSettings
-    from dooly.simulate import Candidate, kv_blocks
+    from dooly.simulate import Candidate
 
-    block_size, blocks, utilization, other = memory
-    if blocks is None:
-        blocks = kv_blocks(model, block_size, utilization=utilization, other_bytes=other * 2**30)
-    return [
-        Candidate(
-            model,
-            EngineSettings(sequences, tokens, max_model_len, block_size, blocks, prefix_caching, asynchronous),
-            rate,
+    rates, *limits = grid
+    on_gpu = model.settings.get("platform", "") != "cpu"
+    settings = [
+        replace(asked, max_num_seqs=sequences, max_num_batched_tokens=tokens).settings(
+            on_gpu, model.device, model.memory_bytes
         )
-        for rate, sequences, tokens in product(*grid)
+        for sequences, tokens in product(*limits)
     ]
+    return [Candidate(model, asked.filled(each, model, on_gpu), rate) for rate, each in product(rates, settings)]
 
 
 def numbers(option: str, text: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""What the targets of ``dooly export`` share: where step times come from, how large tables become, what is told."""
+"""Shared parts of the targets of ``dooly export``: where step times come from, how large tables become, talk."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ _EngineBlock = Annotated[
 
 @dataclass(frozen=True)
 class Written:
-    """What a target has to tell.
+    """The report of a target of ``dooly export``.
 
     Attributes:
         paths: written.

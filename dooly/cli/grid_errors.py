@@ -73,7 +73,7 @@ def _measured(points: Points, operation: Operation) -> list[Observation]:
 
 
 def _unseen(points: Points, sweep: Points, operation: Operation) -> list[Observation]:
-    """Those that a formula of the sweep was not fitted to."""
+    """Points that a formula of the sweep was not fitted to."""
     fitted = {each.point for each in _measured(sweep, operation)}
     return [each for each in _measured(points, operation) if each.point not in fitted]
 

@@ -55,7 +55,7 @@ _KINDS = ("decode", "prefill", "mixed")
 
 @dataclass(frozen=True)
 class KernelReport:
-    """What one recording says.
+    """The findings of one recording.
 
     Attributes:
         title: the file, model, GPU, engine and backend in words.

@@ -6,6 +6,12 @@ import typer
 
 __all__ = ["AsJson", "Backend", "CapturedModel", "Db", "Model", "Models", "Platform", "TensorParallel"]
 
+
+def _lower(name: str | None) -> str | None:
+    """A platform's name as it is stored, however it was written."""
+    return None if name is None else name.lower()
+
+
 _MODEL = "bundled model (`python -m dooly.passes --list`), config.json or its folder"
 
 Model = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
@@ -13,14 +19,19 @@ CapturedModel = Annotated[str, typer.Argument(metavar="MODEL", help=f"{_MODEL}, 
 Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=f"{_MODEL}, or .ir file", show_default=False)]
 Db = Annotated[str, typer.Option("--db", envvar="DOOLY_DB", help="latency database: a file, or a PostgreSQL URL")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")]
-TensorParallel = Annotated[int, typer.Option("--tp", help="tensor-parallel size")]
+TensorParallel = Annotated[int, typer.Option("--tp", "--tensor-parallel-size", help="tensor-parallel size")]
 Platform = Annotated[
     str | None,
     typer.Option(
         "--platform",
+        "--gpu",
+        callback=_lower,
         help="stored measurements of this GPU (h100, h200) and the engine's code for it; not this machine's",
     ),
 ]
-Backend = Annotated[str | None, typer.Option("--backend", help="attention backend; the engine's choice if not given")]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", "--attention-backend", help="attention backend; the engine's choice if not given"),
+]
 
 DATABASE = "dooly.sqlite"

@@ -146,7 +146,7 @@ class _Lines(Progress):
         self._tell(task_id)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As `update`, by so many steps."""
+        """Advance the bar by so many steps."""
         super().advance(task_id, advance)
         self._tell(task_id)
 

@@ -66,7 +66,7 @@ def planned(
     platform: str | None = None,
     retry_failed: bool = False,
 ) -> "Plan":
-    """What these models need on this machine or a stored one, against what the database holds.
+    """Plan what these models need on this machine or a stored one, against what the database holds.
 
     Args:
         platform: a stored one; this machine's if not given, and its is the code that is captured.

@@ -9,7 +9,6 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform, TensorParallel
 from dooly.cli.serving import BatchedTokens, Sequences
-from dooly.engine.settings import LIMITS
 from dooly.errors import PredictError
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ def predict(
     platform: Platform = None,
     backend: Backend = None,
     tp: TensorParallel = 1,
-    max_num_seqs: Sequences = LIMITS["cuda"].sequences,
-    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"].batched_tokens,
+    max_num_seqs: Sequences = None,
+    max_num_batched_tokens: BatchedTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the time of one engine step.
@@ -42,10 +41,12 @@ def predict(
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """
     from dooly.cli.output import Column, print_json, print_table
+    from dooly.engine.defaults import gpu_limits
     from dooly.workspace.models import saved_model
 
     step = read_batch(batch)
-    saved = saved_model(model, db, backend, tp=tp, platform=platform).under(max_num_seqs, max_num_batched_tokens)
+    saved = saved_model(model, db, backend, tp=tp, platform=platform)
+    saved = saved.under(*gpu_limits(saved.device, saved.memory_bytes, max_num_seqs, max_num_batched_tokens))
     breakdown = saved.steps.breakdown(step)
     cost = breakdown.cost
     if as_json:

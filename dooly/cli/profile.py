@@ -125,7 +125,7 @@ def _is_newer(database: "Database", signature: str, environment: "Environment") 
 
 
 def _lacking(plan: "Plan", database: "Database") -> list[str]:
-    """What has no formula yet that a prediction needs, in words."""
+    """Return what a prediction needs and has no formula yet, in words."""
     from dooly.hardware.environment import host_environment
     from dooly.ir import Kind
     from dooly.predict import needed_parts

@@ -11,17 +11,17 @@ from dooly.cli.options import Backend, Model, TensorParallel
 from dooly.cli.serving import (
     Asynchronous,
     BatchedTokens,
+    Blocks,
     BlockSize,
+    EngineOptions,
     ModelLength,
     PrefixCaching,
     Seed,
     Sequences,
     TraceOption,
-    engine_settings,
-    fill_memory,
+    clipped,
     load_trace,
 )
-from dooly.engine.settings import LIMITS
 from dooly.hardware.software import gpu_present
 
 if TYPE_CHECKING:
@@ -47,30 +47,28 @@ def record(
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write, .json.gz")],
     steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
     repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
-    asynchronous: Asynchronous = False,
+    asynchronous: Asynchronous = None,
     own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
     tp: TensorParallel = 1,
-    max_num_seqs: Sequences = LIMITS["cuda"].sequences,
-    max_num_batched_tokens: BatchedTokens = LIMITS["cuda"].batched_tokens,
-    max_model_len: ModelLength = LIMITS["cuda"].model_length,
-    block_size: BlockSize = 16,
-    num_blocks: Annotated[
-        int | None, typer.Option(help="KV cache blocks; what fits beside the weights on a GPU if not given")
-    ] = None,
-    prefix_caching: PrefixCaching = False,
+    max_num_seqs: Sequences = None,
+    max_num_batched_tokens: BatchedTokens = None,
+    max_model_len: ModelLength = None,
+    block_size: BlockSize = None,
+    num_blocks: Blocks = None,
+    prefix_caching: PrefixCaching = None,
     trace_option: TraceOption = None,
     seed: Seed = 2023,
     backend: Backend = None,
 ) -> None:
     """Serve traces with the real engine on this machine, and keep what happened.
 
-    With --async each trace is served `repeats` times with asynchronous scheduling and once with every step finished
-    before the next begins. Steps are listed for the first pass of each kind; requests for all of them. With
-    --own-process, which is how `vllm serve` runs the engine, no steps are listed and --async decides for all passes;
+    With asynchronous scheduling each trace is served `repeats` times, and once more with every step finished before
+    the next begins. Steps are listed for the first pass of each kind; requests for all of them. With --own-process,
+    which is how `vllm serve` runs the engine, no steps are listed and all passes are alike;
     --tp needs it, since ranks are processes (all-reduces are then not fused with the norms behind them).
     Weights and prompts are random. `dooly validate --recording FILE` compares with it.
 
-    Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 --async -o llama.json.gz
+    Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 -o llama.json.gz
     """
     from dataclasses import replace
 
@@ -86,6 +84,7 @@ def record(
     from dooly.evaluate.record_steps import record_steps
     from dooly.evaluate.recording import Recording, save_recording
     from dooly.evaluate.steps import StepRecording, save_steps
+    from dooly.hardware.machine import machine
     from dooly.simulate.simulator import check_lengths
     from dooly.workspace.lowering import model_path
     from dooly.workspace.models import untimed_model
@@ -96,15 +95,23 @@ def record(
         raise SimulationError(f"--tp is {tp}; expected 1, or more with --own-process: ranks are processes of their own")
     if own_process and (backend is None or steps is not None):
         raise SimulationError("--own-process: what happens there cannot be seen; say which --backend, and no --steps")
-    settings = engine_settings(
-        max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks, prefix_caching, asynchronous
+    asked = EngineOptions(
+        max_num_seqs,
+        max_num_batched_tokens,
+        max_model_len,
+        block_size,
+        num_blocks,
+        prefix_caching=prefix_caching,
+        asynchronous=asynchronous,
     )
-    served = [_trace(source, max_model_len, seed, trace_option) for source in traces]
+    path, rng = model_path(model), np.random.default_rng(seed)
+    on_gpu, here = gpu_present(), machine()
+    settings = asked.settings(on_gpu, here.device, here.memory_bytes, model_folder(path))
+    served = [_trace(source, settings.max_model_len, seed, trace_option) for source in traces]
     for trace in served:
         check_lengths(trace, settings)
-    if num_blocks is None and gpu_present():
-        settings = fill_memory(settings, untimed_model(model, backend, tp))
-    path, rng = model_path(model), np.random.default_rng(seed)
+    if on_gpu:
+        settings = asked.filled(settings, untimed_model(model, backend, tp), on_gpu)
     name = model_folder(path).name
     with (
         start_remote_engine(path, settings, backend, tp)
@@ -124,7 +131,7 @@ def record(
             kind = "asynchronous" if engine.overlaps else "synchronous"
             say(f"{trace.name}, {kind}, pass {turn + 1}: {run.wall_s:.1f} s, {len(run.steps) or 'unknown'} steps")
         if steps is not None and isinstance(engine, Engine):  # last: launches are slower once a profiler has been there
-            taken = tuple(record_steps(engine, rng, max_num_seqs, max_num_batched_tokens))
+            taken = tuple(record_steps(engine, rng, settings.max_num_seqs, settings.max_num_batched_tokens))
             facts |= _slowdown(engine, tp)
             told = tuple(sorted(facts.items()))
             save_steps(StepRecording(name, tp, engine.backend, settings, told, taken), steps)
@@ -171,7 +178,7 @@ def _trace(source: str, max_model_len: int, seed: int, options: list[str] | None
         requests, per_s = int(count) if count else None, float(rate) if rate else None
     except ValueError as error:
         raise TraceError(f"{source}: expected TRACE[:REQUESTS][@RATE], e.g. azure-conv:40@4") from error
-    trace = load_trace(name, requests, None, max_model_len, seed=seed, options=options)
+    trace = clipped(load_trace(name, requests, None, seed=seed, options=options), max_model_len)
     if per_s is not None:
         timed = trace.requests[-1].arrival_s > 0.0
         trace = trace.at_rate(per_s) if timed else trace.poisson(per_s, seed=seed)

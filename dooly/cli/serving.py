@@ -1,6 +1,7 @@
 """Options of the commands that serve a trace: which requests, and how the engine batches them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ __all__ = [
     "BatchedTokens",
     "BlockSize",
     "Blocks",
+    "EngineOptions",
     "MemoryOther",
     "ModelLength",
     "PrefixCaching",
@@ -26,8 +28,8 @@ __all__ = [
     "Sequences",
     "TraceOption",
     "TraceSource",
-    "engine_settings",
-    "fill_memory",
+    "Utilization",
+    "clipped",
     "load_trace",
 ]
 
@@ -55,28 +57,129 @@ Arrivals = Annotated[
     typer.Option(help="when requests arrive: as the trace says, at random, or at equal gaps (both need --rate)"),
 ]
 Seed = Annotated[int, typer.Option(help="of synthetic traces and of Poisson arrivals")]
-Sequences = Annotated[int, typer.Option("--max-num-seqs", help="most requests in one step")]
-BatchedTokens = Annotated[int, typer.Option("--max-num-batched-tokens", help="most tokens in one step")]
+_OWN = "the engine's own if not given"
+Sequences = Annotated[int | None, typer.Option("--max-num-seqs", help=f"most requests in one step; {_OWN}")]
+BatchedTokens = Annotated[int | None, typer.Option("--max-num-batched-tokens", help=f"most tokens in one step; {_OWN}")]
 ModelLength = Annotated[
-    int, typer.Option("--max-model-len", help="most tokens of one request; longer ones are shortened")
+    int | None,
+    typer.Option(
+        "--max-model-len", help="most tokens of one request, the model's own if not given; longer ones are cut"
+    ),
 ]
-BlockSize = Annotated[int, typer.Option(help="tokens in one KV cache block")]
-Blocks = Annotated[int | None, typer.Option("--num-blocks", help="KV cache blocks; enough for all if not given")]
+BlockSize = Annotated[int | None, typer.Option(help=f"tokens in one KV cache block; {_OWN}")]
+Blocks = Annotated[
+    int | None,
+    typer.Option(
+        "--num-gpu-blocks-override",
+        help="KV cache blocks; if not given what fits into a GPU, and enough for all on a CPU",
+    ),
+]
+Utilization = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-memory-utilization",
+        help="share of the device's memory that is filled, which gives the KV cache blocks; 0.92 on a GPU",
+    ),
+]
 MemoryOther = Annotated[float, typer.Option(help="GiB of that share that neither weights nor KV cache take")]
-PrefixCaching = Annotated[bool, typer.Option("--prefix-caching", help="reuse KV blocks of prompts that begin alike")]
-Asynchronous = Annotated[bool, typer.Option("--async", help="schedule the next step while the current one runs")]
+PrefixCaching = Annotated[
+    bool | None,
+    typer.Option(
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        help="reuse KV blocks of prompts that begin alike; on a GPU it does",
+    ),
+]
+Asynchronous = Annotated[
+    bool | None,
+    typer.Option(
+        "--async-scheduling/--no-async-scheduling",
+        help="schedule the next step while the current one runs; on a GPU it does",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What of the engine was asked for; None where nothing was, and the engine's own value is taken."""
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    block_size: int | None = None
+    blocks: int | None = None
+    utilization: float | None = None
+    memory_other: float = 1.3
+    prefix_caching: bool | None = None
+    asynchronous: bool | None = None
+
+    def settings(self, on_gpu: bool, device: str, memory_bytes: float, folder: Path | None = None) -> "EngineSettings":
+        """Settings of an engine: on a GPU those of `vllm serve`, on a CPU small ones.  `filled` sizes the KV cache.
+
+        Args:
+            device, memory_bytes: of the GPU, which decide what it takes by itself.
+            folder: of the model's config.json, which states the longest context.
+
+        Raises:
+            SimulationError: they contradict each other.
+        """
+        from dooly.engine.defaults import gpu_limits, stated_length
+        from dooly.engine.settings import EngineSettings
+        from dooly.hardware.machine import BLOCK_SIZE
+
+        own, block_size = EngineSettings(), self.block_size or BLOCK_SIZE["cuda" if on_gpu else "cpu"]
+        sequences, tokens, length = self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len
+        if on_gpu:
+            sequences, tokens = gpu_limits(device, memory_bytes, sequences, tokens)
+            length = stated_length(folder) if length is None and folder is not None else length
+        return EngineSettings(
+            own.max_num_seqs if sequences is None else sequences,
+            own.max_num_batched_tokens if tokens is None else tokens,
+            own.max_model_len if length is None else length,
+            block_size,
+            self.blocks,
+            prefix_caching=on_gpu if self.prefix_caching is None else self.prefix_caching,
+            async_scheduling=on_gpu if self.asynchronous is None else self.asynchronous,
+        )
+
+    def filled(self, settings: "EngineSettings", model: "SavedModel", on_gpu: bool) -> "EngineSettings":
+        """Settings with the KV cache blocks that fit into the memory beside the weights, where that decides.
+
+        On a GPU it does unless their number was asked for, on a CPU if a share of the memory was.  Says how many, or
+        why that cannot be told.
+
+        Raises:
+            SimulationError: not even one request fits, or nothing tells what a share of the memory holds.
+        """
+        from dooly.cli.output import say
+        from dooly.engine.defaults import UTILIZATION
+        from dooly.errors import SimulationError
+        from dooly.simulate import kv_blocks
+        from dooly.simulate.memory import kv_row_bytes
+
+        if self.blocks is not None or (self.utilization is None and not on_gpu):
+            return settings
+        if self.utilization is None:
+            try:
+                kv_row_bytes(model.operations)
+            except SimulationError as error:
+                say(f"note: {error}: the KV cache is taken as large enough (--num-gpu-blocks-override says how large)")
+                return settings
+        share = UTILIZATION if self.utilization is None else self.utilization
+        blocks = kv_blocks(model, settings.block_size, utilization=share, other_bytes=self.memory_other * 2**30)
+        say(f"{blocks:,d} KV cache blocks of {settings.block_size} tokens fit into the memory")
+        # More than all requests can use only matter to a prefix cache.
+        return replace(settings, num_blocks=blocks if settings.prefix_caching else min(blocks, settings.blocks))
 
 
 def load_trace(
     source: str,
     requests: int | None,
     rate: float | None,
-    max_model_len: int,
     arrivals: Literal["trace", "poisson", "fixed"] = "trace",
     seed: int = 2023,
     options: Sequence[str] | None = None,
 ) -> "Trace":
-    """The trace asked for, shortened to what the engine takes; says how its file was read and what was shortened.
+    """The trace asked for; says how its file was read.
 
     Args:
         options: ``KEY=VALUE`` texts of `TraceOptions`.
@@ -105,54 +208,14 @@ def load_trace(
         trace = trace.fixed(rate) if arrivals == "fixed" else trace.poisson(rate, seed=seed)
     elif rate is not None:
         trace = trace.at_rate(rate)
+    return trace
+
+
+def clipped(trace: "Trace", max_model_len: int) -> "Trace":
+    """The trace, shortened to what the engine takes; says what was shortened."""
+    from dooly.cli.output import say
+
     trace = trace.clip(max_model_len)
     if trace.clipped:
         say(f"{trace.clipped} of {len(trace)} requests were shortened to {max_model_len} tokens")
     return trace
-
-
-def engine_settings(
-    sequences: int,
-    batched_tokens: int,
-    model_length: int,
-    block_size: int,
-    blocks: int | None,
-    prefix_caching: bool = False,
-    asynchronous: bool = False,
-) -> "EngineSettings":
-    """Settings of the engine.
-
-    Raises:
-        SimulationError: they contradict each other.
-    """
-    from dooly.engine.settings import EngineSettings
-
-    return EngineSettings(
-        max_num_seqs=sequences,
-        max_num_batched_tokens=batched_tokens,
-        max_model_len=model_length,
-        block_size=block_size,
-        num_blocks=blocks,
-        prefix_caching=prefix_caching,
-        async_scheduling=asynchronous,
-    )
-
-
-def fill_memory(settings: "EngineSettings", model: "SavedModel", **shares: float) -> "EngineSettings":
-    """Settings with the KV cache blocks that fit into the device's memory beside the weights; says how many.
-
-    Args:
-        shares: of the memory, as `kv_blocks` takes them.
-
-    Raises:
-        SimulationError: not even one request fits, or the model's caches cannot be sized.
-    """
-    from dataclasses import replace
-
-    from dooly.cli.output import say
-    from dooly.simulate import kv_blocks
-
-    blocks = kv_blocks(model, settings.block_size, **shares)
-    say(f"{blocks:,d} KV cache blocks of {settings.block_size} tokens fit into the memory")
-    # More than all requests can use only matter to a prefix cache.
-    return replace(settings, num_blocks=blocks if settings.prefix_caching else min(blocks, settings.blocks))

@@ -1,4 +1,4 @@
-"""What ``dooly coverage`` says of several models: shares of operations, of predicted time and of measuring cost."""
+"""The figures of ``dooly coverage`` for several models: shares of operations, predicted time, measuring cost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def _typical(ranges: Ranges) -> Sequence[Batch]:
 
 
 def _point(operation: Operation, use: Use, batch: Batch) -> Point:
-    """What one use asks of the operation in a step; experts are reached as under uniform routing."""
+    """Return the point of one use of the operation in a step; experts are reached as under uniform routing."""
     if operation.kind.stateful:
         return Point.of_requests(batch.requests)
     step = {"T": batch.tokens, "R": len(batch.requests), "L": batch.logits}

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform, TensorParallel
+from dooly.cli.served import Served
 from dooly.cli.serving import (
     Arrivals,
     Asynchronous,
     BatchedTokens,
     Blocks,
     BlockSize,
+    EngineOptions,
     MemoryOther,
     ModelLength,
     PrefixCaching,
@@ -21,11 +23,10 @@ from dooly.cli.serving import (
     Sequences,
     TraceOption,
     TraceSource,
-    engine_settings,
-    fill_memory,
+    Utilization,
+    clipped,
     load_trace,
 )
-from dooly.engine.settings import LIMITS
 from dooly.escape import show
 
 if TYPE_CHECKING:
@@ -45,18 +46,15 @@ def simulate(
     fast: Annotated[
         bool, typer.Option("--fast", help="compact scheduler instead of the engine's: same batches")
     ] = False,
-    max_num_seqs: Sequences | None = None,
-    max_num_batched_tokens: BatchedTokens | None = None,
-    max_model_len: ModelLength | None = None,
-    block_size: BlockSize | None = None,
+    max_num_seqs: Sequences = None,
+    max_num_batched_tokens: BatchedTokens = None,
+    max_model_len: ModelLength = None,
+    block_size: BlockSize = None,
     num_blocks: Blocks = None,
-    memory_utilization: Annotated[
-        float | None,
-        typer.Option(help="derive the KV cache blocks: they fill this share of the device's memory beside the weights"),
-    ] = None,
+    utilization: Utilization = None,
     memory_other: MemoryOther = 1.3,
-    prefix_caching: PrefixCaching = False,
-    asynchronous: Asynchronous = False,
+    prefix_caching: PrefixCaching = None,
+    asynchronous: Asynchronous = None,
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
@@ -75,52 +73,30 @@ def simulate(
 
     Runs vLLM's own scheduler, or with --fast one of our own that composes the same batches, at the step times
     predicted for this machine, or with --platform for a GPU that was measured; reports latencies and throughput.
-    The engine's limits default to 16 requests, 512 tokens and 2,048 tokens a request on a CPU, to 256, 8,192 and 16,384
-    on a GPU.
+    The engine's settings default on a GPU to those of `vllm serve` there, on a CPU to 16 requests, 512 tokens and
+    2,048 tokens a request.
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
-    from dooly.cli.output import print_json, progress_bar, say
-    from dooly.errors import SimulationError
-    from dooly.hardware.machine import BLOCK_SIZE
-    from dooly.hardware.software import gpu_present
-    from dooly.simulate import check_compact, save_run, simulate_fast, summarize, write_requests
-    from dooly.simulate import simulate as serve
-    from dooly.workspace.lowering import model_path
-    from dooly.workspace.models import saved_model
+    from dooly.cli.output import print_json, say
+    from dooly.simulate import save_run, summarize, write_requests
 
-    if platform is not None and not fast:
-        raise SimulationError(f"--platform {platform} needs --fast: the engine's own scheduler runs on this machine's")
-    device = "cpu" if platform is None and not gpu_present() else "cuda"
-    given = (max_num_seqs, max_num_batched_tokens, max_model_len)
-    sequences, batched, length = (
-        usual if own is None else own for own, usual in zip(given, LIMITS[device], strict=True)
+    asked = EngineOptions(
+        max_num_seqs,
+        max_num_batched_tokens,
+        max_model_len,
+        block_size,
+        num_blocks,
+        utilization,
+        memory_other,
+        prefix_caching,
+        asynchronous,
     )
-    served = load_trace(trace, requests, rate, length, arrivals, seed, trace_option)
-    block_size = block_size or BLOCK_SIZE[device]
-    settings = engine_settings(sequences, batched, length, block_size, num_blocks, prefix_caching, asynchronous)
-    path = model_path(model)
-    saved = saved_model(model, db, backend, block_size, tp, platform).under(sequences, batched)
-    if num_blocks is None and memory_utilization is not None:
-        shares = {"utilization": memory_utilization, "other_bytes": memory_other * 2**30}
-        settings = fill_memory(settings, saved, **shares)
-    if fast:
-        check_compact(saved.operations, settings)
-    table, steps = output is not None and output.suffix == ".parquet", saved.steps
-    with progress_bar("requests") as progress:
-        task = progress.add_task("simulating", total=len(served))
-
-        def report(done: int, _: int) -> None:
-            progress.update(task, completed=done)
-
-        if fast:
-            keep = output is not None and not table
-            name = (path.parent if path.name == "config.json" else path).name
-            run = simulate_fast(
-                name, served, steps.step_time, settings, power=steps.power, progress=report, keep_steps=keep
-            )
-        else:
-            run = serve(path, served, steps.step_time, settings, power=steps.power, progress=report)
+    load = load_trace(trace, requests, rate, arrivals, seed, trace_option)
+    served = Served.of(model, asked, db, backend, tp, platform)
+    load = clipped(load, served.settings.max_model_len)
+    table = output is not None and output.suffix == ".parquet"
+    run = served.run(load, fast=fast, keep_steps=output is not None and not table)
     if output is not None:
         if table:
             write_requests(run, output)

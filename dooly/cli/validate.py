@@ -8,19 +8,21 @@ import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db
 from dooly.cli.serving import (
+    Asynchronous,
     BatchedTokens,
     Blocks,
     BlockSize,
+    EngineOptions,
     ModelLength,
+    PrefixCaching,
     Rate,
     Requests,
     Sequences,
     TraceOption,
     TraceSource,
-    engine_settings,
+    clipped,
     load_trace,
 )
-from dooly.engine.settings import LIMITS
 
 if TYPE_CHECKING:
     from dooly.evaluate import Validation
@@ -38,11 +40,13 @@ def validate(
     requests: Requests = 40,
     rate: Rate = None,
     repeats: Annotated[int, typer.Option(help="real runs; from two on their scatter is reported as noise")] = 1,
-    max_num_seqs: Sequences = LIMITS["cpu"].sequences,
-    max_num_batched_tokens: BatchedTokens = LIMITS["cpu"].batched_tokens,
-    max_model_len: ModelLength = LIMITS["cpu"].model_length,
-    block_size: BlockSize = 32,
+    max_num_seqs: Sequences = None,
+    max_num_batched_tokens: BatchedTokens = None,
+    max_model_len: ModelLength = None,
+    block_size: BlockSize = None,
     num_blocks: Blocks = None,
+    prefix_caching: PrefixCaching = None,
+    asynchronous: Asynchronous = None,
     db: Db = DATABASE,
     backend: Backend = None,
     as_json: AsJson = False,
@@ -67,8 +71,16 @@ def validate(
         results = replayed(load_recording(recording), db)
     else:
         assert model is not None
-        settings = (max_num_seqs, max_num_batched_tokens, max_model_len, block_size, num_blocks)
-        results = [_live(model, trace, trace_option, requests, rate, repeats, settings, db, backend)]
+        asked = EngineOptions(
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_model_len,
+            block_size,
+            num_blocks,
+            prefix_caching=prefix_caching,
+            asynchronous=asynchronous,
+        )
+        results = [_live(model, trace, trace_option, requests, rate, repeats, asked, db, backend)]
     if as_json:
         print_json([result.json() for result in results] if recording is not None else results[0].json())
         return
@@ -83,20 +95,25 @@ def _live(
     requests: int | None,
     rate: float | None,
     repeats: int,
-    limits: tuple[int, int, int, int, int | None],
+    asked: EngineOptions,
     db: str,
     backend: str | None,
 ) -> "Validation":
     from dooly.cli.output import progress_bar
+    from dooly.engine.settings import model_folder
     from dooly.evaluate import compare, costs_along, record_runs
+    from dooly.hardware.machine import machine
+    from dooly.hardware.software import gpu_present
     from dooly.simulate import simulate
     from dooly.workspace.lowering import model_path
     from dooly.workspace.models import saved_model
 
-    settings = engine_settings(*limits)
-    arrivals = load_trace(trace, requests, rate, settings.max_model_len, options=trace_option)
-    path = model_path(model)
+    path, on_gpu = model_path(model), gpu_present()
+    here = machine()
+    settings = asked.settings(on_gpu, here.device, here.memory_bytes, model_folder(path))
+    arrivals = clipped(load_trace(trace, requests, rate, options=trace_option), settings.max_model_len)
     saved = saved_model(model, db, backend, settings.block_size)
+    settings = asked.filled(settings, saved, on_gpu)
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
     simulated = simulate(path, arrivals, steps.step_time, settings, power=steps.power)
     with progress_bar("requests") as progress:

@@ -238,7 +238,7 @@ class Database:
             return [measurement_of(row, signature, environment.key) for row in rows]
 
     def covered_domain(self, signature: str, environment: Environment) -> Domain:
-        """What the measured points span; no ranges if there are none."""
+        """Return the ranges that the measured points span; no ranges if there are no points."""
         return domain_of(self.points(signature, environment))
 
     def dealt_with(self) -> list[tuple[str, str, str, str]]:

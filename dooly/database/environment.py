@@ -1,4 +1,4 @@
-"""What else changes a latency besides the operation and the batch: machine, libraries, backend, cache layout."""
+"""The environment of a latency, besides the operation and the batch: machine, libraries, backend, cache layout."""
 
 import hashlib
 import json

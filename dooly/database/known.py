@@ -20,7 +20,7 @@ _POINT = (*_HOME, "point")
 
 
 class PointSource(Protocol):
-    """What code that only looks at points and formulas asks for: a `Database`, or several sources as one."""
+    """The source of points and formulas for code that only looks: a `Database`, or several sources as one."""
 
     @property
     def place(self) -> str:

@@ -1,4 +1,4 @@
-"""What the database gives back besides points: stored operations, domains, summaries."""
+"""Records that the database gives back besides points: stored operations, domains, summaries."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ Differences = dict[str, tuple[Fact | None, Fact | None]]
 
 @dataclass(frozen=True)
 class Domain:
-    """What the measured points of an operation span.
+    """The ranges that the measured points of an operation span.
 
     Fields:
         ranges: axis -> (smallest, largest) over the measured points.

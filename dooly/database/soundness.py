@@ -11,7 +11,7 @@ __all__ = ["problems", "samples_problem"]
 
 
 def samples_problem(samples: Samples) -> str | None:
-    """What speaks against the samples as those of a measured point; None if nothing does."""
+    """Find what speaks against the samples as those of a measured point; None if nothing does."""
     values = samples.values_us
     if not values or statistics.median(values) <= 0.0:
         return "measured, but without samples that are mostly positive"
@@ -19,7 +19,7 @@ def samples_problem(samples: Samples) -> str | None:
 
 
 def problems(records: Iterable[Record]) -> list[str]:
-    """What is wrong with the records, one line each; empty if they are sound.
+    """List what is wrong with the records, one line each; empty if they are sound.
 
     The text of an operation must parse and have the signature that it is stored under; a point must not be the claim of
     a process; a measured point must have samples, most of them positive, and must have ended after it began.

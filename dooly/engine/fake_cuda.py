@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from functools import partial
@@ -29,6 +30,9 @@ _EXTENSIONS = (
     "vllm.vllm_flash_attn._vllm_fa3_C",
 )
 
+_PACKAGES = ("flashinfer", "triton_kernels", "vllm.third_party.deep_gemm")
+"""What the CUDA build needs or brings along."""
+
 _SCHEMAS = Path(__file__).with_name("cuda_operations.txt")
 """Compiled operations that the engine's Python code calls, as its CUDA build registers them."""
 
@@ -47,11 +51,11 @@ _libraries: list[torch.library.Library] = []
 def stand_in_for(spec: PlatformSpec) -> None:
     """Make the engine believe that ``spec`` is there, for the rest of the process; before it is imported."""
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # only random sampling would use it
+    os.environ["VLLM_HAS_FLASHINFER_CUBIN"] = "1"  # what this machine can compile decides nothing
     os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] = "1"  # a stream cannot be stood in for; the work is the same
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))
-    if find_spec(_NamesOnly.package) is None:
-        sys.meta_path.append(_NamesOnly())
+    sys.meta_path.append(_NamesOnly(tuple(name for name in _PACKAGES if find_spec(name) is None)))
     platforms: Any = importlib.import_module("vllm.platforms")
     cuda: Any = importlib.import_module("vllm.platforms.cuda")
     interface: Any = importlib.import_module("vllm.platforms.interface")
@@ -60,15 +64,18 @@ def stand_in_for(spec: PlatformSpec) -> None:
     platforms._current_platform = platform()
     _stand_in_for_triton()
     _declare_kernels()
+    quiet = logging.getLogger("vllm.model_executor.layers.fused_moe.experts")  # without Triton its kernels complain
+    quiet.setLevel(logging.CRITICAL)
 
 
 class _NamesOnly(MetaPathFinder, Loader):
-    """A package whose modules have any name one asks for: the FlashInfer backend imports its kernels at the top."""
+    """Packages whose modules have any name one asks for: the engine looks for them to choose its kernels."""
 
-    package = "flashinfer"
+    def __init__(self, packages: tuple[str, ...]) -> None:
+        self._packages = packages
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        if fullname.partition(".")[0] != self.package:
+        if not any(fullname == package or fullname.startswith(f"{package}.") for package in self._packages):
             return None
         return ModuleSpec(fullname, self, is_package=True)
 
@@ -78,11 +85,17 @@ class _NamesOnly(MetaPathFinder, Loader):
                 raise AttributeError(attribute)
             return _Named(attribute, (), {})
 
-        module.__dict__["__getattr__"] = name
+        module.__dict__.update(__getattr__=name, __file__=module.__name__)
 
 
 class _Named(type):
-    """A class with any method one asks for: the engine looks at signatures to tell versions apart."""
+    """A class with any method one asks for: the engine looks at signatures to tell versions apart.
+
+    Called, it gives back the first tensor that it gets: in a layout of the library's own it has as many bytes.
+    """
+
+    def __call__(cls, *args: object, **kwargs: object) -> object:
+        return next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), cls)
 
     def __getattr__(cls, name: str) -> object:
         if name.startswith("__"):

@@ -57,7 +57,7 @@ def _run_here(function: Callable[[], object]) -> object:
 
 
 def _prepare_environment() -> None:
-    """What vLLM and the hub client read when imported: no network, no statistics, no second process."""
+    """Set what vLLM and the hub client read when imported: no network, no statistics, no second process."""
     for name, value in {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -1,4 +1,4 @@
-"""Where the parts of a real engine's steps begin and end: a stopwatch on the methods of a running engine.
+"""A stopwatch on the methods of a running engine: where the parts of its steps begin and end.
 
 vLLM is not edited.  The probe serves the CPU runner, whose forward pass returns when it is done, and the GPU runner,
 which queues kernels and returns while they run; there, CUDA events bracket what the step put on the GPU.

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a function returns or raises in a new process: what an engine leaves behind goes with it.
+    """Call a function in a new process; return or raise what it does: what an engine leaves behind goes with it.
 
     Raises:
         SimulationError: the process dies.

@@ -16,15 +16,13 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from dooly.errors import SimulationError
 from dooly.hardware.software import gpu_present
 
 __all__ = [
-    "LIMITS",
     "EngineSettings",
-    "Limits",
     "engine_config",
     "greedy",
     "model_folder",
@@ -34,24 +32,12 @@ __all__ = [
 ]
 
 
-class Limits(NamedTuple):
-    """Most requests and tokens of a step, and tokens of a request."""
-
-    sequences: int
-    batched_tokens: int
-    model_length: int
-
-
-LIMITS = {"cpu": Limits(16, 512, 2048), "cuda": Limits(256, 8192, 16384)}
-"""By device, where nobody says otherwise."""
-
-
 StatedDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What decides how the engine batches requests.  The defaults suit a small model on a CPU.
+    """Settings that decide how the engine batches requests.  The defaults suit a small model on a CPU.
 
     Attributes:
         max_num_seqs: most requests that run in one step.
@@ -137,7 +123,7 @@ def prepare_vllm() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception of the engine says, on one line of bearable length.
+    """Shorten what an exception of the engine says to one line of bearable length.
 
     Pydantic and Hugging Face put a headline above the message and advice below it.
     """

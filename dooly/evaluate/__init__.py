@@ -1,4 +1,4 @@
-"""What judges dooly, apart from what dooly does: recordings of the real engine, held-out points, kernels, costs.
+"""Judges of dooly, apart from what dooly does: recordings of the real engine, held-out points, kernels, costs.
 
 Importing this package imports neither torch nor vLLM; `record_runs` does when called.
 """

@@ -50,7 +50,7 @@ _KINDS: Mapping[Kind, Role] = {
 
 
 def kernel_role(name: str) -> Role:
-    """What a kernel is part of: a kind of operation, sampling, the engine's preparation of inputs, or nothing known.
+    """Return a kernel's part: a kind of operation, sampling, the engine's preparation of inputs, or nothing known.
 
     >>> kernel_role("nvjet_sm90_tst_128x8_64x12_2x1_v_bz_TNT"), kernel_role("Memcpy HtoD (Pinned -> Device)")
     ('gemm', 'input')

@@ -39,7 +39,7 @@ class PointTime:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What one model costs; models before it in the ledger were measured before.
+    """The cost of one model; models before it in the ledger were measured before.
 
     Attributes:
         operations: distinct operations of the model that were measured, one of attention for each backend.

@@ -1,4 +1,4 @@
-"""What the figures of a measured run depend on: machine, software, date."""
+"""Facts that the figures of a measured run depend on: machine, software, date."""
 
 import os
 import platform

@@ -179,7 +179,7 @@ class _Recorder:
                     self.progress(self.done, len(self.trace))
 
     def records(self) -> tuple[RequestRecord, ...]:
-        """What became of each request, in order of the trace."""
+        """Return one record of each request, in order of the trace."""
         records: list[RequestRecord] = []
         for index, request in enumerate(self.trace.requests):
             first_token_s = self.first_token_s[index]

@@ -99,7 +99,7 @@ class _Shapes:
         return last.kind == "decode" and last.count == requests
 
     def steps(self) -> list[EngineStep]:
-        """What was taken; asks the GPU's events."""
+        """The steps that were taken; asks the GPU's events."""
         return [
             EngineStep(
                 label=label,
@@ -143,7 +143,7 @@ class _Shapes:
 
 @contextmanager
 def _profiled() -> Generator[list[tuple[str, float]]]:
-    """What runs on the GPU meanwhile: (name, us) of each launch, there when the block has ended."""
+    """List the launches on the GPU meanwhile as (name, us), complete when the block has ended."""
     import torch
 
     launches: list[tuple[str, float]] = []

@@ -58,7 +58,7 @@ def _own_processors(rank: int, threads: int) -> None:
 
 
 class _Rank:
-    """What one rank holds: the engine's groups by name."""
+    """The state of one rank: the engine's groups by name."""
 
     def __init__(self, session: Session, rank: int, count: int) -> None:
         from vllm.distributed import parallel_state

@@ -99,7 +99,7 @@ class Ranks:
         return Path(self._folder.name) / f"rank-{rank}.log"
 
     def _answers(self, question: object, patience_s: float) -> list[Any]:
-        """What each rank answers, in their order."""
+        """Return what each rank answers, in their order."""
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + patience_s
         for connection in self._connections:

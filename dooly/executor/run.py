@@ -48,7 +48,7 @@ class Event:
 
 @dataclass
 class Outcome:
-    """What a run did.
+    """The result of a run.
 
     Fields:
         taken, failed, skipped: points by result.

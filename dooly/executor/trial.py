@@ -1,4 +1,4 @@
-"""What runs an operation: built once with its weights, asked for one trial per point."""
+"""Runners of an operation: built once with its weights, asked for one trial per point."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -18,11 +18,20 @@ from dooly.fit.select import Data, collect, fit, parameters_of, plan_of
 from dooly.fit.solve import Estimate, estimate, intervals
 from dooly.fit.target import Subject, subject_of
 from dooly.fit.terms import Contribution, Structure, family_structures
-from dooly.ir.expr import symbol
+from dooly.ir.expr import symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind, spec_of
 
-__all__ = ["ENOUGH", "Families", "Family", "family_key", "fit_families"]
+__all__ = [
+    "ENOUGH",
+    "NOT_MEASURED",
+    "Families",
+    "Family",
+    "family_key",
+    "fit_families",
+    "plain_target",
+    "stored_types",
+]
 
 Column = NDArray[np.float64]
 
@@ -35,14 +44,43 @@ ENOUGH = 8
 Key = tuple[str, ...]
 
 
+_STORED = frozenset(("f8e4m3", "f8e5m2", "i8", "u8", "i32"))
+"""Element types of weights that kernels convert or unpack."""
+
+_PLAIN = {"packed_linear": "linear", "scaled_linear": "linear"}
+"""Targets of the same work on weights of the model's own type, where they differ."""
+
+NOT_MEASURED = 1.0
+"""Error of what one storage type reaches taken for another: right to a factor of two, until some of it is measured."""
+
+
+def stored_types(operation: Operation) -> tuple[str, ...]:
+    """Element types of weights and caches that are not of the type that the operation computes in, sorted."""
+    found = {
+        operand.dtype
+        for operand in operation.operands
+        if operand.dtype in _STORED and len(operand.shape) > 1 and not any(map(symbols_of, operand.shape))
+    }
+    cache = operation.attr("kv_dtype")
+    if isinstance(cache, str) and cache != operation.results[0].dtype:
+        found.add(cache)
+    return tuple(sorted(found))
+
+
+def plain_target(operation: Operation) -> str:
+    """Target of the same work on weights of the model's own type."""
+    return _PLAIN.get(operation.target, operation.target)
+
+
 def family_key(operation: Operation) -> Key:
-    """What operations must have in common to share parameters: work, element types, backend, axes."""
+    """Return what operations must have in common to share parameters: work, element types, kernel, axes."""
     types = sorted({operand.dtype for operand in operation.operands})
     body = (
         [op.target for op in operation.body.ops if spec_of(op.target).kind is not Kind.VIEW] if operation.body else []
     )
-    backend = operation.attr("backend")
-    return (operation.target, *([backend] if isinstance(backend, str) else []), *body, *types, *operation.axes)
+    kernels = [name for name in map(operation.attr, ("backend", "kernel")) if isinstance(name, str)]
+    stored = [f"stored {each}" for each in stored_types(operation) if each not in types]
+    return (operation.target, *kernels, *body, *types, *stored, *operation.axes)
 
 
 @dataclass(frozen=True)
@@ -152,20 +190,37 @@ class Families:
         """The family of an operation, or the coarse one; None where nothing like it was measured."""
         return self.by_key.get(family_key(operation)) or self.by_key.get(_coarse(operation))
 
+    def lender(self, operation: Operation) -> Family | None:
+        """Return the family of the same work on plain weights, for an operation whose storage type has none.
+
+        Its kernels' efficiency is then taken for those of the operation, whose bytes and FLOPs are its own.
+        """
+        return self.by_key.get(_plain(operation)) if stored_types(operation) else None
+
     def fit(self, operation: Operation, observations: Sequence[Observation]) -> Formula:
-        """By the operation's own points where they are enough, else by its family.
+        """Fit an operation by its own points where they are enough, else by its family.
 
         Raises:
             FitError: it has too few points, and no family.
         """
         family = self.of(operation)
-        if family is None or len(observations) >= ENOUGH:
+        if len(observations) >= ENOUGH:
             return fit(operation, observations)
-        return family.formula(operation, observations)
+        if family is not None:
+            return family.formula(operation, observations)
+        lender = self.lender(operation)
+        if lender is None:
+            return fit(operation, observations)
+        lent = lender.formula(operation, observations)
+        return replace(lent, held=replace(lent.held, mape=NOT_MEASURED, worst_error=NOT_MEASURED))
 
 
 def _coarse(operation: Operation) -> Key:
-    return (operation.target, *operation.axes)
+    return (operation.target, *(f"stored {each}" for each in stored_types(operation)), *operation.axes)
+
+
+def _plain(operation: Operation) -> Key:
+    return (plain_target(operation), *operation.axes)
 
 
 def fit_families(
@@ -189,7 +244,9 @@ def fit_families(
             groups.setdefault(key, []).append(member)
     groups = {key: members for key, members in groups.items() if len(members) >= _FEWEST}
     if wanted is not None:
-        needed = {key if (key := family_key(each)) in groups else _coarse(each) for each in wanted}
+        needed = {
+            next((key for key in (family_key(each), _coarse(each)) if key in groups), _plain(each)) for each in wanted
+        }
         groups = {key: members for key, members in groups.items() if key in needed}
     fitted = {key: _fit(members) for key, members in sorted(groups.items())}
     return Families({key: family for key, family in fitted.items() if family is not None}, proper)

@@ -44,7 +44,7 @@ class Parameter:
 
     @property
     def rate(self) -> float | None:
-        """As `ParameterKind.rate`."""
+        """The rate of its `ParameterKind`."""
         return PARAMETERS[self.name].rate
 
     def __str__(self) -> str:
@@ -178,7 +178,7 @@ class Formula:
         return sympy.Add(*(within * part for within, part in self._parts(parameters)))
 
     def _parts(self, parameters: Mapping[str, Expr]) -> list[tuple[Expr, Expr]]:
-        """By what is 1 for the batches that it counts for, the sum of its terms."""
+        """Sums of terms by the factor that is 1 for the batches that they count for."""
 
         def largest(term: Term) -> Expr:
             parts = [c.expression(parameters[c.parameter]) for c in term]
@@ -188,12 +188,12 @@ class Formula:
 
     @cached_property
     def _parts_one(self) -> list[tuple[Evaluator, Evaluator]]:
-        """What is 1 for the batches that a part counts for, and its us."""
+        """Evaluators of each part: the factor that is 1 for the batches that it counts for, and its us."""
         return [(scalar_evaluator(within), scalar_evaluator(part)) for within, part in self._parts(self._numbers)]
 
     @cached_property
     def _place_one(self) -> tuple[list[Evaluator], list[tuple[float, float]], list[int]]:
-        """What domain and residual look at, the domain first; its ranges; which are the residual's coordinates."""
+        """Evaluators of what domain and residual look at; the domain's ranges; which are the residual's coordinates."""
         quantities = [held.quantity for held in self.domain]
         coordinates = () if self.residual is None else self.residual.coordinates
         quantities += [each for each in coordinates if each not in quantities]

@@ -99,6 +99,9 @@ class Observation:
     def values(self, symbols: Sequence[str], window: int | None, mixture: "Mixture | None") -> dict[str, float]:
         """Values of `symbols`.
 
+        A point of R requests and T tokens that does not say how many of the requests are prompts, Rp, is one of a step
+        that only decodes (T = R) or that has nothing but prompts.
+
         Args:
             symbols: names needed.
             window: of windowed attention.
@@ -112,6 +115,8 @@ class Observation:
             known = {name: float(value) for name, value in self.batch.attention(window).items()}
         elif mixture is not None and "A" not in known and "T" in known:
             known["A"] = mixture.reached(known["T"])
+        if "Rp" in symbols and "Rp" not in known and {"R", "T"} <= known.keys():
+            known["Rp"] = 0.0 if known["T"] == known["R"] else known["R"]
         missing = [name for name in symbols if name not in known]
         if missing:
             raise FitError(

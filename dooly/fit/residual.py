@@ -1,4 +1,4 @@
-"""What the symbolic part leaves over: a bounded factor, interpolated between measured points and gone far from them."""
+"""The residual of the symbolic part: a bounded factor, interpolated between measured points, gone far from them."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -60,14 +60,14 @@ class Curve:
 
     @cached_property
     def _logs(self) -> tuple[list[float], list[float], tuple[float, float], tuple[float, float]]:
-        """Of sizes, times, symbolic times at both ends, and corrections there."""
+        """Logarithms of sizes, times, symbolic times at both ends, and corrections there."""
         times = [log(value) for value in self.latency_us]
         ends = log(self.ends_us[0]), log(self.ends_us[1])
         return [log(value) for value in self.at], times, ends, (times[0] - ends[0], times[-1] - ends[1])
 
     @property
     def coordinates(self) -> tuple[Expr, ...]:
-        """What `scale_one` asks for."""
+        """The coordinates that `scale_one` asks for."""
         return (symbol(self.axis),)
 
     def scale_one(self, symbolic_us: float, place: Sequence[float]) -> float:

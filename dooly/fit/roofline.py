@@ -1,4 +1,4 @@
-"""What a GPU could do by its datasheet, and how much of it measured points reach."""
+"""The roofline of a GPU by its datasheet, and how much of it measured points reach."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Reached:
 
 
 def reached(subject: Subject, observations: Sequence[Observation]) -> Reached:
-    """Of at least one point.
+    """Return what at least one point reaches.
 
     Raises:
         FitError: a point does not belong to the operation.

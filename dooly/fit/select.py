@@ -151,7 +151,7 @@ def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formul
 
 
 def plan_of(planned_us: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Of several times for decodes and for prompts the least known; where a kind is unknown that of the other."""
+    """Return the least known of several times for decodes and for prompts; an unknown kind takes that of the other."""
     decodes, prompts = (min(filter(None, kind), default=0.0) for kind in zip(*planned_us, strict=True))
     return decodes or prompts, prompts or decodes
 
@@ -218,7 +218,7 @@ def _singles(data: Data) -> list[NDArray[np.bool_]]:
 
 
 def _choose(data: Data) -> _Candidate:
-    """What fits each regime best, put together.
+    """Put together the structures that fit each regime best.
 
     Raises:
         FitError: no structure follows from the points.
@@ -276,7 +276,7 @@ def _best_of(data: Data, regime: Regime) -> _Candidate:
 
 
 def _tried(wanted: Iterable[Structure], data: Data, folds: Sequence[NDArray[np.bool_]]) -> list[_Candidate]:
-    """What the points make of the structures: each that is left over once, with its held-out error."""
+    """Fit each structure that is left over once, with its held-out error."""
     seen: set[Structure] = set()
     candidates: list[_Candidate] = []
     for structure in wanted:

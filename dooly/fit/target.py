@@ -1,4 +1,4 @@
-"""What is fitted: the quantities of an operation that a formula may use, and where they come from."""
+"""The target of a fit: the quantities of an operation that a formula may use, and where they come from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dooly.ir.expr import Expr, evaluate, normal, symbol
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
-__all__ = ["HOST_SUBJECTS", "Subject", "subject_of"]
+__all__ = ["AROUND", "HOST_SUBJECTS", "Subject", "subject_of"]
 
 Column = NDArray[np.float64]
 
@@ -142,11 +142,15 @@ def _host(signature: str, *names: str) -> Subject:
     return Subject(signature, signature, None, zero, zero, names, tuple(normal(symbol(name)) for name in names))
 
 
+AROUND = ("R", "T", "Rp")
+"""Symbols of host work around a step: requests, new tokens, and requests with more than one new token."""
+
+
 HOST_SUBJECTS = {
     subject.signature: subject
     for subject in (
-        _host("host_before", "R", "T"),
-        _host("host_after", "R", "T"),
+        _host("host_before", *AROUND),
+        _host("host_after", *AROUND),
         _host("host_dispatch", "N"),
         *(_host(part, "N", "R") for part in LAUNCH_PARTS),
         _host("host_lead", "R"),
@@ -156,7 +160,7 @@ HOST_SUBJECTS = {
         _host(POWER_LIMIT, "U"),
     )
 }
-"""Work of the host around the operations of a step: before them, after them (us, over R requests and T tokens), between
+"""Work of the host around the operations of a step: before them, after them (us, over `AROUND`), between
 them (us added to a forward pass of N operations), queueing them (us, over N operations and R requests), until an idle
 device starts, until one that is at the step before does (us, over R each), queueing N mixtures of experts (us, over N
 and R), and one attention of FlashInfer beyond another backend's (us, over R); and what a power limit makes of U us of

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import cast
+from typing import TypeVar, cast
 
 import sympy
 
 from dooly.fit.observation import Mixture
-from dooly.fit.target import Subject
+from dooly.fit.target import AROUND, Subject
 from dooly.ir.expr import Expr, FloorDiv, normal, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
@@ -23,6 +23,9 @@ __all__ = [
     "family_structures",
     "regimes",
 ]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ PARAMETERS = {
     "per_head": ParameterKind("us/head"),
     "per_token": ParameterKind("us/token"),
     "per_request": ParameterKind("us/request"),
+    "per_prompt": ParameterKind("us/prompt"),
     "per_expert": ParameterKind("us/expert"),
     "per_logit": ParameterKind("us/row"),
     "per_operation": ParameterKind("us/operation"),
@@ -135,14 +139,13 @@ class Regime:
 
 
 def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
-    """What a formula may be put together from, the finest division first; the last is one regime for all batches.
+    """Return what a formula may be put together from, the finest division first; the last has one regime.
 
     Args:
         points: how many points there are; few cannot tell tiles from noise.
     """
-    if subject.kind is None and subject.symbols == ("R", "T"):  # work of the host around a step
-        prompts = cast(Expr, sympy.Max(0, sympy.Min(1, symbol("T") - symbol("R"))))
-        return ((_around(_ONE - prompts, ("R",)), _around(prompts, ("R", "T"), "_mixed")), _whole(subject, points))
+    if subject.symbols == AROUND:
+        return ((Regime(_ONE, tuple(_around())),),)
     if subject.kind is not Kind.ATTENTION or "Sp" in subject.symbols:
         return (_whole(subject, points),)  # latent attention: its FLOPs tell decode and prefill apart already
     decode = _ONE - _MIXED
@@ -179,9 +182,23 @@ def _regime(within: Expr, structures: Iterable[Structure], name: str = "", addit
     return Regime(within, tuple(map(here, structures)), here(additions))
 
 
-def _around(within: Expr, sizes: Sequence[str], name: str = "") -> Regime:
-    """Host work of steps that only decode, or with prompts among them, which are prepared by other code."""
-    return _regime(within, ((_LAUNCH, *map(_per, chosen)) for chosen in _subsets(list(sizes))), name)
+def _around() -> Iterator[Structure]:
+    """Host work around a step: what a decoding request and a prompt cost, whichever stand beside them.
+
+    Steps with prompts go through code that others do not, so they have a constant of their own.
+    """
+    requests, tokens, prompts = map(symbol, AROUND)
+    decoding = requests - prompts
+    with_prompts = normal(sympy.Max(0, sympy.Min(1, tokens - requests)))
+    launch = Contribution("launch", _ONE, normal(_ONE - with_prompts))
+    launch_mixed = Contribution("launch_mixed", _ONE, with_prompts)
+    sizes = (
+        Contribution("per_request", decoding),
+        Contribution("per_prompt", prompts, with_prompts),
+        Contribution("per_token", tokens - decoding, with_prompts),
+    )
+    for chosen in _subsets(sizes):
+        yield tuple((each,) for each in (launch, launch_mixed, *chosen))
 
 
 def _stateless(subject: Subject, points: int) -> Iterator[Structure]:
@@ -297,7 +314,7 @@ def _per(name: str) -> Term:
     return (Contribution(_PER_SYMBOL[name], symbol(name)),)
 
 
-def _subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
+def _subsets(names: Sequence[T]) -> Iterator[tuple[T, ...]]:
     for size in range(len(names) + 1):
         yield from combinations(names, size)
 

@@ -116,7 +116,7 @@ def home_of(stored: StoredOperation, machine: Machine) -> Environment:
 
 
 def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
-    """Those that were taken as the engine does it on this machine: not collectives by other ways, or warm caches."""
+    """Yield records taken as the engine does it on this machine: not collectives by other ways, or warm caches."""
     homes: dict[str, Environment] = {}
     for record in records:
         stored = record.operation

@@ -68,7 +68,7 @@ class Slowed(ProfileError):
 
 
 def slowed_by(reasons: int) -> str:
-    """What slows the GPU down, from NVML's bits; empty if nothing does.
+    """Return what slows the GPU down, from NVML's bits; empty if nothing does.
 
     >>> slowed_by(0x5), slowed_by(0x24), slowed_by(0x88)
     ('', 'heat', 'its power supply')

@@ -1,4 +1,4 @@
-"""What this machine is: its processor, or its GPU where there is one."""
+"""This machine: its processor, or its GPU where there is one."""
 
 import os
 import platform
@@ -62,7 +62,7 @@ class Machine:
 
     @property
     def torch_device(self) -> Literal["cpu", "cuda"]:
-        """Where tensors live, as torch calls it."""
+        """The device that tensors live on, as torch calls it."""
         return "cpu" if self.platform == "cpu" else "cuda"
 
     def fact(self, name: str) -> str:
@@ -147,7 +147,7 @@ def _processors() -> int:
 
 
 def _threads() -> int:
-    """As torch counts them: what the user set, else the physical cores of the processors that this process may use."""
+    """Count threads as torch does: what the user set, else the physical cores that this process may use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)

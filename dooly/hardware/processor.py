@@ -17,5 +17,5 @@ def cpuinfo() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """As its maker calls it, or its architecture."""
+    """Return the processor's name as its maker calls it, or its architecture."""
     return cpuinfo().get("model name") or platform.processor() or platform.machine()

@@ -25,7 +25,7 @@ def gpu_present() -> bool:
 
 
 def driver_version() -> str:
-    """Of the NVIDIA driver of this machine, which has one."""
+    """Return the version of this machine's NVIDIA driver."""
     pynvml: Any = importlib.import_module("pynvml")
     pynvml.nvmlInit()
     try:

@@ -1,4 +1,4 @@
-"""What becomes of an operation that lacks an operand, a result, an axis or an attribute that its own rule reads."""
+"""Errors of an operation that lacks an operand, a result, an axis or an attribute that its own rule reads."""
 
 from collections.abc import Generator
 from contextlib import contextmanager

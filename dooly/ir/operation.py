@@ -20,7 +20,7 @@ __all__ = ["Operation", "Use", "viewed"]
 
 @dataclass(frozen=True, order=True)
 class Use:
-    """Where an operation stands: ``count`` times in one step of ``model``, at one module path.
+    """One place of an operation: it runs ``count`` times in one step of ``model``, at one module path.
 
     ``bind`` renames axes: ``(("T", "L"),)`` says that the rows here are logit rows.
     """
@@ -69,7 +69,7 @@ class Operation:
 
     @property
     def kind(self) -> Kind:
-        """What bounds it."""
+        """The kind of its target: what bounds it."""
         return kind_of(self.target)
 
     @cached_property

@@ -23,7 +23,7 @@ __all__ = ["BETWEEN_STAGES", "OPSET", "TABLE_ROWS", "Kind", "Spec", "kind_of", "
 
 
 class Kind(Enum):
-    """What bounds an operation, and so how passes and the executor treat it."""
+    """The bound of an operation, which decides how passes and the executor treat it."""
 
     SOURCE = "source"
     VIEW = "view"
@@ -113,12 +113,20 @@ def _moe_flops(call: Call) -> Expr:
     """Two per weight of each expert chosen, of which this rank computes its share under uniform routing."""
     tokens, experts = call.operands[0].shape[0], call.integer("experts")
     here = experts if call.attrs.get("local_experts") is None else call.integer("local_experts")
-    return normal(2 * tokens * call.integer("top_k") * here / experts * _expert_weights(call))
+    weights = _expert_weights(call) if call.attrs.get("scheme") is None else _packed_expert_weights(call)
+    return normal(2 * tokens * call.integer("top_k") * here / experts * weights)
+
+
+def _packed_expert_weights(call: Call) -> Expr:
+    """Elements of the matrices of one expert where storage holds several in one: up (and gate), and down."""
+    up = 1 if str(call.attrs.get("activation", "")).endswith("_no_mul") else 2
+    return normal((up + 1) * call.integer("hidden") * call.integer("intermediate"))
 
 
 def _moe_bytes(call: Call) -> Expr:
-    """Weights (and biases) of the activated experts once, hidden states in and out, routing in."""
-    experts = [operand for operand in call.operands[2:] if len(operand.shape) > 1 and operand.dtype != "i32"]
+    """Weights (biases, scales) of the activated experts once, hidden states in and out, routing in."""
+    chosen = [operand for operand in call.operands[2:] if operand.dtype == "i32" and len(operand.shape) == 2]
+    experts = [operand for operand in call.operands[2:] if len(operand.shape) > 1 and operand not in chosen]
     weights = sum((operand.bytes / operand.shape[0] for operand in experts), _ZERO)
     others = sum((operand.bytes for operand in call.operands if operand not in experts), _ZERO)
     return symbol("A") * weights + others + call.results[0].bytes
@@ -153,7 +161,7 @@ BETWEEN_STAGES = ("send", "recv")
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
     **dict.fromkeys(_VIEWS, Spec(Kind.VIEW, _none, bytes=_none)),
-    **dict.fromkeys(("linear", "matmul", "scaled_linear"), Spec(Kind.GEMM, _linear_flops)),
+    **dict.fromkeys(("linear", "matmul", "packed_linear", "scaled_linear"), Spec(Kind.GEMM, _linear_flops)),
     "attention": Spec(
         Kind.ATTENTION,
         stateful.attention_flops,
@@ -200,9 +208,10 @@ OPSET: Mapping[str, Spec] = {
     "layer_norm": Spec(Kind.MEMORY, lambda call: normal(5 * call.operands[0].numel)),
     "arange": _memory(0),
     "index": Spec(Kind.MEMORY, _none, bytes=lambda call: 2 * call.results[0].bytes + call.operands[-1].bytes),
-    "scaled_fp8_quant": _memory(3),
+    **dict.fromkeys(("scaled_fp8_quant", "scaled_int8_quant"), _memory(3)),
     "silu": _memory(4),
     "silu_and_mul": _memory(5),
+    "silu_and_mul_quant": _memory(8),
     "sigmoid": _memory(4),
     "softmax": _memory(4),
     "gelu": _memory(9),

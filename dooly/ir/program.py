@@ -14,7 +14,7 @@ __all__ = ["Program"]
 
 @dataclass(frozen=True)
 class Program:
-    """What passes transform.  Before ``lower`` there are only graphs."""
+    """The value that passes transform.  Before ``lower`` there are only graphs."""
 
     graphs: tuple[Graph, ...] = ()
     operations: tuple[Operation, ...] = ()

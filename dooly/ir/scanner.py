@@ -39,7 +39,7 @@ class Scanner:
         raise ParseError(message, line, at - start + 1, self.text[start : end if end >= 0 else None])
 
     def found(self) -> str:
-        """What stands here, for messages."""
+        """Describe what stands here, for messages."""
         rest = self.text[self.position : self.position + 20].split("\n")[0]
         return f"found {rest!r}" if rest else "found the end of the text"
 

@@ -58,7 +58,7 @@ def _attribute(value: object) -> Attribute:
 
 
 class Origin(Enum):
-    """Where a dimension comes from: ``constant < {config, request} < mixed``."""
+    """The origin of a dimension: ``constant < {config, request} < mixed``."""
 
     CONSTANT = "constant"
     CONFIG = "config"

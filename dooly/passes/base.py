@@ -1,4 +1,4 @@
-"""What a pass is, and the runner that checks every one of them."""
+"""Passes, and the runner that checks every one of them."""
 
 import time
 from collections.abc import Callable, Sequence

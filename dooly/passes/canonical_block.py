@@ -162,7 +162,7 @@ class _Flow:
             colours = finer
 
     def ordered_operands(self, op: Op, colours: list[int]) -> tuple[str, ...]:
-        """Of a commutative operation those of higher rank first, then by colour; else as they are."""
+        """Order the operands of a commutative operation by rank, highest first, then by colour; leave others."""
         if not spec_of(op.target).commutes:
             return op.operands
         position = {value.name: i for other in self.ops.values() for i, value in enumerate(other.results)}

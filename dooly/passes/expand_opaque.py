@@ -37,14 +37,14 @@ class ExpandOpaque:
 
 @dataclass(frozen=True)
 class _Context:
-    """What an expansion may look at: owners by layer name, weights by path, operations by the values they define."""
+    """Facts for an expansion: owners by layer name, weights by path, operations by the values they define."""
 
     owners: Mapping[str, Owner]
     weights: Mapping[str, Value]
     defs: Mapping[str, Op]
 
     def owner(self, op: Op) -> tuple[dict[str, Attribute], dict[str, tuple[str, ...]]]:
-        """What the owner says about the operation, and the weights that it names as values.
+        """Return what the owner says about the operation, and the weights that it names as values.
 
         Raises:
             PassError: nobody owns the layer, or a weight of its is not in the graph.

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""The time of a step by operation and host part."""
 
 from dataclasses import dataclass
 

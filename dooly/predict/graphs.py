@@ -33,7 +33,7 @@ class GraphPlan:
 
     @classmethod
     def of(cls, max_num_seqs: int, max_num_batched_tokens: int) -> Self:
-        """What the engine captures by default under these limits.
+        """Return the graphs that the engine captures by default under these limits.
 
         >>> GraphPlan.of(8, 2048).sizes
         (1, 2, 4, 8, 16)

@@ -33,8 +33,8 @@ class HostModel:
     It depends on the model only through the number of its operations, and of its mixtures of experts.
 
     Attributes:
-        before: scheduling and input preparation over R and T.
-        after: bookkeeping once the results are there over R and T.
+        before: scheduling and input preparation over R, T and Rp.
+        after: bookkeeping once the results are there over R, T and Rp.
         dispatch: what a forward pass takes beyond the latencies of its operations, over their number N, where the host
             waits for each; None on a GPU.
         launch: queueing a step's kernels, by place in `MODES`, over N and R: operations that are queued one by one
@@ -74,9 +74,13 @@ class HostModel:
         known = (formulas.get(part) if on_gpu else None for part in more)
         return cls(formulas["host_before"], formulas["host_after"], dispatch, launch, *known)
 
-    def one(self, tokens: int, requests: int) -> tuple[float, float, bool]:
-        """(before, after) in us and whether either is extrapolated, for one step."""
-        values = {"T": float(tokens), "R": float(requests)}
+    def one(self, tokens: int, requests: int, prompts: int) -> tuple[float, float, bool]:
+        """(before, after) in us and whether either is extrapolated, for one step.
+
+        Args:
+            prompts: requests with more than one new token.
+        """
+        values = {"T": float(tokens), "R": float(requests), "Rp": float(prompts)}
         before, outside = self.before.predict_one(values)
         after, beyond = self.after.predict_one(values)
         return before, after, outside or beyond
@@ -116,10 +120,10 @@ class HostModel:
         return (0.0, False) if self.between is None else self.between.predict_one({"R": float(requests)})
 
     def many(
-        self, tokens: NDArray[np.float64], requests: NDArray[np.float64]
+        self, tokens: NDArray[np.float64], requests: NDArray[np.float64], prompts: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """`one` for many steps."""
-        values = {"T": tokens, "R": requests}
+        values = {"T": tokens, "R": requests, "Rp": prompts}
         before, outside = self.before.predict(values)
         after, beyond = self.after.predict(values)
         return np.broadcast_to(before, len(tokens)), np.broadcast_to(after, len(tokens)), outside | beyond

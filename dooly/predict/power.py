@@ -1,4 +1,4 @@
-"""What the power limit of a GPU makes of steps: of one from a rest on, and of many that follow each other."""
+"""The power limit of a GPU in steps: in one from a rest on, and in many that follow each other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

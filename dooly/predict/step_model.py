@@ -117,7 +117,8 @@ class StepModel:
     def step_time(self, batch: StepBatch) -> StepCost:
         """Cost of one step."""
         tokens, requests = batch.tokens, batch.count
-        around = self._around_one(tokens, requests, batch.logits, self._calls_twice(batch))
+        prompts = _prompts(batch)
+        around = self._around_one(tokens, requests, prompts, batch.logits, self._calls_twice(batch, prompts))
         before, plan, launch, lead, between, device, after, outside = around
         for window, group in self._attention:
             values = batch.attention(window)
@@ -130,12 +131,12 @@ class StepModel:
         return StepCost(before, device, after, total, outside or beyond, launch, lead, between, plan, work)
 
     def _around_attention(
-        self, tokens: int, requests: int, logits: int, twice: bool
+        self, tokens: int, requests: int, prompts: int, logits: int, twice: bool
     ) -> tuple[float, float, float, float, float, float, float, bool]:
         """us of `StepCost` before the model, its plan, launch, lead, between, of the device, and after; whether
         extrapolated."""
         padded, launch, lead, between, outside = self._launch(tokens, requests, twice)
-        before, plan, after, beyond = self._around(tokens, requests)
+        before, plan, after, beyond = self._around(tokens, requests, prompts)
         sizes = {"T": padded, "R": requests, "L": logits}
         found = [(self._dispatch_us, self._dispatch_outside), (0.0, outside or beyond)]
         found += [table.at(sizes[axis]) for axis, table in self._tables]
@@ -157,11 +158,9 @@ class StepModel:
     def _padded(self, tokens: int, requests: int) -> tuple[GraphMode, int]:
         return ("NONE", tokens) if self.graphs is None else self.graphs.at(tokens, requests)
 
-    def _calls_twice(self, batch: StepBatch) -> bool:
+    def _calls_twice(self, batch: StepBatch, prompts: int) -> bool:
         """Whether each FlashInfer attention is called twice: for requests that decode, and for prompts."""
-        if not self._called_twice or batch.tokens == batch.count:
-            return False
-        return batch.attention()["Tp"] < batch.tokens
+        return bool(self._called_twice) and 0 < prompts < batch.count
 
     def _launch(self, tokens: int, requests: int, twice: bool) -> tuple[int, float, float, float, bool]:
         """Padded tokens; us of queueing, until an idle device starts, until a busy one does; whether extrapolated.
@@ -184,13 +183,13 @@ class StepModel:
         between, _ = self.host.between_one(requests)  # no part of the step's total, which is what is extrapolated
         return padded, _grid(launch + self._slower_us[place]), _grid(lead), _grid(between), outside or beyond
 
-    def _around(self, tokens: int, requests: int) -> tuple[float, float, float, bool]:
+    def _around(self, tokens: int, requests: int, prompts: int) -> tuple[float, float, float, bool]:
         """Host time before the model, its last part, which plans late attention, and after it, us; if extrapolated."""
         if self.host is None:
             return 0.0, 0.0, 0.0, False
-        before, after, outside = self.host.one(tokens, requests)
-        decodes, prompts = self._plan_us
-        plan = prompts if tokens > requests else decodes
+        before, after, outside = self.host.one(tokens, requests, prompts)
+        of_decodes, of_prompts = self._plan_us
+        plan = of_prompts if tokens > requests else of_decodes
         return _grid(before) + plan, plan, _grid(after), outside
 
     def step_times(self, batches: Sequence[Batch] | BatchColumns) -> StepTimes:
@@ -235,9 +234,10 @@ class StepModel:
                 launch, beyond = launch + self._called_twice * more * twice, beyond | (further & twice)
             launch, lead = on_grid(launch + np.array(self._slower_us)[modes]), on_grid(lead)
             outside = outside | beyond | late
-        before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"])
-        decodes, prompts = self._plan_us
-        before, after = on_grid(before) + np.where(tokens > requests, prompts, decodes), on_grid(after)
+        prompts = np.add.reduceat((columns.new > 1).astype(np.float64), columns.starts)
+        before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"], prompts)
+        of_decodes, of_prompts = self._plan_us
+        before, after = on_grid(before) + np.where(tokens > requests, of_prompts, of_decodes), on_grid(after)
         total = before + np.maximum(launch, lead + device) + after
         return StepTimes(before, device, after, total, outside | beyond, launch, lead)
 
@@ -246,7 +246,8 @@ class StepModel:
 
         On a GPU the row ``host_launch`` is what the device waits for the host, not the whole time of queueing.
         """
-        padded, launch, lead, between, late = self._launch(batch.tokens, batch.count, self._calls_twice(batch))
+        prompts = _prompts(batch)
+        padded, launch, lead, between, late = self._launch(batch.tokens, batch.count, self._calls_twice(batch, prompts))
         parts: list[tuple[str, str, str, int, float, bool]] = []
         for each in self.work:
             values = {**batch.attention(each.subject.window), "L": batch.logits}
@@ -255,7 +256,7 @@ class StepModel:
             total, beyond = each.total_us_one(values)
             operation = each.operation
             parts.append((operation.name, operation.signature, operation.kind.value, each.count, total, beyond))
-        before, plan, after, outside = self._around(batch.tokens, batch.count)
+        before, plan, after, outside = self._around(batch.tokens, batch.count, prompts)
         work = sum(part[4] for part in parts) + self._dispatch_us
         device, limited, beyond = self.limited(work, batch.tokens, batch.count)
         if limited:
@@ -289,7 +290,7 @@ _SAME = 1.25
 
 
 def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, ...], tuple[float, ...], int]:
-    """By place in `MODES`: operations that the host queues one by one, and us that some take it beyond the usual; and
+    """Operations that the host queues one by one by place in `MODES`, and us that some take beyond the usual; and
     the number of mixtures of experts of which the host knows what they take.
 
     Experts, which are many kernels, are not among the operations.  Where the host was not measured with any, they take
@@ -316,6 +317,11 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[tuple[int, 
     _, in_pieces, one_by_one = (beyond_us(launch.queued_us) for launch in host.launch)
     queued = launches, pieces, launches - mixtures
     return queued, (0.0, in_pieces, one_by_one + alone_us), mixtures if measured else 0
+
+
+def _prompts(batch: StepBatch) -> int:
+    """Requests with more than one new token."""
+    return 0 if batch.tokens == batch.count else batch.attention()["Rp"]
 
 
 def _grid(latency_us: float) -> float:

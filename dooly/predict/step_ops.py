@@ -151,7 +151,7 @@ def collect_work(
 
 
 def _without_formula(model: str | None, missing: list[Operation], device: str) -> str:
-    """What the model, or if None a pipeline stage, has no formula of, and what to do about it on which device."""
+    """Say what the model, or a pipeline stage, has no formula of, and what to do about it on which device."""
     missing = sorted(missing, key=lambda operation: operation.kind is Kind.COLLECTIVE)
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     last = missing[-1]

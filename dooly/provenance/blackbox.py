@@ -1,4 +1,4 @@
-"""What the engine's model does at given numbers: built without symbols, run once, every operation noted.
+"""The engine's model at given numbers: built without symbols, run once, every operation noted.
 
 Shares nothing with capture but the engine's modules: no ``ConfigInt``, no symbolic sizes, no FX graph, no conversion.
 """

@@ -208,7 +208,7 @@ class Comparison:
                     break
 
     def _owners(self) -> None:
-        """What the modules of opaque operations say, layer by layer, and how many of them say it."""
+        """Compare what the modules of opaque operations say, layer by layer, and how many of them say it."""
         found = {owner.path: owner for owner in self.observed.owners}
         users = {op.attr("layer_name"): (index, op) for index, op in enumerate(self.graph.ops)}
         shapes = {call.arguments.get("layer_name"): call for call in self.observed.calls}
@@ -247,7 +247,7 @@ _WHOLE_SLICE = ("aten.slice", "aten.alias")
 
 
 def _implied(kind: str, call: Call | None) -> dict[str, int]:
-    """What the tensors of an opaque operation say about its module, whatever the module says."""
+    """Return what the tensors of an opaque operation say about its module, whatever the module says."""
     if call is None or kind != "attention":
         return {}
     (_, heads, size), (_, kv_heads, _) = (tensor.shape for tensor in call.reads[:2])

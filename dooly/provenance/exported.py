@@ -1,4 +1,4 @@
-"""What a module that capture exports does at given numbers: built of plain integers, run once, no export anywhere."""
+"""An exported module at given numbers: built of plain integers, run once, no export anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the passes made of a captured graph, at the numbers of a witness beside the calls that it stands for."""
+"""The lowered form of a captured graph, at the numbers of a witness beside the calls that it stands for."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _attributes(op: Op, call: Call, comparison: Comparison) -> None:
 
 
 def _flops(call: Call) -> int:
-    """Of a matrix product, from its operands alone."""
+    """FLOPs of a matrix product, from its operands alone."""
     if call.target == "aten.linear":
         rows, weight, *_ = call.reads
         return 2 * prod(rows.shape) * weight.shape[0]
@@ -121,7 +121,7 @@ def _flops(call: Call) -> int:
 
 
 def _table(graph: Graph, comparison: Comparison) -> None:
-    """What the table counts is what the graph counts, sizes included but for regions, which lower writes anew."""
+    """Compare what table and graph count, sizes included but for regions, which lower writes anew."""
     numbers = tuple((name, comparison.witness.values[name]) for name, _ in graph.config)
     table = run(Program((replace(graph, config=numbers),)), (Lower(), Dedup())).operations
     counted: Counter[Hashable] = Counter()

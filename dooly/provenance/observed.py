@@ -1,4 +1,4 @@
-"""What was seen of a step that really ran, in plain numbers."""
+"""Observations of a step that really ran, in plain numbers."""
 
 from __future__ import annotations
 

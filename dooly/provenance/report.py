@@ -38,7 +38,7 @@ _REFUSALS = 40
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about the origin of every dimension of a model.
+    """The facts known about the origin of every dimension of a model.
 
     Attributes:
         dimensions: of all results of all captured operations.

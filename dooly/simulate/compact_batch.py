@@ -1,4 +1,4 @@
-"""What a step of the compact scheduler works on, in sums that are kept up from step to step."""
+"""The work of a step of the compact scheduler, in sums that are kept up from step to step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEVER = -1
 
 
 class CompactBatch:
-    """What a step works on, in sums; the single requests are listed only if somebody asks, before the next step.
+    """A step's work in sums; the single requests are listed only if somebody asks, before the next step.
 
     Attributes:
         composition: the same for steps in which the same requests decode and nothing else happens; NEVER with prompts.
@@ -40,7 +40,7 @@ class CompactBatch:
         return self._requests
 
     def attention(self, window: int | None = None) -> dict[str, int]:
-        """As `Batch.attention`."""
+        """Sums of `Batch.attention`."""
         return self.sums if window is None else Batch(self.requests, self.logits).attention(window)
 
     def later(self, steps: int) -> CompactBatch:
@@ -59,7 +59,7 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         prefills: (new, cached) of each other request.
     """
     tokens, pairs, most = decodes, rows, longest
-    prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
+    prompts = prefill_tokens = prefill_rows = prefill_pairs = prefill_most = tiled = 0
     for new, cached in prefills:
         seen_rows, seen_pairs = new + cached, new * cached + new * (new + 1) // 2
         tokens += new
@@ -68,6 +68,7 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         if seen_rows > most:
             most = seen_rows
         if new > 1:
+            prompts += 1
             prefill_tokens += new
             prefill_rows += seen_rows
             prefill_pairs += seen_pairs
@@ -82,6 +83,7 @@ def add_up(decodes: int, rows: int, longest: int, prefills: Sequence[tuple[int, 
         "P": pairs,
         "Sd": 0 if mixed else most,
         "Sx": most if mixed else 0,
+        "Rp": prompts,
         "Tp": prefill_tokens,
         "Sp": prefill_rows,
         "Pp": prefill_pairs,

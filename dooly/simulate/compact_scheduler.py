@@ -45,7 +45,7 @@ class _Request:
 
     __slots__ = (
         "done", "first", "hit", "kept", "keys", "known", "last", "limit", "name", "named", "owed", "own", "preemptions",
-        "prompt", "scheduled", "stale", "told", "turn",
+        "prompt", "scheduled", "stale", "turn",
     )  # fmt: skip
 
     def __init__(self, name: str, prompt: int, limit: int, keys: list[int], own: int) -> None:
@@ -53,10 +53,10 @@ class _Request:
         self.done = self.known = self.kept = self.hit = self.preemptions = 0
         self.first = self.last = self.scheduled = self.stale = self.turn = NEVER
         self.named: list[Block] = []
-        self.told = self.owed = False
+        self.owed = False
 
     def key(self, block: int) -> int:
-        """Of one of its blocks."""
+        """Cache key of the request's `block`-th KV block."""
         return self.keys[block] if block < len(self.keys) else self.own + block
 
     def tokens(self, step: int) -> int:
@@ -204,13 +204,13 @@ class CompactScheduler:
         return CompactStep(batch, prefilled, finishing, preempted)
 
     def update(self, step: CompactStep) -> list[TokenEvent]:
-        """Take a step's results: the first and last tokens that came out."""
+        """Take a step's results: the first and last tokens that came out, and the first after each preemption."""
         number = self._under_way.popleft()
-        events: list[TokenEvent] = []
-        for request in step.prefilled:
-            if not request.told and request.stale != number and request.limit > 1:
-                request.told = True
-                events.append(TokenEvent(request.name, 1, False, request.hit))
+        events = [
+            TokenEvent(request.name, request.known + 1, False, request.hit)
+            for request in step.prefilled
+            if request.stale != number and request.known + 1 < request.limit
+        ]
         for request in step.finishing:
             if request.stale != number:
                 self._running.remove(request)
@@ -221,9 +221,8 @@ class CompactScheduler:
         for request in self._stale.pop(number, ()):
             request.stale = NEVER
             request.known += request.owed
-            if request.owed and not request.told and request.limit > 1:
-                request.told = True
-                events.append(TokenEvent(request.name, 1, False, request.hit))
+            if request.owed and request.known < request.limit and request in step.prefilled:
+                events.append(TokenEvent(request.name, request.known, False, request.hit))
             if request.known == request.limit:
                 self._waiting.remove(request)
                 events.append(TokenEvent(request.name, request.limit, True, request.hit))

@@ -156,7 +156,7 @@ def _outcome(
 
 
 def frontier(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Those that meet the targets and that no other such beats: by throughput per device, latencies and cost together.
+    """Return the outcomes that meet the targets and that no other beats in throughput per device, latencies, cost.
 
     One beats another if it is at least as good in each of the four and better in one; cost counts only where all have
     one.  Sorted by throughput per device, most first.

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dooly.engine.defaults import UTILIZATION
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.ir import Kind, Operation
 from dooly.ir.types import ITEM_BYTES
 from dooly.predict import SavedModel
 
-__all__ = ["OTHER_BYTES", "UTILIZATION", "check_compact", "kv_blocks", "kv_row_bytes"]
+__all__ = ["OTHER_BYTES", "check_compact", "kv_blocks", "kv_row_bytes"]
 
-UTILIZATION = 0.92
-"""Share of the memory that vLLM fills by default."""
 OTHER_BYTES = 1.3 * 2**30
 """Activations, captured graphs and libraries; see above."""
 
@@ -76,12 +75,15 @@ def kv_blocks(
         raise SimulationError(f"memory utilization of {utilization:g}; expected above 0, at most 1")
     if not model.weight_bytes:
         raise SimulationError(
-            f"{model.name}: the bytes of its weights are not known; give the number of KV blocks (--num-blocks)"
+            f"{model.name}: the bytes of its weights are not known; give the number of KV blocks "
+            "(--num-gpu-blocks-override)"
         )
     try:
         row = kv_row_bytes(model.operations)
     except SimulationError as error:
-        raise SimulationError(f"{model.name}: {error}; give the number of KV blocks (--num-blocks)") from error
+        raise SimulationError(
+            f"{model.name}: {error}; give the number of KV blocks (--num-gpu-blocks-override)"
+        ) from error
     total = model.memory_bytes if memory_bytes is None else memory_bytes
     left = total * utilization - model.weight_bytes - other_bytes
     blocks = int(left // (block_size * row))

@@ -1,4 +1,4 @@
-"""What a run amounts to: latency percentiles and throughput.
+"""Summaries of a run: latency percentiles and throughput.
 
 TTFT is the time to the first token, queueing included; TPOT the mean time per output token after the first (requests
 with one token have none); E2E the time to the last token.
@@ -95,7 +95,7 @@ def write_requests(run: Run, path: str | Path) -> None:
 
 
 def distribution(values: pl.Series) -> Distribution | None:
-    """Of a column in ms, nulls left out; None if nothing is left."""
+    """Return the distribution of a column in ms, nulls left out; None if nothing is left."""
     kept = values.drop_nulls()
     if kept.is_empty():
         return None

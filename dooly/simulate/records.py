@@ -1,4 +1,4 @@
-"""What a run of a trace leaves behind, simulated or measured: one record per request and one per step.
+"""Records of a run of a trace, simulated or measured: one per request and one per step.
 
 Both kinds share these types, so that predicted and measured compare one to one.  A run is stored as one JSON file.
 """
@@ -6,7 +6,7 @@ Both kinds share these types, so that predicted and measured compare one to one.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.files import write_text
 from dooly.simulate.reading import check_format, reading
+from dooly.simulate.tokens import TokenTimes
 
 __all__ = ["RequestRecord", "Run", "StepRecord", "load_run", "save_run"]
 
@@ -29,7 +30,7 @@ class RequestRecord:
     """One served request; times in seconds since the start of the run.
 
     Attributes:
-        arrival_s: when it was due.
+        arrival_s: when it was sent: once it was due, and the client had less under way than it may.
         first_token_s: end of the step that gave its first output token.
         finish_s: end of the step that gave its last.
         prompt_tokens, output_tokens: its lengths.
@@ -106,6 +107,7 @@ class Run:
         wall_s: seconds that simulating or recording took.
         facts: the machine and software of a measured run (sorted key, value); empty for a simulated one.
         unlisted: steps that are left out: how many, and requests in all of them.
+        tokens: when each output token came; None for a measured run or one from a file, which have no such times.
     """
 
     source: Literal["simulated", "measured"]
@@ -118,6 +120,7 @@ class Run:
     wall_s: float
     facts: tuple[tuple[str, str], ...] = ()
     unlisted: tuple[int, int] = (0, 0)
+    tokens: TokenTimes | None = field(default=None, compare=False)
 
     @property
     def step_count(self) -> int:

@@ -1,4 +1,4 @@
-"""What the simulated clock needs of a scheduler: the engine's own, or the compact one."""
+"""The interface between the simulated clock and a scheduler: the engine's own, or the compact one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Scheduler", "Step", "TokenEvent"]
 
 
 class TokenEvent(NamedTuple):
-    """A request's first token or its last.
+    """A request's first token, its first after a preemption, or its last.
 
     Attributes:
         name: of the request.
@@ -32,7 +32,7 @@ class Step(Protocol):
 
     @property
     def batch(self) -> StepBatch | None:
-        """What it works on; None if nothing is to be computed."""
+        """The work of the step; None if nothing is to be computed."""
         ...
 
 
@@ -54,7 +54,7 @@ class Scheduler(Protocol):
         ...
 
     def update(self, step: Any) -> Sequence[TokenEvent]:
-        """Take a step's results: the first and last tokens that came out."""
+        """Take a step's results: the tokens that came out and that are events."""
         ...
 
     def preempted(self, step: Any) -> Sequence[str]:

@@ -8,9 +8,10 @@ give identical results.
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from dooly.simulate.clock import Clock
 from dooly.simulate.compact_scheduler import CompactScheduler
 from dooly.simulate.decode_costs import DecodeCosts
 from dooly.simulate.records import RequestRecord, Run, StepRecord
-from dooly.simulate.scheduling import Scheduler, Step
+from dooly.simulate.scheduling import Scheduler, Step, TokenEvent
+from dooly.simulate.tokens import Start, TokenTimes
 from dooly.simulate.trace import Trace
 from dooly.simulate.vllm_scheduler import EngineScheduler
 
@@ -30,12 +32,15 @@ __all__ = ["Progress", "StepTime", "simulate", "simulate_fast"]
 
 StepTime = Callable[[StepBatch], float | StepCost]
 Progress = Callable[[int, int], None]
+_NO_SEAT: deque[float] = deque()
 
 
 @dataclass(slots=True)
 class _Request:
     """A request under way."""
 
+    sent_s: float
+    starts: list[Start] = field(default_factory=list[Start])
     first_token_s: float | None = None
     finish_s: float | None = None
     tokens: int = 0
@@ -50,6 +55,7 @@ def simulate(
     settings: EngineSettings | None = None,
     *,
     power: PowerLimit = NO_LIMIT,
+    concurrency: int | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Serve `trace` on a simulated clock.
@@ -65,15 +71,19 @@ def simulate(
         step_time: seconds (all of them on the device) or a StepCost in us for the batch of one step.
         settings: of the engine; None for the defaults.
         power: what makes steps longer that follow others; `step_time` is of steps of a rested device.
+        concurrency: most requests that the client has under way; one that is due waits, in order, until one of them
+            has its last token.  None for any number.
         progress: called with (requests finished, requests) as requests finish.
 
     Raises:
-        SimulationError: a request is too long, the engine refuses model or settings, or a step time is not positive.
+        SimulationError: a request is too long, the engine refuses model or settings, a step time is not positive, or
+            the concurrency is below 1.
     """
     settings = EngineSettings() if settings is None else settings
     check_lengths(trace, settings)
     scheduler = EngineScheduler(model, settings)
-    return _Simulator(scheduler, trace, step_time, power, progress, True).run(model_folder(model).name, settings)
+    simulator = _Simulator(scheduler, trace, step_time, power, concurrency, progress, True)
+    return simulator.run(model_folder(model).name, settings)
 
 
 def simulate_fast(
@@ -83,6 +93,7 @@ def simulate_fast(
     settings: EngineSettings | None = None,
     *,
     power: PowerLimit = NO_LIMIT,
+    concurrency: int | None = None,
     progress: Progress | None = None,
     keep_steps: bool = False,
 ) -> Run:
@@ -93,17 +104,18 @@ def simulate_fast(
 
     Args:
         model: its name.
-        trace, settings, power, progress: as for `simulate`.
+        trace, settings, power, concurrency, progress: as for `simulate`.
         step_time: as for `simulate`; a time that asks for single requests (`StepBatch.requests`, or attention within a
             window) makes it slower.
         keep_steps: whether the run lists its steps.
 
     Raises:
-        SimulationError: a request is too long, or a step time is not positive.
+        SimulationError: a request is too long, a step time is not positive, or the concurrency is below 1.
     """
     settings = EngineSettings() if settings is None else settings
     check_lengths(trace, settings)
-    return _Simulator(CompactScheduler(settings), trace, step_time, power, progress, keep_steps).run(model, settings)
+    scheduler = CompactScheduler(settings)
+    return _Simulator(scheduler, trace, step_time, power, concurrency, progress, keep_steps).run(model, settings)
 
 
 def check_lengths(trace: Trace, settings: EngineSettings) -> None:
@@ -124,9 +136,12 @@ class _Simulator:
         trace: Trace,
         step_time: StepTime,
         power: PowerLimit,
+        concurrency: int | None,
         progress: Progress | None,
         keep_steps: bool,
     ) -> None:
+        if concurrency is not None and concurrency < 1:
+            raise SimulationError(f"concurrency is {concurrency}; expected at least 1 request under way")
         self.engine, self.trace, self.step_time, self.progress = engine, trace, step_time, progress
         self.costs, self.clock, self.keep_steps = DecodeCosts(self._cost), Clock(power), keep_steps
         self.compact = engine if isinstance(engine, CompactScheduler) and not keep_steps else None
@@ -135,6 +150,8 @@ class _Simulator:
         self.unlisted = (0, 0)
         self.done = 0
         self.waiting = deque(enumerate(trace.requests))
+        self.seats = None if concurrency is None else deque([0.0] * min(concurrency, len(trace)))
+        self.ends_s = array("d")
         self.in_flight: deque[Step] = deque()
 
     def run(self, model: str, settings: EngineSettings) -> Run:
@@ -151,12 +168,13 @@ class _Simulator:
             steps=tuple(self.steps),
             wall_s=time.perf_counter() - start,
             unlisted=self.unlisted,
+            tokens=TokenTimes(self.ends_s, tuple(tuple(self.requests[str(i)].starts) for i in range(len(self.trace)))),
         )
 
     def _serve(self) -> None:
         """The loop of the engine core: take arrivals, compose a step if there is room, else finish the oldest."""
         while True:
-            if self.waiting and self.waiting[0][1].arrival_s <= self.clock.now_s:
+            if self._next_s() <= self.clock.now_s:
                 self._admit()
             elif self.compact is not None and self._coast(self.compact):
                 continue
@@ -167,14 +185,23 @@ class _Simulator:
             elif not self.in_flight:
                 if not self.waiting:
                     return
-                self.clock.now_s = max(self.clock.now_s, self.waiting[0][1].arrival_s)
+                self.clock.now_s = max(self.clock.now_s, self._next_s())
                 continue
             self._finish_oldest()
 
+    def _next_s(self) -> float:
+        """When the next request is sent, as far as is known: once it is due, and the client has a seat for it."""
+        if not self.waiting or self.seats == _NO_SEAT:
+            return inf
+        due_s = self.waiting[0][1].arrival_s
+        return due_s if self.seats is None else max(due_s, self.seats[0])
+
     def _admit(self) -> None:
-        while self.waiting and self.waiting[0][1].arrival_s <= self.clock.now_s:
+        while (sent_s := self._next_s()) <= self.clock.now_s:
             index, request = self.waiting.popleft()
-            self.requests[str(index)] = _Request()
+            if self.seats is not None:
+                self.seats.popleft()
+            self.requests[str(index)] = _Request(sent_s)
             self.engine.submit(str(index), request)
 
     def _coast(self, scheduler: CompactScheduler) -> bool:
@@ -182,10 +209,11 @@ class _Simulator:
         steps = 0
         if len(self.in_flight) == scheduler.depth - 1:
             most, clock = scheduler.steady(), self.clock
-            arrival_s = self.waiting[0][1].arrival_s if self.waiting else inf
+            arrival_s = self._next_s()
             while steps < most and clock.now_s < arrival_s:
                 clock.launch(self.costs.further())
                 clock.finish()
+                self.ends_s.append(clock.now_s)
                 steps += 1
         if steps:
             scheduler.skip(steps)
@@ -233,19 +261,28 @@ class _Simulator:
     def _finish_oldest(self) -> None:
         self.clock.finish()
         for event in self.engine.update(self.in_flight.popleft()):
-            request = self.requests[event.name]
-            if request.first_token_s is None:
-                request.first_token_s = self.clock.now_s
-                request.cached_tokens = event.cached_tokens
-            if event.finished:
-                request.tokens = event.tokens
-                request.finish_s = self.clock.now_s
-                self.done += 1
-                if self.progress is not None:
-                    self.progress(self.done, len(self.trace))
+            self._note(event)
+        self.ends_s.append(self.clock.now_s)
+
+    def _note(self, event: TokenEvent) -> None:
+        """Keep what a token of the step that ends now says about its request."""
+        request, step = self.requests[event.name], len(self.ends_s)
+        if not request.starts or event.tokens - request.starts[-1].tokens != step - request.starts[-1].step:
+            request.starts.append(Start(event.tokens, step))
+        if request.first_token_s is None:
+            request.first_token_s = self.clock.now_s
+            request.cached_tokens = event.cached_tokens
+        if event.finished:
+            request.tokens = event.tokens
+            request.finish_s = self.clock.now_s
+            if self.seats is not None:
+                self.seats.append(self.clock.now_s)
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, len(self.trace))
 
     def _records(self) -> tuple[RequestRecord, ...]:
-        """What became of each request, in order of the trace."""
+        """Return one record of each request, in order of the trace."""
         records: list[RequestRecord] = []
         for index, expected in enumerate(self.trace.requests):
             request = self.requests[str(index)]
@@ -255,7 +292,7 @@ class _Simulator:
                 )
             records.append(
                 RequestRecord(
-                    arrival_s=expected.arrival_s,
+                    arrival_s=request.sent_s,
                     first_token_s=request.first_token_s,
                     finish_s=request.finish_s,
                     prompt_tokens=expected.prompt_tokens,

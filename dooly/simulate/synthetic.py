@@ -107,7 +107,7 @@ def fit_trace(trace: Trace) -> TraceFit:
 
 
 def _sharing(trace: Trace) -> tuple[Floats, Floats]:
-    """Of each request the leading blocks that an earlier one has too, and how many requests ago the latest such was."""
+    """Return the leading blocks of each request that an earlier one has too, and how many requests ago."""
     latest: dict[tuple[int, int], int] = {}
     shared, back = np.zeros(len(trace)), np.zeros(len(trace))
     for index, request in enumerate(trace.requests):

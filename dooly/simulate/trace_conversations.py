@@ -9,7 +9,7 @@ from typing import Any, cast
 from dooly.errors import TraceError
 from dooly.simulate.trace_columns import listed
 
-__all__ = ["conversations"]
+__all__ = ["conversations", "count_tokens"]
 
 
 def conversations(objects: Sequence[dict[str, Any]], name: str, tokenizer: Path | None) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def conversations(objects: Sequence[dict[str, Any]], name: str, tokenizer: Path 
             f"--trace-option tokenizer=FOLDER (found: {listed(list(objects[0]))})"
         )
     turns = [_first_turn(each, f"{name}, entry {index}") for index, each in enumerate(objects, start=1)]
-    counts = _count_tokens([text for turn in turns if turn for text in turn], tokenizer)
+    counts = count_tokens([text for turn in turns if turn for text in turn], tokenizer)
     if not counts:
         raise TraceError(f"{name}: no conversation has a message and an answer")
     return [{"prompt_tokens": a, "output_tokens": b} for a, b in zip(counts[::2], counts[1::2], strict=True)]
@@ -47,7 +47,15 @@ def _first_turn(entry: dict[str, Any], place: str) -> tuple[str, str] | None:
     return (str(values[0]), str(values[1])) if len(values) == 2 else None
 
 
-def _count_tokens(texts: list[str], folder: Path) -> list[int]:
+def count_tokens(texts: list[str], folder: Path) -> list[int]:
+    """Tokens of each text.
+
+    Args:
+        folder: with ``tokenizer.json``, or that file.
+
+    Raises:
+        TraceError: there is no such tokenizer, or nothing to read it with.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:

@@ -228,7 +228,7 @@ def _block(rows: Sequence[_Row], given: int | None, name: str) -> tuple[int, boo
 
 
 def _reading(columns: Columns, found: Sequence[str], when: str, block: int | None) -> str:
-    """What was taken from which column."""
+    """Describe what was taken from which column."""
     unread = [each for each in found if each not in columns.names]
     parts = [f"prompt tokens from {listed([columns.prompt])}, output tokens from {listed([columns.output])}", when]
     parts += [f"{block} tokens of the prompt for each of hash_ids"] if block else []

@@ -89,6 +89,8 @@ class EngineScheduler:
             self._hasher = get_request_block_hasher(hash_block_size, hash_function)
         self._requests: dict[str, Any] = {}
         self._sampled: dict[str, list[int]] = {}
+        self._updates = 0
+        self._latest: dict[str, int] = {}
         self._own = count(-1, -1)
 
     def submit(self, name: str, request: TraceRequest) -> None:
@@ -138,18 +140,22 @@ class EngineScheduler:
         return Scheduled(Batch(pairs, len(pairs)), output, runner_output)
 
     def update(self, step: Scheduled) -> list[TokenEvent]:
-        """Give a step's results to the scheduler; returns the first and last tokens that came out."""
+        """Give a step's results to the scheduler; returns the first and last tokens that came out, and the first
+        after each preemption."""
         groups = self.scheduler.update_from_output(step.scheduler_output, step.runner_output)
         events: list[TokenEvent] = []
         for group in groups.values():
             for item in group.outputs:
                 first, finished = item.prefill_stats is not None, item.finish_reason is not None
-                if first or finished:
+                follows = self._latest.get(item.request_id) == self._updates - 1
+                self._latest[item.request_id] = self._updates
+                if not follows or finished:
                     tokens = self._requests[item.request_id].num_output_tokens
                     cached = item.prefill_stats.num_cached_tokens if first else 0
                     events.append(TokenEvent(item.request_id, tokens, finished, cached))
                 if finished:
-                    del self._requests[item.request_id], self._sampled[item.request_id]
+                    del self._requests[item.request_id], self._sampled[item.request_id], self._latest[item.request_id]
+        self._updates += 1
         return events
 
     def preempted(self, step: Scheduled) -> list[str]:
@@ -180,7 +186,7 @@ def _kv_cache_config(config: Any) -> Any:
 
 
 def _layer_specs(config: Any) -> dict[str, Any]:
-    """What each attention-like layer of the model caches, by layer name."""
+    """Return what each attention-like layer of the model caches, by layer name."""
     import torch
     from vllm.config import get_layers_from_vllm_config, set_current_vllm_config
     from vllm.model_executor.layers import rotary_embedding

@@ -59,6 +59,7 @@ def fit_missing(
     a family has no number of ranks.
     """
     from dooly.fit import ENOUGH
+    from dooly.fit.family import stored_types
 
     lent = lent_products(database, operations, machine)
     if lent:
@@ -70,19 +71,36 @@ def fit_missing(
     }
     families = _families(database, [each for each in missing if len(points[each]) < ENOUGH], machine)
     for operation in missing:
-        if not points[operation] and (operation.kind is Kind.COLLECTIVE or families.of(operation) is None):
+        known_alike = families.of(operation) or families.lender(operation)
+        if not points[operation] and (operation.kind is Kind.COLLECTIVE or known_alike is None):
             continue
         try:
             found[operation.signature] = _useful(families.fit(operation, points[operation]))
         except FitError as error:
             _log.info(f"not fitted: {error}")
-    borrowed = [formula for formula in found.values() if formula.lenders]
-    for formula in borrowed:
-        _log.info(
-            f"note: {formula.name} has {formula.held.points or 'no'} points here: formula of {formula.lenders} "
-            f"operations like it, right to {formula.held.mape:.0%} (median), {formula.held.worst_error:.0%} (90 %)"
-        )
+    stored = {each.signature: stored_types(each) for each in missing if families.of(each) is None}
+    for formula in found.values():
+        if formula.lenders:
+            _log.info(f"note: {_borrowed(formula, stored.get(formula.signature, ()))}")
     return found
+
+
+def _borrowed(formula: Formula, stored: Sequence[str]) -> str:
+    """Say what a formula rests on that has too few points of its own.
+
+    Args:
+        stored: element types of weights or caches, where nothing measured has them.
+    """
+    has = f"{formula.name} has {formula.held.points or 'no'} points here"
+    if stored:
+        return (
+            f"{has}, and nothing like it has weights or caches of {', '.join(stored)}: its bytes and FLOPs at what "
+            f"{formula.lenders} operations on plain ones reach, which may be wrong by a factor of two"
+        )
+    return (
+        f"{has}: formula of {formula.lenders} operations like it, right to {formula.held.mape:.0%} (median), "
+        f"{formula.held.worst_error:.0%} (90 %)"
+    )
 
 
 def _fit_host(
@@ -110,8 +128,9 @@ def _fit_host(
 def _families(database: PointSource, wanted: Sequence[Operation], machine: Machine) -> Families:
     """Families of the wanted operations, from all that this machine measured of their targets."""
     from dooly.fit import fit_families
+    from dooly.fit.family import plain_target
 
-    targets = {each.target for each in wanted}
+    targets = {target for each in wanted for target in (each.target, plain_target(each))}
     measured: dict[Operation, list[Observation]] = {}
     for stored in database.operations():
         if stored.target in targets:

@@ -57,7 +57,7 @@ def lower(
 
 
 def _read(model: str, platform: str | None, eager: bool) -> Program:
-    """What an .ir file holds, unless it says that it was captured for another platform, or not for an eager engine.
+    """Read an .ir file, unless it says that it was captured for another platform, or not for an eager engine.
 
     Both also say where and how operations are timed, so a table of operations, which does not say, may have either.
     """
@@ -77,7 +77,7 @@ def _holds(graph: Graph, stage: int) -> bool:
 
 
 def model_path(model: str) -> Path:
-    """Where the config.json of a model lies: a bundled name, a folder, or the file itself.
+    """Return where the config.json of a model lies: a bundled name, a folder, or the file itself.
 
     Raises:
         CaptureError: nothing is there, or it is not the configuration of a supported model.

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from dooly.database import PointSource
-from dooly.engine.settings import LIMITS
+from dooly.engine.defaults import gpu_limits
 from dooly.errors import PredictError
 from dooly.hardware.environment import stored_machine
 from dooly.hardware.machine import Machine, machine
@@ -79,8 +79,8 @@ def saved_from(database: PointSource, program: Program, here: Machine, *, fit_mi
     if fit_missing:
         formulas |= fit_what_is_missing(database, program.operations, here, formulas)
     host_known = not fit_missing or knows_host(formulas)
-    captured, usual = here.torch_device == "cuda" and here.mode == "graph", LIMITS["cuda"]
-    graphs = GraphPlan.of(usual.sequences, usual.batched_tokens) if captured else None
+    captured = here.torch_device == "cuda" and here.mode == "graph"
+    graphs = GraphPlan.of(*gpu_limits(here.device, here.memory_bytes)) if captured else None
     saved = SavedModel.of(
         program, names[0], formulas, here.device, here.memory_bytes, host_known=host_known, graphs=graphs
     )

@@ -1,4 +1,4 @@
-"""What ships with dooly besides measured points: operations of the measured models, and points to judge by."""
+"""Data that ships with dooly besides measured points: operations of the measured models, and points to judge by."""
 
 from collections import Counter
 from pathlib import Path
@@ -62,5 +62,5 @@ def measured_on(platform: str) -> Machine:
 
 
 def evaluation(platform: str, what: str) -> Path:
-    """Where points of one GPU that no fit may use lie, if any ship: ``heldout``, ``repeat`` or ``vidur-grid``."""
+    """Return the file of points of one GPU that no fit may use: ``heldout``, ``repeat`` or ``vidur-grid``."""
     return DATA / "evaluation" / f"{platform}-{what}.parquet"

@@ -38,7 +38,7 @@ def open_or_empty(location: str) -> Generator[Database]:
 
 @contextmanager
 def look_into(location: str) -> Generator[Known]:
-    """What is known, for the duration of a command that only looks: the database, if there is one, and what ships.
+    """Open all that is known, for a command that only looks: the database, if there is one, and what ships.
 
     Raises:
         DatabaseError: there is a database, but it is locked or not one of dooly.

@@ -1,4 +1,4 @@
-"""What a machine that was not measured as others were takes from another with a GPU of the same chip.
+"""Transfer of points to a machine that was not measured as others were, from another with a GPU of the same chip.
 
 H100 and H200 are one chip under one power limit, with different memory.  Large products, which memory does not bound,
 take either nearly the same time; and what a host takes is much the same where its facts are, but for how many cores it

@@ -227,3 +227,12 @@ def test_what_sets_a_bundled_model_apart_from_its_checkpoint(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "note.txt").write_text("mine")
     assert note_of(tmp_path) is None
+
+
+@pytest.mark.parametrize("missing", ["num_hidden_layers", "intermediate_size", "vocab_size"])
+def test_a_size_that_ranks_share_must_be_there(missing):
+    """Some models spell their sizes in other fields."""
+    config = {"num_hidden_layers": 2, "num_experts": 4, "intermediate_size": 64, "vocab_size": 128}
+    Parallel(2).check(config, "m")
+    with pytest.raises(CaptureError, match=f"m: {missing} is None, expected a positive integer to spread over ranks"):
+        Parallel(2).check({name: size for name, size in config.items() if name != missing}, "m")

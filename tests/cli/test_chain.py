@@ -130,7 +130,10 @@ def test_a_trace_is_simulated_and_the_run_can_be_kept(folder, capsys):
     assert run(capsys, folder, *arguments)["e2e"] == answer["e2e"]
 
 
-@pytest.mark.parametrize("mode", [(), ("--async",), ("--prefix-caching", "--num-blocks", "12", "--async")])
+@pytest.mark.parametrize(
+    "mode",
+    [(), ("--async-scheduling",), ("--enable-prefix-caching", "--num-gpu-blocks-override", "12", "--async-scheduling")],
+)
 def test_the_fast_mode_answers_as_the_engines_scheduler_does(folder, capsys, mode):
     arguments = ("simulate", str(folder / "small"), "mooncake", "--requests", "30", "--rate", "50", *SETTINGS, *mode)
     engine = run(capsys, folder, *arguments, "--arrivals", "poisson")
@@ -143,9 +146,9 @@ def test_the_fast_mode_answers_as_the_engines_scheduler_does(folder, capsys, mod
 
 def test_blocks_can_be_derived_from_the_memory(folder, capsys):
     arguments = ("simulate", str(folder / "small"), str(folder / "trace.csv"), *SETTINGS, "--fast")
-    roomy = run(capsys, folder, *arguments, "--memory-utilization", "1", "--memory-other", "0")
+    roomy = run(capsys, folder, *arguments, "--gpu-memory-utilization", "1", "--memory-other", "0")
     assert roomy["e2e"] == run(capsys, folder, *arguments)["e2e"]
-    assert main([*arguments, "--memory-utilization", "0.001", "--db", str(folder / "latency.sqlite")]) == 2
+    assert main([*arguments, "--gpu-memory-utilization", "0.001", "--db", str(folder / "latency.sqlite")]) == 2
     assert "leaves no KV cache" in capsys.readouterr().err
 
 

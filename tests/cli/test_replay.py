@@ -117,7 +117,17 @@ def test_the_engines_scheduler_serves_where_the_compact_one_does_not(capsys, tmp
 def test_a_recording_of_this_machine(tmp_path, capsys):
     kept = tmp_path / "tiny.json.gz"
     limits = ["--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-model-len", "64", "--block-size", "32"]
-    command = ["record", "tiny-llama", "azure-conv:3@50", "arxiv:2@50", "--async", "--repeats", "2", "-o", str(kept)]
+    command = [
+        "record",
+        "tiny-llama",
+        "azure-conv:3@50",
+        "arxiv:2@50",
+        "--async-scheduling",
+        "--repeats",
+        "2",
+        "-o",
+        str(kept),
+    ]
     assert main([*command, *limits]) == 0
     assert "azure-conv:3@50, asynchronous, pass 2" in capsys.readouterr().err
     recording = load_recording(kept)

@@ -19,6 +19,7 @@ COMMANDS = (
     "formulas",
     "predict",
     "simulate",
+    "bench",
     "validate",
     "explore",
     "ledger",

@@ -131,17 +131,27 @@ def test_too_few_points_of_one_regime_leave_the_others_apart() -> None:
     assert parameter(formula, "launch_mixed")[1] == pytest.approx(20.0, rel=0.1)
 
 
-def test_the_host_prepares_prompts_by_code_of_their_own() -> None:
-    def law(requests: int, tokens: int) -> float:
-        return 1000.0 + 8.0 * requests if requests == tokens else 1600.0 + 20.0 * requests
+def test_a_prompt_costs_the_host_more_than_a_request_that_decodes_beside_it() -> None:
+    def law(requests: int, tokens: int, prompts: int) -> float:
+        return 1600.0 * bool(prompts) + 1000.0 * (not prompts) + 8.0 * (requests - prompts) + 60.0 * prompts
 
     decodes = [(requests, requests) for requests in (1, 4, 16, 64, 128, 256)]
     prompts = [(1, 128), (1, 8192), (4, 256), (4, 1024), (16, 256), (16, 2048), (64, 2048)]
-    rows = [Observation((("R", r), ("T", t)), None, law(r, t)) for r, t in [*decodes, *prompts]]
-    formula = fit_host("host_before", rows)
-    for requests, tokens in ((32, 32), (200, 200), (8, 512), (40, 3000)):
-        latency, _ = formula.predict_one({"R": float(requests), "T": float(tokens)})
-        assert latency == pytest.approx(law(requests, tokens), rel=0.02)
+    rows = [Observation((("R", r), ("T", t)), None, law(r, t, 0 if r == t else r)) for r, t in [*decodes, *prompts]]
+    mixed = [(5, 300, 1), (17, 2000, 1), (65, 900, 2)]
+    more = [Observation((("R", r), ("Rp", p), ("T", t)), None, law(r, t, p)) for r, t, p in mixed]
+    for known in (rows, rows + more):
+        formula = fit_host("host_before", known)
+        for requests, tokens, new in (
+            (32, 32, 0),
+            (200, 200, 0),
+            (8, 512, 8),
+            (40, 3000, 40),
+            (64, 1087, 1),
+            (64, 2000, 3),
+        ):
+            latency, _ = formula.predict_one({"R": float(requests), "T": float(tokens), "Rp": float(new)})
+            assert latency == pytest.approx(law(requests, tokens, new), rel=0.02)
 
 
 @pytest.mark.parametrize("backend", [None, "TRITON_ATTN", "FLASHINFER"])
@@ -304,10 +314,10 @@ def test_less_work_cannot_take_longer() -> None:
 
 
 def test_the_host_is_linear_in_requests_and_tokens() -> None:
-    steps = [(r, t) for r in (1, 4, 16) for t in (1, 64, 512) if t >= r]
+    steps = [(r, t) for r in (1, 4, 16) for t in (r, 64, 512)]
     rows = [Observation((("R", r), ("T", t)), None, 900 + 8.0 * r + 0.05 * t) for r, t in steps]
     formula = fit_host("host_before", rows)
-    assert formula.predict_one({"R": 10.0, "T": 100.0})[0] == pytest.approx(985, rel=1e-3)
+    assert formula.predict_one({"R": 10.0, "T": 100.0, "Rp": 10.0})[0] == pytest.approx(985, rel=1e-3)
     dispatch = fit_host("host_dispatch", [Observation((("N", n),), None, 5.0 * n) for n in (40, 200)])
     assert dispatch.predict_one({"N": 100.0})[0] == pytest.approx(500)
 

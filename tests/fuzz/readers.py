@@ -9,6 +9,8 @@ reads them as a user's command does; then add a row to `READERS` with a few smal
     python -m tests.fuzz NAME --inputs 100000 --processes 2 -o findings
 """
 
+import gzip
+import json
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -18,15 +20,20 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dooly.capture import Options, Parallel, check
 from dooly.database import Database, Environment, Point, Record, Samples
 from dooly.database.exchange import read_parquet, write_parquet
-from dooly.errors import DoolyError, ParseError
+from dooly.errors import CaptureError, DoolyError, ParseError
+from dooly.evaluate.recording import load_recording
+from dooly.fit.store import from_json, to_json
 from dooly.ir import Program, evaluate, format_expr, parse_expr, parse_program, symbols_of
 from dooly.ir.expr_parser import ExprSyntaxError
 from dooly.ir.opset import OPSET
 from dooly.passes import PIPELINE, run, select
+from dooly.predict import SavedModel
 from dooly.simulate import read_trace, write_trace
-from tests.fuzz.mutators import Mutator, change_bytes, change_ir, change_size, change_text, one_of
+from tests.adapters.conftest import dense, saved
+from tests.fuzz.mutators import Mutator, change_bytes, change_ir, change_json, change_size, change_text, one_of
 
 __all__ = ["READERS", "Reader"]
 
@@ -193,6 +200,58 @@ def _add(records: list[Record]) -> None:
         database.close()
 
 
+# --- configurations
+
+
+def _configurations() -> tuple[bytes, ...]:
+    return tuple(path.read_bytes() for path in sorted((ROOT / "dooly/models").glob("*/config.json")))
+
+
+_PARALLEL = (Parallel(2), Parallel(4, 2, True), Parallel(1, 1, False, 2))
+
+
+def _read_configuration(data: bytes, folder: Path) -> None:
+    """What is checked before the engine is imported, on one device and on several."""
+    path = folder / "config.json"
+    path.write_bytes(data)
+    name, config = check(path, Options())
+    assert name == folder.name
+    assert config["architectures"]
+    for parallel in _PARALLEL:
+        with suppress(CaptureError):
+            check(path, Options(parallel))
+
+
+# --- formulas and recordings
+
+
+@cache
+def _model() -> SavedModel:
+    return saved("small", dense("small"), TP=2)
+
+
+def _formulas() -> tuple[bytes, ...]:
+    return tuple(json.dumps(to_json(formula)).encode() for formula in _model().formulas.values())
+
+
+def _read_formula(data: bytes, folder: Path) -> None:
+    formula = from_json(data.decode(errors="replace"))
+    assert from_json(to_json(formula)) == formula
+
+
+def _recordings() -> tuple[bytes, ...]:
+    paths = sorted((ROOT / "dooly/data/recorded").glob("*.json.gz"), key=lambda path: path.stat().st_size)
+    return tuple(gzip.decompress(path.read_bytes()) for path in paths[:2])
+
+
+def _read_recording(data: bytes, folder: Path) -> None:
+    path = folder / "recording.json.gz"
+    path.write_bytes(gzip.compress(data, 1))
+    assert load_recording(path).model
+
+
+_JSON = one_of((1, change_bytes), (9, change_json))
+
 READERS: tuple[Reader, ...] = (
     Reader("trace", _traces, one_of((1, change_bytes), (3, change_text)), _read_trace),
     Reader("parquet", lambda: _database_files()[1:], change_bytes, _read_parquet),
@@ -204,4 +263,7 @@ READERS: tuple[Reader, ...] = (
         one_of((1, change_bytes), (12, change_ir(_targets(), [each.name for each in PIPELINE]))),
         _read_ir,
     ),
+    Reader("config", _configurations, _JSON, _read_configuration),
+    Reader("formula", _formulas, _JSON, _read_formula),
+    Reader("recording", _recordings, _JSON, _read_recording),
 )

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,36 @@ def test_the_same_latencies_on_the_simulated_clock(models: dict[str, Path]) -> N
             assert ours.finish_s == pytest.approx(theirs.finish_s, rel=1e-4)
         assert summarize(actual).preemptions > 0
         assert max(r.cached_tokens for r in actual.requests) > 0
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_a_closed_loop_is_the_same_in_both(models: dict[str, Path], *, overlapped: bool) -> None:
+    """Requests that wait for a client's seat, at once and at a rate, with preemption: batches and all token times."""
+    rng = random.Random(5)
+    settings = EngineSettings(8, 128, 512, 16, 60, prefix_caching=True, async_scheduling=overlapped)
+    preemptions = 0
+    for concurrency, gap_s in ((1, 0.0), (5, 0.0), (7, 0.03), (20, 0.01)):
+        lengths = [(rng.randint(1, 300), rng.randint(1, 100), rng.choice([(), (7,)])) for _ in range(40)]
+        trace = Trace("random", tuple(TraceRequest(i * gap_s, *each) for i, each in enumerate(lengths)))
+        expected = simulate(models["llama"], trace, flat, settings, concurrency=concurrency)
+        actual = simulate_fast("llama", trace, flat, settings, concurrency=concurrency, keep_steps=True)
+        assert [step.batch for step in actual.steps] == [step.batch for step in expected.steps]
+        assert actual.requests == expected.requests
+        assert actual.tokens is not None
+        assert actual.tokens == expected.tokens
+        preemptions += sum(request.preemptions for request in actual.requests)
+        for index, request in enumerate(actual.requests):
+            times = actual.tokens.of(index, request.output_tokens)
+            assert len(times) == request.output_tokens
+            assert (times[0], times[-1]) == (request.first_token_s, request.finish_s)
+            assert all(earlier < later for earlier, later in pairwise(times))
+    assert preemptions > 5
+
+
+def flat(batch: StepBatch) -> StepCost:
+    """By tokens only, so that nothing is interpolated."""
+    device_us = 1000.0 + 8 * batch.tokens
+    return StepCost(256.0, device_us, 64.0, 320.0 + device_us)
 
 
 def cost(batch: StepBatch) -> StepCost:

@@ -91,7 +91,7 @@ def test_the_command_prints_a_frontier(file: str, tmp_path: Path, capsys: pytest
     prices, plot = tmp_path / "prices.json", tmp_path / "frontier.svg"
     prices.write_text('{"NVIDIA H200": 2.5}')
     arguments = ["explore", file, "--requests", "30", "--rates", "2,20", "--max-num-seqs", "4,16"]
-    arguments += ["--num-blocks", "600", "--prices", str(prices)]
+    arguments += ["--num-gpu-blocks-override", "600", "--prices", str(prices)]
     assert main([*arguments, "--json", "--plot", str(plot)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["outcomes"]) == 4
@@ -125,7 +125,7 @@ def test_the_command_prints_a_frontier(file: str, tmp_path: Path, capsys: pytest
     ],
 )
 def test_refusals_are_one_line(file: str, extra: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explore", file, *(["--num-blocks", "600"] if extra else []), *extra]) == 2
+    assert main(["explore", file, *(["--num-gpu-blocks-override", "600"] if extra else []), *extra]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1

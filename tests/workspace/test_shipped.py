@@ -10,6 +10,7 @@ import pytest
 
 from dooly.cli import main
 from dooly.database import Database
+from dooly.simulate import load_run
 
 SCRIPT = """
 import contextlib, io, json, sys
@@ -96,6 +97,16 @@ def test_a_formula_is_that_of_how_the_engine_runs_it_though_other_ways_ship(tmp_
     assert line.startswith("all_reduce_53eab3f8: t_us = 3.")  # 50 us without graphs
 
 
-def test_the_engines_own_scheduler_is_not_run_as_another_platform(capsys):
-    assert main(["simulate", "llama-3.1-8b", "--platform", "h200"]) == 2
-    assert "--platform h200 needs --fast" in capsys.readouterr().err
+@pytest.mark.engine
+def test_the_engines_own_scheduler_serves_a_stored_gpu_under_the_settings_of_vllm_serve(tmp_path, capsys):
+    command = ["simulate", "llama-3.1-8b", "--gpu", "H200", "--requests", "30", "--rate", "8", "--json"]
+    command += ["--db", str(tmp_path / "none.sqlite")]
+    assert main(command) == 0
+    engines = json.loads(capsys.readouterr().out)
+    kept = tmp_path / "run.json"
+    assert main([*command, "--fast", "-o", str(kept)]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == engines["steps"]
+    settings = load_run(kept).settings
+    assert (settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_model_len) == (1024, 8192, 131072)
+    assert (settings.prefix_caching, settings.async_scheduling, settings.block_size) == (True, True, 16)
+    assert 55_000 < settings.blocks < 62_000

@@ -16,7 +16,7 @@ _NAMES = (*LAYER_PARTS, *STEP_PARTS)
 
 @dataclass(frozen=True)
 class _Sized:
-    """What the numbers of tokens, requests and rows of logits decide.
+    """Times that the numbers of tokens, requests and rows of logits decide.
 
     Attributes:
         us: all of it.
@@ -87,7 +87,7 @@ class Slots:
         return _Sized(sum(us), rope / self._layers, each_layer, embedding + final_norm + lm_head + told, sampler)
 
     def _decode_share(self, step: Batch | Mixed) -> float:
-        """Of the attention of a step; a mixed one is divided as its two halves would take alone."""
+        """Share of decoding in the attention of a step; a mixed step is divided as its two halves would take alone."""
         if isinstance(step, Mixed):
             decodes, others = self._parts.varying(step.decodes), self._parts.varying(step.others)
             return decodes / (decodes + others)

@@ -21,7 +21,7 @@ class Mixed:
         self._sums: dict[int | None, dict[str, int]] = {}
 
     def attention(self, window: int | None = None) -> dict[str, int]:
-        """As `Batch.attention`: sums add up, the longest is the longer of the two."""
+        """Sums of `Batch.attention`: they add up, the longest is the longer of the two."""
         found = self._sums.get(window)
         if found is None:
             other = self.others.attention(window)

@@ -11,7 +11,7 @@ __all__ = ["Sharing"]
 
 @dataclass(frozen=True)
 class Sharing:
-    """What each operation of each model weighs: 1 to count operations, us of a step, seconds of measuring.
+    """The weight of each operation of each model: 1 to count operations, us of a step, seconds of measuring.
 
     Attributes:
         weights: for each model, in the order given, the weight of each of its operations by signature.

@@ -33,10 +33,11 @@ Workload = tuple[Asked, ...]
 
 @dataclass(frozen=True, slots=True)
 class TimedStep:
-    """What a `SeenStep` took, in numbers: no events of a GPU.
+    """The times of a `SeenStep` as numbers: no events of a GPU.
 
     Fields:
         requests, tokens, kind: of its batch.
+        prompts: requests with more than one new token.
         mode: how its kernels were launched.
         overlapped: whether it was composed while the step before it ran.
         before_us, launch_us, device_us, total_us: as of `SeenStep`.
@@ -53,6 +54,7 @@ class TimedStep:
     total_us: float
     between_us: float | None = None
     kind: StepClass = "decode"
+    prompts: int = 0
 
     @property
     def after_us(self) -> float:
@@ -66,7 +68,8 @@ class TimedStep:
         if overlapped and before is not None and step.start_s < before.ready_s:
             between_us = step.gap_us(before)
         times = step.before_us, step.launch_us, step.device_us, step.total_us
-        return cls(step.batch.count, step.batch.tokens, step.mode, overlapped, *times, between_us, step.batch.kind)
+        batch, prompts = step.batch, sum(new > 1 for new, _ in step.batch.requests)
+        return cls(batch.count, batch.tokens, step.mode, overlapped, *times, between_us, batch.kind, prompts)
 
 
 def record(

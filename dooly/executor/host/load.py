@@ -1,4 +1,4 @@
-"""What the host is measured with: a model of several depths, and the shapes of steps that it serves."""
+"""The load that the host is measured with: a model of several depths, and the shapes of steps that it serves."""
 
 import itertools
 import json
@@ -80,7 +80,7 @@ class HostLoad:
             yield from (self._arriving(count, sizes) for count in self.mixed)
 
     def prompts(self) -> Iterator[Workload]:
-        """Those whose kernels are launched one by one, or in pieces."""
+        """Workloads whose kernels are launched one by one, or in pieces."""
         yield from (each for each in self.workloads() if any(asked.prompt > CONTEXT for asked in each))
 
     def arriving(self) -> Iterator[Workload]:
@@ -90,7 +90,7 @@ class HostLoad:
             yield from (self._arriving(count, sizes) for count in (1, *self.mixed))
 
     def overlapped(self) -> Iterator[Workload]:
-        """Those that decode, to be served with asynchronous scheduling."""
+        """Workloads that decode, to be served with asynchronous scheduling."""
         for _ in range(_TURNS):
             yield from self._decodes(STEPS + 1)
 
@@ -122,7 +122,7 @@ class HostLoad:
         return (*[Asked(CONTEXT, _GAP * (_ARRIVALS + 1))] * decodes, *others)
 
     def settings(self, machine: Machine) -> EngineSettings:
-        """Of the engine that serves them."""
+        """Settings of the engine that serves the load."""
         longest = 2 * self.tokens
         return EngineSettings(
             max_num_seqs=self.requests,
@@ -184,5 +184,5 @@ _LOADS = {
 
 
 def load_for(machine: Machine) -> HostLoad:
-    """What suits this machine's device."""
+    """Return the load that suits this machine's device."""
     return _LOADS[machine.torch_device]

@@ -1,9 +1,10 @@
-"""What a step of the real engine takes besides its operations, mostly host time; measured once per host and engine.
+"""Time of a real engine's step besides its operations, mostly host time; measured once per host and engine.
 
 Pseudo operations hold it, so that it is stored, claimed and fitted as everything else:
 
-``host_before``    {R, T}: schedule, prepare inputs, build attention metadata, until the model is called
-``host_after``     {R, T}: after the model: wait for its tokens to be copied, update of the scheduler
+``host_before``    {R, T, Rp}: schedule, prepare inputs, build attention metadata, until the model is called; Rp of the
+                   R requests are prompts, where others decode beside them
+``host_after``     {R, T, Rp}: after the model: wait for its tokens to be copied, update of the scheduler
 ``host_dispatch``  {N}: on a CPU a forward pass over N operations takes this much longer than they by themselves
 ``host_launch_full``, ``host_launch_piecewise``, ``host_launch_none``  {N, R}: on a GPU, queueing N operations and the
                    sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
@@ -75,7 +76,7 @@ def host_cost_s(database: PointSource, machine: Machine) -> float:
 
 
 def _more(machine: Machine) -> tuple[str, ...]:
-    """What is measured beside the parts that every host has."""
+    """Return the parts that are measured beside those of every host."""
     if machine.torch_device != "cuda":
         return ()
     return tuple(part for part in _MORE_ON_GPU_S if part != "host_flashinfer" or machine.fact("flashinfer"))
@@ -143,8 +144,7 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         else:
             steps = record(*given)
         one_by_one = [step for step in steps if not step.overlapped]
-        for point in load.points:
-            _store_around(book, point, one_by_one)
+        _store_around(book, one_by_one)
         if on_gpu:
             _store_launch(book, one_by_one, programs[depth], alone)
             if depth == deepest:
@@ -215,7 +215,7 @@ class _Claims:
                 self.held[signature, point] = claim
 
     def known(self, signature: str) -> Sequence[Measurement]:
-        """What the database has of it by now."""
+        """Return the points that the database has by now."""
         return self._database.points(signature, self._environment)
 
     def holds(self, *signatures: str) -> bool:
@@ -271,17 +271,25 @@ def _batch(operation: Operation, device: str) -> Point:
 
 
 def _shape(step: TimedStep) -> Point:
-    return Point.of(R=step.requests, T=step.tokens)
+    mixed = {"Rp": step.prompts} if 0 < step.prompts < step.requests else {}
+    return Point.of(R=step.requests, T=step.tokens, **mixed)
 
 
-def _store_around(book: _Claims, point: Point, steps: Sequence[TimedStep]) -> None:
-    """Host time before and after the model, of the steps of this shape.
+def _store_around(book: _Claims, steps: Sequence[TimedStep]) -> None:
+    """Store host time before and after the model, shape by shape.
 
-    What is left of a step after the model is a difference of clocks; below zero it is stored as the least that counts.
+    Prompts that arrive beside requests that decode are of any size, so their shapes are claimed here.  What is left of
+    a step after the model is a difference of clocks; below zero it is stored as the least that counts.
     """
-    alike = [step for step in steps if _shape(step) == point]
-    book.store("host_before", point, Samples(tuple(step.before_us for step in alike)))
-    book.store("host_after", point, Samples(tuple(max(1.0, step.after_us) for step in alike)))
+    alike: dict[Point, list[TimedStep]] = {}
+    for step in steps:
+        alike.setdefault(_shape(step), []).append(step)
+    for point, seen in alike.items():
+        if "Rp" in point.axes:
+            book.claim("host_before", point)
+            book.claim("host_after", point)
+        book.store("host_before", point, Samples(tuple(step.before_us for step in seen)))
+        book.store("host_after", point, Samples(tuple(max(1.0, step.after_us) for step in seen)))
 
 
 def _queued(operations: Sequence[Operation], mode: str = "NONE") -> int:
@@ -331,7 +339,7 @@ def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
 
 
 def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operation]) -> None:
-    """What the GPU makes of the products of a layer.
+    """Store how long the products of a layer take the GPU under its power limit.
 
     Raises:
         ProfileError: they cannot be run, or the GPU is slowed down by something else.
@@ -379,7 +387,7 @@ def _store(
 def _store_dispatch(
     book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone: Mapping[str, Samples]
 ) -> None:
-    """What full decode steps take less what their operations take by themselves.
+    """Store what full decode steps take less what their operations take by themselves.
 
     Below zero is noise of the two timings; it is stored as the least positive time that makes sense.
     """

@@ -1,4 +1,4 @@
-"""What the power limit does to a GPU that large products keep busy: how long so much work takes once it has rested.
+"""The power limit of a GPU that large products keep busy: how long so much work takes once it has rested.
 
 For some tens of milliseconds a rested GPU may draw more than its limit; then its clocks go down, in steps.  Operations
 are measured rested, so a step of many tokens takes longer than they do by themselves.

@@ -1,4 +1,4 @@
-"""What measuring will cost, before anything is measured: a rough roofline, corrected by what the database holds."""
+"""The cost of measuring, before anything is measured: a rough roofline, corrected by what the database holds."""
 
 import statistics
 from collections.abc import Mapping, Sequence

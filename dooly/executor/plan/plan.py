@@ -1,4 +1,4 @@
-"""What is missing, what it will cost, and what reuse saves: computed before anything is measured."""
+"""The plan: what is missing, what it will cost, and what reuse saves, computed before anything is measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ _DECODE_ONLY, _DECODES = 0.5, 0.7
 
 @dataclass(frozen=True)
 class Ranges:
-    """What batches will look like.
+    """Ranges of the batches to expect.
 
     Fields:
         max_tokens: most tokens of one step.
@@ -218,7 +218,7 @@ def _round(size: float) -> int:
 
 
 def _far_from_all(operation: Operation, have: Iterable[Point], ranges: Ranges) -> Point | None:
-    """Of many random batches, the one farthest in logarithmic axes from every point taken.  Deterministic."""
+    """Return the batch, of many random ones, that is farthest in logarithmic axes from every point taken."""
     taken = list(have)
     source = random.Random(f"{operation.signature}/{len(taken)}")
     candidates = [_random_point(operation, ranges, source) for _ in range(_CANDIDATES)]

@@ -7,6 +7,7 @@ from dooly.executor.runners.collective import CollectiveRunner, ranks_of
 from dooly.executor.runners.latent import LatentRunner
 from dooly.executor.runners.linear import LinearRunner
 from dooly.executor.runners.moe import MoeRunner
+from dooly.executor.runners.packed_linear import PackedLinearRunner
 from dooly.executor.runners.region import RegionRunner
 from dooly.executor.runners.scaled_linear import ScaledLinearRunner
 from dooly.executor.session import Session, Unsupported
@@ -28,6 +29,7 @@ _RUNNERS: Mapping[Kind, Callable[[Operation, Session], Runner]] = {
 
 _BY_TARGET: Mapping[str, Callable[[Operation, Session], Runner]] = {
     "mla_attention": LatentRunner,
+    "packed_linear": PackedLinearRunner,
     "scaled_linear": ScaledLinearRunner,
 }
 
@@ -41,8 +43,10 @@ def why_not(operation: Operation, machine: Machine) -> str | None:
     cache = operation.attr("kv_dtype")
     if cache not in (None, operation.results[0].dtype):
         return f"attention to a cache of {cache}; only caches of the model's own type are measured yet"
-    dispatched = any(operand.dtype == "i32" for operand in operation.operands)  # ids of experts, chosen elsewhere
-    if operation.target == "moe" and (dispatched or operation.attr("local_experts") is not None):
+    dispatched = (
+        operation.target == "moe" and operation.operands[2].dtype == "i32" and len(operation.operands[2].shape) == 2
+    )
+    if dispatched or (operation.target == "moe" and operation.attr("local_experts") is not None):
         return "experts of one rank of several; they need the tokens of real ranks"
     unmeasured = [name for name in ("correction_bias", "groups") if operation.attr(name) is not None]
     if operation.target == "moe" and unmeasured:

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dooly.database import Point
+from dooly.executor.runners.packed_linear import fill_packed, quantization, weight_bytes
 from dooly.executor.session import Session, Unsupported
 from dooly.executor.tensors import copies_for, dtype_of, need_memory, shape_of
 from dooly.executor.trial import Trial
 from dooly.ir import Operation
 from dooly.ir.expr import Expr
-from dooly.ir.types import ITEM_BYTES
 
 __all__ = ["MoeRunner", "activated_bounds", "fullest_bounds", "routing"]
 
@@ -62,7 +62,7 @@ def routing(
 
 
 def _any_of(activated: int, tokens: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Of so many experts any `top_k` for each token, [tokens, top_k]; the first tokens take each expert once."""
+    """Choose any `top_k` of so many experts for each token, [tokens, top_k]; the first tokens take each expert once."""
     liking = random.random((tokens, activated))
     every = np.arange(activated)
     liking[every // top_k, every] += 1.0
@@ -87,10 +87,9 @@ class MoeRunner:
         )
         self._dtype = operation.operands[0].dtype
         (_, self._hidden) = shape_of(operation.operands[0], {"T": 1})
-        item = ITEM_BYTES[self._dtype]
         # A decode step activates few experts; only their weights are read, but all of them must exist.
-        layer_bytes = 3 * self._experts * self._hidden * self._intermediate * item
-        copies = min(copies_for(3 * self._top_k * self._hidden * self._intermediate * item, session.machine), 8)
+        layer_bytes = weight_bytes(operation)
+        copies = min(copies_for(self._top_k * layer_bytes // self._experts, session.machine), 8)
         while copies > 1 and (copies + 1) * layer_bytes > session.machine.memory_bytes // 4:
             copies -= 1
         need_memory((copies + 1) * layer_bytes, session.machine)
@@ -99,7 +98,7 @@ class MoeRunner:
 
     def _layer(self, seed: int) -> Any:
         activation, renormalize = self._operation.attr("activation"), self._operation.attr("renormalize")
-        scoring = self._operation.attr("scoring")
+        scoring, config = self._operation.attr("scoring"), quantization(self._operation)
         try:
             with self._session.building(self._dtype):
                 layer = _factory()(
@@ -112,9 +111,12 @@ class MoeRunner:
                     activation=activation if isinstance(activation, str) else "silu",
                     scoring_func=scoring if isinstance(scoring, str) else "softmax",
                     has_bias=self._operation.attr("bias") is True,
+                    quant_config=config,
                     prefix=self._session.layer_name(),
                 )
-                for index, parameter in enumerate(layer.parameters()):
+                if config is not None:
+                    fill_packed(layer, self._session, seed)
+                for index, parameter in enumerate(layer.parameters() if config is None else ()):
                     values = self._session.random(tuple(parameter.shape), self._dtype, 2 * seed + index)
                     parameter.data.copy_(values).div_(math.sqrt(parameter.shape[-1]))
                 experts = layer.routed_experts
@@ -153,7 +155,7 @@ class MoeRunner:
 
 
 def _factory() -> Any:
-    """What builds the engine's fused layer; renamed in vLLM 0.32."""
+    """Return what builds the engine's fused layer; it was renamed in vLLM 0.32."""
     from vllm.model_executor.layers.fused_moe import layer
 
     module: Any = layer

@@ -54,7 +54,7 @@ class PagedRunner(ABC):
 
     @abstractmethod
     def inputs(self, tokens: int) -> tuple[Any, ...]:
-        """What the layer is given for so many new tokens."""
+        """Inputs of the layer for so many new tokens."""
 
     @abstractmethod
     def call(self, layer: Any, inputs: tuple[Any, ...]) -> Any:

@@ -150,7 +150,7 @@ def _single(operation: Operation) -> Block:
 
 
 def _model_and_after(operation: Operation, body: Block) -> tuple[Block, Block | None]:
-    """What belongs to the model's forward pass, and what the engine does afterwards with the rows of logits."""
+    """Split into what the model's forward pass has, and what the engine does afterwards with rows of logits."""
     of_logits = operation.uses and all(("T", "L") in use.bind for use in operation.uses)
     late: set[str] = set()
     for op in body.ops:

@@ -63,7 +63,7 @@ class Pass:
 
 
 def _places(block: Block) -> Mapping[str, tuple[int, int]]:
-    """Where each request symbol can be read off: argument and dimension."""
+    """Return where each request symbol can be read off: argument and dimension."""
     places: dict[str, tuple[int, int]] = {}
     for slot, arg in enumerate(block.args):
         for index, dim in enumerate(arg.type.shape):

@@ -55,7 +55,7 @@ class ScaledLinearRunner:
             raise Unsupported(f"the engine has no fp8 kernel here: {error}") from error
 
     def _layer(self, k: int, seed: int) -> Any:
-        """What the kernel takes a layer's parameters from."""
+        """Return the layer whose parameters the kernel takes."""
         import torch
 
         values = self._session.random((self._n, k), self._out, seed).div_(math.sqrt(k))

@@ -1,4 +1,4 @@
-"""What the engine calls for each small operation of a region: its own kernels, or its code in plain torch."""
+"""The engine's calls for each small operation of a region: its own kernels, or its code in plain torch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias

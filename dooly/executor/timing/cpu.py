@@ -42,7 +42,7 @@ class Precision:
 
     @classmethod
     def usual(cls, device: str) -> "Precision":
-        """What suits a device (torch's name): GPUs hardly scatter, so they need few samples for a closer interval."""
+        """Return the precision that suits a device (torch's name): GPUs hardly scatter, so they need few samples."""
         if device == "cuda":
             return cls(sample_us=1000.0, tolerance=0.01, min_samples=15, max_samples=60, floor_s=0.0, cap_s=0.4)
         return cls()

@@ -156,7 +156,7 @@ def samples_at_once(sample_us: float) -> int:
 
 
 def without_rest(times_us: Sequence[float], kinds: int) -> list[float]:
-    """Of runs in turn, each of the first kind less the one of the second kind that follows it, if there are two.
+    """Subtract from each run of the first kind the one of the second kind that follows, if there are two kinds.
 
     >>> without_rest([30.0, 28.0, 31.0, 28.5], 2), without_rest([30.0, 31.0], 1)
     ([2.0, 2.5], [30.0, 31.0])
@@ -172,7 +172,7 @@ def _in_turn(first: Callable[[], object], then: Callable[[], object]) -> None:
 
 
 def _rest_of_step(fresh: tuple[Any, ...], cache_bytes: int) -> Callable[[], None]:
-    """What stands for the rest of a step: a product with more weights than the cache holds, then a write of `fresh`.
+    """Return a stand-in for the rest of a step: a product with more weights than the cache holds, then a write.
 
     What is larger than the cache is not written: the end of it would have pushed out the beginning.
     """
@@ -228,7 +228,7 @@ def between_events(runs: Sequence[Callable[[], object]], peers: Peers) -> list[f
 
 
 def _queueing_us(call: Callable[[], object]) -> float:
-    """What the host takes to queue one call outside of a graph, while nothing else waits."""
+    """Return the host's us to queue one call outside of a graph, while nothing else waits."""
     import torch
 
     torch.cuda.current_stream().synchronize()
@@ -247,5 +247,5 @@ def _enough(values: list[float], precision: Precision, elapsed_s: float) -> bool
 
 @functools.cache
 def gauge() -> Gauge:
-    """That of the GPU in use."""
+    """The gauge of the GPU in use."""
     return Gauge()

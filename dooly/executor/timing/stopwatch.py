@@ -22,17 +22,17 @@ class Stopwatch:
 
     @property
     def elapsed_s(self) -> float:
-        """Of the clock on the wall."""
+        """Seconds of the clock on the wall."""
         return time.monotonic() - self.started_s
 
     @property
     def waited_s(self) -> float:
-        """Those in which the thread could have run and others did; 0 where the platform does not say."""
+        """Seconds in which the thread could have run and others did; 0 where the platform does not say."""
         return max(0.0, _waited_s() - self._waited_s)
 
     @property
     def busy_s(self) -> float:
-        """Those of `elapsed_s` in which nothing else was in the way."""
+        """Seconds of `elapsed_s` in which nothing else was in the way."""
         return self.elapsed_s - self.waited_s
 
 

@@ -13,7 +13,7 @@ from dooly.passes.rules.layers import (
     silu_and_mul,
 )
 from dooly.passes.rules.products import product, transposed_weight
-from dooly.passes.rules.quantized import amax, scaled_fp8_quant, scaled_linear
+from dooly.passes.rules.quantized import amax, packed_linear, scaled_linear, scaled_quant
 from dooly.passes.rules.rule import Context, Rule
 from dooly.passes.rules.views import drop_identity, reshape, slice_, split, transpose
 
@@ -25,7 +25,8 @@ RULES: tuple[Rule, ...] = (
     product,
     transposed_weight,
     scaled_linear,
-    scaled_fp8_quant,
+    scaled_quant,
+    packed_linear,
     amax,
     split,
     slice_,

@@ -56,8 +56,8 @@ def rotary(op: Op, context: Context) -> Rewrite:
 
 def silu_and_mul(op: Op, context: Context) -> Rewrite:
     """``silu(x[:, :I]) * x[:, I:]`` is one operation, as CUDA's fused kernel has it."""
-    if op.target == "_C.silu_and_mul":
-        return replace(op, target="silu_and_mul", attrs=())
+    if op.target in ("_C.silu_and_mul", "_C.silu_and_mul_quant"):
+        return replace(op, target=op.target.removeprefix("_C."), attrs=())
     if op.target not in ("mul", "aten.mul") or len(op.operands) != 2:
         return None
     for gate, up in (op.operands, op.operands[::-1]):

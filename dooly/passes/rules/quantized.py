@@ -7,16 +7,20 @@ import sympy
 from dooly.ir import Op, attributes
 from dooly.passes.rules.rule import Context, Rewrite, axis_of
 
-__all__ = ["amax", "scaled_fp8_quant", "scaled_linear"]
+__all__ = ["amax", "packed_linear", "scaled_linear", "scaled_quant"]
 
 _SWAPPED = (sympy.Integer(1), sympy.Integer(0))
-_SCALES = {
-    "_C.static_scaled_fp8_quant": "given",
-    "_C.dynamic_scaled_fp8_quant": "tensor",
-    "_C.dynamic_per_token_scaled_fp8_quant": "token",
-    "_C.per_token_group_fp8_quant": "group",
+_QUANTS = {
+    "_C.static_scaled_fp8_quant": ("scaled_fp8_quant", "given"),
+    "_C.dynamic_scaled_fp8_quant": ("scaled_fp8_quant", "tensor"),
+    "_C.dynamic_per_token_scaled_fp8_quant": ("scaled_fp8_quant", "token"),
+    "_C.per_token_group_fp8_quant": ("scaled_fp8_quant", "group"),
+    "_C.static_scaled_int8_quant": ("scaled_int8_quant", "given"),
+    "_C.dynamic_scaled_int8_quant": ("scaled_int8_quant", "token"),
 }
 """What has a scale of its own, by kernel; a given scale is an operand."""
+
+_FLOATS = ("bf16", "f16", "f32")
 
 
 def scaled_linear(op: Op, context: Context) -> Rewrite:
@@ -24,7 +28,7 @@ def scaled_linear(op: Op, context: Context) -> Rewrite:
     if op.target == "vllm.fp8_gemm_nt_op":
         x, x_scale, w, w_scale = op.operands
         return replace(op, target="scaled_linear", operands=(x, w, x_scale, w_scale), attrs=())
-    if op.target != "_C.cutlass_scaled_mm":
+    if op.target not in ("_C.cutlass_scaled_mm", "aten._scaled_mm"):
         return None
     x, w, x_scale, w_scale, *bias = op.operands
     transposed = context.defs[w]
@@ -35,13 +39,27 @@ def scaled_linear(op: Op, context: Context) -> Rewrite:
     )
 
 
-def scaled_fp8_quant(op: Op, context: Context) -> Rewrite:
-    """Kernels that scale to fp8 differ in what shares a scale: a token, a group of features, the tensor; or it is given."""
-    scale = _SCALES.get(op.target)
-    if scale is None:
+def packed_linear(op: Op, context: Context) -> Rewrite:
+    """``packed_linear(x, ...)``: one kernel that scales, unpacks or quantizes within; its scheme says what it is given.
+
+    It has the engine's name, and operands in the order of its arguments.
+    """
+    dialect, _, name = op.target.rpartition(".")
+    if dialect not in ("_C", "vllm") or op.attr("scheme") is None or len(op.results) != 1 or len(op.operands) < 2:
         return None
+    x, result = context.type(op.operands[0]), op.results[0].type
+    if x.dtype not in _FLOATS or result.dtype not in _FLOATS or x.shape[:-1] != result.shape[:-1]:
+        return None
+    return replace(op, target="packed_linear", attrs=attributes(kernel=name, scheme=op.attr("scheme")))
+
+
+def scaled_quant(op: Op, context: Context) -> Rewrite:
+    """Kernels that scale to eight bits differ in what shares a scale: a token, a group, the tensor; or it is given."""
+    if op.target not in _QUANTS:
+        return None
+    target, scale = _QUANTS[op.target]
     kept = {"group_size": op.attr("group_size")} if scale == "group" else {}
-    return replace(op, target="scaled_fp8_quant", attrs=attributes(scale=scale, **kept))
+    return replace(op, target=target, attrs=attributes(scale=scale, **kept))
 
 
 def amax(op: Op, context: Context) -> Rewrite:

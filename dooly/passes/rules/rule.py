@@ -1,4 +1,4 @@
-"""What a rewrite rule sees and what it may answer."""
+"""Rewrite rules: what a rule sees and what it may answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ __all__ = ["Context", "Rewrite", "Rule", "axis_of"]
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may look at: definitions seen so far, and how often each value is read."""
+    """Facts that a rule may look at: definitions seen so far, and how often each value is read."""
 
     defs: Mapping[str, Op]
     uses: Mapping[str, int]

@@ -10,7 +10,7 @@ from dooly.engine.probe import SeenStep
 from dooly.engine.process import in_own_process
 from dooly.engine.settings import EngineSettings
 from dooly.errors import ProfileError, SimulationError
-from dooly.executor import host
+from dooly.executor.host import measure as host
 from dooly.executor.host.engine import Asked, TimedStep, record
 from dooly.executor.host.load import load_for
 from dooly.executor.host.measure import host_cost_s, measure_host
