@@ -111,7 +111,7 @@ def list_models() -> tuple[str, ...]:
 
 
 def note_of(model: str | Path) -> str | None:
-    """What sets a bundled model apart from the checkpoint that is published under its name; None if nothing does."""
+    """Say what sets a bundled model apart from the checkpoint published under its name; None if nothing does."""
     note = _locate(model).with_name("note.txt")
     return note.read_text(encoding="utf-8").strip() if note.is_relative_to(_bundled()) and note.is_file() else None
 
