@@ -36,7 +36,15 @@ _CHECKPOINTS: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     ("gpt-oss-20b", {"quant_method": "mxfp4", "modules_to_not_convert": _SMALL}),
-    ("qwen3-30b-a3b", {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}),
+    (
+        "qwen3-30b-a3b",
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [128, 128],
+            "modules_to_not_convert": ["lm_head", *(f"model.layers.{layer}.mlp.gate" for layer in range(48))],
+        },
+    ),
 )
 """Bundled models, and what the published checkpoint says of its weights."""
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("DOOLY_CACHE", tempfile.mkdtemp(prefix="dooly-captures-"))  # not that of whoever runs the tests
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 

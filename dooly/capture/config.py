@@ -19,9 +19,15 @@ __all__ = [
     "FIELDS",
     "STRETCH",
     "TIED",
+<<<<<<< HEAD
     "config_values",
     "list_models",
     "note_of",
+=======
+    "bundled_name",
+    "config_values",
+    "list_models",
+>>>>>>> main
     "resolve_model",
     "stretch",
 ]
@@ -150,14 +156,36 @@ def _locate(model: str | Path) -> Path:
         if isinstance(error, CaptureError):
             raise
         raise CaptureError(f"{str(path)[:80]!r}: not a path: {error}") from None
-    if str(model) in list_models():
-        return _bundled() / str(model) / "config.json"
+    if (name := bundled_name(str(model))) is not None:
+        return _bundled() / name / "config.json"
     if path.suffix == ".json" or len(path.parts) > 1:
         raise CaptureError(f"{path}: no such file or folder")
     names = list_models()
     raise CaptureError(
         f"{str(model)!r}: neither a bundled model nor a file{_meant(str(model), names)}; bundled: {', '.join(names)}"
     )
+
+
+_SAME = frozenset(("base", "chat", "hf", "instruct", "it", "v0.1"))
+"""Last parts of names of checkpoints that have the configuration of the model without them."""
+
+
+def bundled_name(text: str) -> str | None:
+    """The bundled model that a name means, however it is written; None if it means none.
+
+    Capitals, underscores, the organisation before the name, and endings such as ``-Instruct`` do not matter.
+
+    >>> bundled_name("meta-llama/Meta-Llama-3.1-8B-Instruct"), bundled_name("llama-3-8b")
+    ('llama-3.1-8b', None)
+    """
+    known = list_models()
+    if text in known:
+        return text
+    organisation, _, last = text.lower().replace("_", "-").rpartition("/")
+    name = last.removeprefix("meta-")
+    while name not in known and (cut := name.rpartition("-"))[2] in _SAME:
+        name = cut[0]
+    return name if name in known and "/" not in organisation else None
 
 
 def _meant(word: str, known: tuple[str, ...]) -> str:

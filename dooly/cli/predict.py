@@ -42,11 +42,14 @@ def predict(
     """
     from dooly.cli.output import Column, print_json, print_table
     from dooly.engine.defaults import gpu_limits
+    from dooly.workspace.limits import check_step
     from dooly.workspace.models import saved_model
 
     step = read_batch(batch)
     saved = saved_model(model, db, backend, tp=tp, platform=platform)
-    saved = saved.under(*gpu_limits(saved.device, saved.memory_bytes, max_num_seqs, max_num_batched_tokens))
+    limits = gpu_limits(saved.device, saved.memory_bytes, max_num_seqs, max_num_batched_tokens)
+    check_step(saved, step, *limits)
+    saved = saved.under(*limits)
     breakdown = saved.steps.breakdown(step)
     cost = breakdown.cost
     if as_json:

@@ -32,21 +32,25 @@ if TYPE_CHECKING:
 __all__ = ["record"]
 
 Traces = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="TRACE[:REQUESTS][@RATE]...",
         help="as for `dooly simulate`, of which the first REQUESTS at a mean of RATE arrivals per second; e.g. "
-        "azure-conv:40@4",
+        "azure-conv:40@4.  With --serve: -- and vLLM's own flags",
     ),
 ]
 
 
 def record(
+    context: typer.Context,
     model: Model,
-    traces: Traces,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write, .json.gz")],
+    traces: Traces = None,
+    serve: Annotated[bool, typer.Option("--serve", help="run `vllm serve`, and loads by its own client")] = False,
+    loads: Annotated[str | None, typer.Option(help="with --serve: names of loads, by comma")] = None,
+    ladder: Annotated[Path | None, typer.Option(help="with --serve: JSON file of other loads")] = None,
     steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
-    repeats: Annotated[int, typer.Option(help="passes over each trace")] = 3,
+    repeats: Annotated[int, typer.Option(help="passes over each trace or load")] = 3,
     asynchronous: Asynchronous = None,
     own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
     tp: TensorParallel = 1,
@@ -68,13 +72,19 @@ def record(
     --tp needs it, since ranks are processes (all-reduces are then not fused with the norms behind them).
     Weights and prompts are random. `dooly validate --recording FILE` compares with it.
 
+    With --serve the API server of vLLM runs with its own defaults and the flags after --, vLLM's own client sends each
+    load `repeats` times, and the file keeps each request as the client saw it, the server's counts of prompt tokens and
+    prefix-cache hits, and each step of the engine core.
+
     Example: dooly record llama-3.1-8b azure-conv:40@4 arxiv:16@1.5 -o llama.json.gz
+    Example: dooly record llama-3.1-8b --serve --loads c1,c64 -o served.json.gz -- --quantization fp8
     """
     from dataclasses import replace
 
     import numpy as np
 
     from dooly.cli.output import say
+    from dooly.cli.record_serve import check_options, record_loads
     from dooly.engine.local import Engine, start_engine
     from dooly.engine.remote import start_remote_engine
     from dooly.engine.settings import model_folder
@@ -91,6 +101,14 @@ def record(
 
     if repeats < 1:
         raise SimulationError(f"--repeats is {repeats}; expected at least 1")
+    if serve:
+        check_options(context)
+        record_loads(model, traces or (), loads, ladder, repeats, output)
+        return
+    if loads is not None or ladder is not None:
+        raise SimulationError("--loads and --ladder are of --serve; traces are named after the model")
+    if not traces:
+        raise SimulationError("no trace to serve; name one after the model, e.g. azure-conv:40@4, or give --serve")
     if tp < 1 or (tp > 1 and not own_process):
         raise SimulationError(f"--tp is {tp}; expected 1, or more with --own-process: ranks are processes of their own")
     if own_process and (backend is None or steps is not None):

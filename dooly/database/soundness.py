@@ -1,4 +1,4 @@
-"""What makes a point sound: one check for points that were just measured, imported or merged."""
+"""Soundness of a point: one check for points that were just measured, imported or merged."""
 
 import statistics
 from collections.abc import Iterable

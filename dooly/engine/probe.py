@@ -1,29 +1,51 @@
 """A stopwatch on the methods of a running engine: where the parts of its steps begin and end.
 
 vLLM is not edited.  The probe serves the CPU runner, whose forward pass returns when it is done, and the GPU runner,
-which queues kernels and returns while they run; there, CUDA events bracket what the step put on the GPU.
+which queues kernels and returns while they run; there, CUDA events bracket what the step put on the GPU.  Where ranks
+are processes of their own, only composing and updating are seen.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from dooly.batch import Batch
-from dooly.engine.local import Engine
 
-__all__ = ["Probe", "SeenStep"]
+__all__ = ["Probe", "SeenStep", "Watched"]
 
 
-@dataclass(slots=True)
+class Watched(Protocol):
+    """An engine in this process.
+
+    Attributes:
+        core: the vllm.v1.engine.core.EngineCore.
+        runner: its model runner; None where ranks are processes of their own.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    @property
+    def core(self) -> Any: ...
+
+    @property
+    def runner(self) -> Any: ...
+
+    @property
+    def device(self) -> str: ...
+
+
+@dataclass
 class SeenStep:
     """One step that computed something; moments in seconds of time.perf_counter.
 
     Attributes:
-        ids: of its requests, in the order of `batch`.
-        batch: what was scheduled.
+        ids: of its requests, in the order of `requests`.
+        requests: (new tokens, tokens cached before) of each.
+        admitted: places in `ids` of those that the scheduler takes up for the first time: their cached tokens are hits
+            of the prefix cache.
         preempted: requests that lost their KV blocks when it was composed.
         start_s, scheduled_s: composing it.
         called_s: the model is called: its inputs are there.
@@ -36,7 +58,8 @@ class SeenStep:
     """
 
     ids: tuple[str, ...]
-    batch: Batch
+    requests: tuple[tuple[int, int], ...]
+    admitted: tuple[int, ...]
     preempted: tuple[str, ...]
     start_s: float
     scheduled_s: float
@@ -48,6 +71,11 @@ class SeenStep:
     mode: str = "NONE"
     padded: int = 0
     events: tuple[Any, Any] | None = None
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The batch of the step."""
+        return Batch(self.requests, len(self.requests))
 
     @property
     def before_us(self) -> float:
@@ -92,12 +120,16 @@ class Probe:
     """Watches an engine while the `with` block lasts.
 
     Attributes:
-        steps: those that have ended, in order.
+        steps: those that have ended, in order; none where they are handed to `sink`.
+
+    Args:
+        sink: called with each step when it has ended.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Watched, sink: Callable[[SeenStep], None] | None = None) -> None:
         self.steps: list[SeenStep] = []
         self._engine = engine
+        self._sink = self.steps.append if sink is None else sink
         self._under_way: deque[SeenStep | None] = deque()
         self._present: SeenStep | None = None
         self._wrapped: list[tuple[Any, str]] = []
@@ -106,15 +138,21 @@ class Probe:
         core, runner = self._engine.core, self._engine.runner
         self._wrap(core.scheduler, "schedule", self._scheduled)
         self._wrap(core.scheduler, "update_from_output", self._updated)
-        if self._engine.device == "cuda":
-            self._wrap(runner.cudagraph_manager, "dispatch", self._dispatched)
-            self._wrap(runner.model_state, "prepare_inputs", self._called)
-            self._wrap(runner, "execute_model", self._forwarded)
-            self._wrap(runner, "sample_tokens", self._issued)
-        else:
+        if runner is None:
+            return self
+        if self._engine.device == "cpu":
             self._wrap(runner, "_model_forward", self._part("forward"))
             self._wrap(runner.model, "compute_logits", self._part("logits"))
             self._wrap(runner.sampler, "greedy_sample", self._part("argmax"))
+            return self
+        if hasattr(runner, "cudagraph_manager"):  # the engine's second model runner
+            self._wrap(runner.cudagraph_manager, "dispatch", self._dispatched)
+            self._wrap(runner.model_state, "prepare_inputs", self._called)
+        else:
+            self._wrap(runner.cudagraph_dispatcher, "dispatch", self._chosen)
+            self._wrap(runner, "_model_forward", before=self._called)
+        self._wrap(runner, "execute_model", self._forwarded)
+        self._wrap(runner, "sample_tokens", self._issued)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -122,13 +160,22 @@ class Probe:
             delattr(owner, method)  # the wrapper hid the method of the class
         self._wrapped.clear()
 
-    def _wrap(self, owner: Any, method: str, seen: Callable[[float, Any], None]) -> None:
+    def _wrap(
+        self,
+        owner: Any,
+        method: str,
+        seen: Callable[[float, Any], None] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> None:
         original: Callable[..., Any] = getattr(owner, method)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
+            if before is not None:
+                before()
             start = time.perf_counter()
             result = original(*args, **kwargs)
-            seen(start, result)
+            if seen is not None:
+                seen(start, result)
             return result
 
         setattr(owner, method, watched)
@@ -139,16 +186,21 @@ class Probe:
     def _scheduled(self, start_s: float, output: Any) -> None:
         self._present = None
         if output.num_scheduled_tokens:
-            ids, batch = _batch(output)
+            scheduled_s = time.perf_counter()
             preempted = tuple(sorted(output.preempted_req_ids or ()))
-            self._present = SeenStep(ids, batch, preempted, start_s, time.perf_counter())
+            self._present = SeenStep(*_requests(output), preempted, start_s, scheduled_s)
         self._under_way.append(self._present)
 
     def _dispatched(self, _: float, descriptor: Any) -> None:
         if self._present is not None:
             self._present.mode, self._present.padded = descriptor.cg_mode.name, descriptor.num_tokens
 
-    def _called(self, _: float, __: Any) -> None:
+    def _chosen(self, _: float, dispatched: tuple[Any, Any]) -> None:
+        if self._present is not None:
+            mode, descriptor = dispatched
+            self._present.mode, self._present.padded = mode.name, descriptor.num_tokens
+
+    def _called(self, *_: Any) -> None:
         if self._present is not None:
             self._present.events = _event(), None
             self._present.called_s = time.perf_counter()
@@ -176,7 +228,7 @@ class Probe:
         step = self._under_way.popleft()
         if step is not None:
             step.ready_s, step.end_s = start_s, time.perf_counter()
-            self.steps.append(step)
+            self._sink(step)
 
 
 def _event() -> Any:
@@ -188,10 +240,12 @@ def _event() -> Any:
     return event
 
 
-def _batch(scheduled: Any) -> tuple[tuple[str, ...], Batch]:
-    """Requests and (new, cached) of each, of a vLLM SchedulerOutput, in its order."""
-    cached: dict[str, int] = {item.req_id: item.num_computed_tokens for item in scheduled.scheduled_new_reqs}
+def _requests(scheduled: Any) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """Requests of a vLLM SchedulerOutput in its order, (new, cached) of each, and the places of those it takes up."""
+    tokens: dict[str, int] = scheduled.num_scheduled_tokens
     running = scheduled.scheduled_cached_reqs
-    cached.update(zip(running.req_ids, running.num_computed_tokens, strict=True))
-    pairs = tuple((new, cached[name]) for name, new in scheduled.num_scheduled_tokens.items())
-    return tuple(scheduled.num_scheduled_tokens), Batch(pairs, len(pairs))
+    cached: dict[str, int] = dict(zip(running.req_ids, running.num_computed_tokens, strict=True))
+    fresh = {item.req_id: item.num_computed_tokens for item in scheduled.scheduled_new_reqs}
+    cached.update(fresh)
+    admitted = tuple(place for place, name in enumerate(tokens) if name in fresh) if fresh else ()
+    return tuple(tokens), tuple(zip(tokens.values(), map(cached.__getitem__, tokens), strict=True)), admitted

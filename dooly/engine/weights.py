@@ -4,9 +4,10 @@ import functools
 import math
 from typing import Any
 
-__all__ = ["register_loader"]
+__all__ = ["NAME", "register_loader"]
 
-_NAME = "dooly-random"
+NAME = "dooly-random"
+"""Of the load format."""
 _DRAWN = 1e-3 / math.sqrt(3.0)
 """Root mean square of the weights that vLLM draws, those of norms included."""
 
@@ -22,8 +23,8 @@ def register_loader() -> str:
             super().load_weights(model, model_config)
             _spread_routing(model)
 
-    register_model_loader(_NAME)(RandomLoader)
-    return _NAME
+    register_model_loader(NAME)(RandomLoader)
+    return NAME
 
 
 def _spread_routing(model: Any) -> None:

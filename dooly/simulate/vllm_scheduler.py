@@ -221,11 +221,19 @@ def _model_parallel(config: Any) -> Generator[None]:
     from vllm.config import set_current_vllm_config
     from vllm.utils.network_utils import get_file_store_init_method
 
-    distributed.cleanup_dist_env_and_memory()
+    _leave_groups()
     with set_current_vllm_config(config):
         distributed.init_distributed_environment(1, 0, get_file_store_init_method(), 0, "gloo")
         distributed.initialize_model_parallel(1, 1)
     try:
         yield
     finally:
-        distributed.cleanup_dist_env_and_memory()
+        _leave_groups()
+
+
+def _leave_groups() -> None:
+    """Drop the process groups; memory stays as it is, since a GPU may only be stood in for."""
+    from vllm import distributed
+
+    distributed.destroy_model_parallel()
+    distributed.destroy_distributed_environment()

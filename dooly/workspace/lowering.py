@@ -1,6 +1,5 @@
 """Models lowered to operations: captured from a configuration, or read from an .ir file."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +7,6 @@ from dooly.errors import CaptureError
 from dooly.ir import Graph, Program, read_program
 
 __all__ = ["lower", "model_path"]
-
-_log = logging.getLogger(__name__)
 
 
 def lower(
@@ -34,8 +31,13 @@ def lower(
     Raises:
         CaptureError, ParseError, PassError: a model is not usable, or an .ir file was captured otherwise.
     """
+<<<<<<< HEAD
     from dooly.capture import Options, Parallel, capture_stages, check_read, note_of
+=======
+    from dooly.capture import Options, Parallel, check_read
+>>>>>>> main
     from dooly.passes import PIPELINE, run
+    from dooly.workspace.captures import graphs_of
 
     rank, stages = stage
     parts: list[Program] = []
@@ -43,11 +45,14 @@ def lower(
         if model.endswith(".ir"):
             parts.append(_read(model, platform, eager))
         else:
+<<<<<<< HEAD
             _log.info(f"capturing {model}")
             if note := note_of(model):
                 _log.info(f"note: {model} as bundled: {note}")
+=======
+>>>>>>> main
             options = Options(Parallel(tp, pp=stages), platform or here, backend, eager=eager)
-            parts.append(Program(tuple(graph for graph in capture_stages(model, options) if _holds(graph, rank))))
+            parts.append(Program(tuple(graph for graph in graphs_of(model, options) if _holds(graph, rank))))
     program = Program.joined(parts)
     if all(model.endswith(".ir") for model in models):
         usual = {"tp": 1, "backend": None, "stage": "0/1"}
@@ -83,9 +88,8 @@ def model_path(model: str) -> Path:
         CaptureError: nothing is there, or it is not the configuration of a supported model.
     """
     import dooly
-    from dooly.capture import list_models, resolve_model
+    from dooly.capture import bundled_name, resolve_model
 
     resolve_model(model)
-    if Path(model).exists() or model not in list_models():
-        return Path(model)
-    return Path(dooly.__path__[0]) / "models" / model
+    name = None if Path(model).exists() else bundled_name(model)
+    return Path(model) if name is None else Path(dooly.__path__[0]) / "models" / name

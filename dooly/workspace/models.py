@@ -12,7 +12,8 @@ from dooly.ir import Program
 from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 from dooly.workspace.formulas import fit_missing as fit_what_is_missing
 from dooly.workspace.formulas import formulas_here
-from dooly.workspace.lowering import lower
+from dooly.workspace.limits import check_weights
+from dooly.workspace.lowering import lower, model_path
 from dooly.workspace.store import look_into
 
 __all__ = ["machine_of", "saved_from", "saved_model", "untimed_model"]
@@ -55,11 +56,16 @@ def saved_model(
     measured there.  Without a database file what ships with dooly is known; points without a formula are fitted.
 
     Raises:
-        PredictError: a formula is missing; says how to get it.  Or a file does not hold just one model.
+        PredictError: the weights do not fit; a formula is missing, and how to get it; or a file does not hold just one
+            model.
     """
+    if not model.endswith(".ir"):
+        model_path(model)  # a mistyped name is told before anything is read
     with look_into(location) as database:
         here = machine_of(database, platform, block_size)
         program = lower([model], tp, backend, platform, stage=stage, here=here.platform)
+        for graph in program.graphs:
+            check_weights(graph, here.device, here.memory_bytes)
         return saved_from(database, program, here, fit_missing=platform is not None)
 
 

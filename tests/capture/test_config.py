@@ -236,3 +236,27 @@ def test_a_size_that_ranks_share_must_be_there(missing):
     Parallel(2).check(config, "m")
     with pytest.raises(CaptureError, match=f"m: {missing} is None, expected a positive integer to spread over ranks"):
         Parallel(2).check({name: size for name, size in config.items() if name != missing}, "m")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("llama-3.1-8b", "llama-3.1-8b"),
+        ("meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
+        ("meta-llama/Meta-Llama-3.1-70B-Instruct", "llama-3.1-70b"),
+        ("Qwen/Qwen3_8B", "qwen3-8b"),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b"),
+        ("ai21labs/Jamba-v0.1", "jamba-v0.1"),
+        ("deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek-v2-lite"),
+        ("google/gemma-2-9b-it", "gemma-2-9b"),
+    ],
+)
+def test_a_bundled_model_is_known_however_its_name_is_written(typed, meant):
+    assert resolve_model(typed) == resolve_model(meant)
+    assert resolve_model(typed)[0] == meant
+
+
+@pytest.mark.parametrize("typed", ["llama-3-8b", "qwen2.5-7b-instruct-1m", "llama-3.1-8b-instruct-fp8", "Llama-3.1"])
+def test_a_name_that_means_another_model_is_not_taken_for_a_bundled_one(typed):
+    with pytest.raises(CaptureError, match="neither a bundled model nor a file, did you mean"):
+        resolve_model(typed)

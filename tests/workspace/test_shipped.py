@@ -98,15 +98,17 @@ def test_a_formula_is_that_of_how_the_engine_runs_it_though_other_ways_ship(tmp_
 
 
 @pytest.mark.engine
-def test_the_engines_own_scheduler_serves_a_stored_gpu_under_the_settings_of_vllm_serve(tmp_path, capsys):
-    command = ["simulate", "llama-3.1-8b", "--gpu", "H200", "--requests", "30", "--rate", "8", "--json"]
-    command += ["--db", str(tmp_path / "none.sqlite")]
-    assert main(command) == 0
-    engines = json.loads(capsys.readouterr().out)
-    kept = tmp_path / "run.json"
-    assert main([*command, "--fast", "-o", str(kept)]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == engines["steps"]
-    settings = load_run(kept).settings
-    assert (settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_model_len) == (1024, 8192, 131072)
-    assert (settings.prefix_caching, settings.async_scheduling, settings.block_size) == (True, True, 16)
-    assert 55_000 < settings.blocks < 62_000
+def test_the_engines_own_scheduler_serves_a_stored_gpu_under_the_settings_of_vllm_serve(tmp_path):
+    """In processes of their own: the engine decides once per process what it runs on."""
+    steps: list[int] = []
+    for name, extra in (("engine.json", []), ("compact.json", ["--fast"])):
+        command = ["simulate", "llama-3.1-8b", "--gpu", "H200", "--requests", "30", "--rate", "8", *extra]
+        command += ["--db", str(tmp_path / "none.sqlite"), "-o", str(tmp_path / name)]
+        subprocess.run([sys.executable, "-m", "dooly.cli", *command], check=True, capture_output=True)
+        run = load_run(tmp_path / name)
+        steps.append(len(run.steps))
+        settings = run.settings
+        assert (settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_model_len) == (1024, 8192, 131072)
+        assert (settings.prefix_caching, settings.async_scheduling, settings.block_size) == (True, True, 16)
+        assert 55_000 < settings.blocks < 62_000
+    assert steps[0] == steps[1]

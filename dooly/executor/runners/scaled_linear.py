@@ -17,12 +17,14 @@ __all__ = ["ScaledLinearRunner"]
 
 
 class ScaledLinearRunner:
-    """``scaled_linear(x[T, k], w[n, k], x_scale, w_scale(, bias))``: one scale of the weight, one per token or in all.
+    """``scaled_linear(x[T, k], w[n, k], x_scale, w_scale(, bias))``.
+
+    One scale of the weight or one per row; one of the activations per token or in all.
 
     The activations are quantized before; that is an operation of its own.
 
     Raises:
-        Unsupported: scales of groups or rows, or the engine has no kernel for this here.
+        Unsupported: scales of groups, or the engine has no kernel for this here.
         MemoryError: the copies of the weight would not fit.
     """
 
@@ -34,9 +36,11 @@ class ScaledLinearRunner:
         self._operation, self._session = operation, session
         self._out = operation.results[0].dtype
         self._per_token = x_scale.shape == (x.shape[0], sympy.Integer(1))
-        if weight.dtype != "f8e4m3" or int(w_scale.numel) != 1 or not (self._per_token or x_scale.numel == 1):
-            raise Unsupported(f"a product of {weight.dtype} matrices with scales {x_scale} and {w_scale}")
         self._n, k = shape_of(weight, {})
+        self._per_row = w_scale.shape == (sympy.Integer(self._n), sympy.Integer(1))
+        scaled = (self._per_row or w_scale.numel == 1) and (self._per_token or x_scale.numel == 1)
+        if weight.dtype != "f8e4m3" or not scaled:
+            raise Unsupported(f"a product of {weight.dtype} matrices with scales {x_scale} and {w_scale}")
         copies = copies_for(self._n * k, session.machine)
         self.weight_bytes = copies * self._n * k
         need_memory(self.weight_bytes + 4 * self._n * k, session.machine)  # one weight exists before it is quantized
@@ -45,7 +49,9 @@ class ScaledLinearRunner:
             with session.building(self._out):
                 self._kernel: Any = init_fp8_linear_kernel(
                     activation_quant_key=asked,
-                    weight_quant_key=quant_utils.kFp8StaticTensorSym,
+                    weight_quant_key=(
+                        quant_utils.kFp8StaticChannelSym if self._per_row else quant_utils.kFp8StaticTensorSym
+                    ),
                     input_dtype=dtype_of(self._out),
                     out_dtype=dtype_of(self._out),
                     weight_shape=(self._n, k),
@@ -59,7 +65,7 @@ class ScaledLinearRunner:
         import torch
 
         values = self._session.random((self._n, k), self._out, seed).div_(math.sqrt(k))
-        quantized, scale = self._quantized(values, per_token=False)
+        quantized, scale = self._quantized(values, per_token=self._per_row)
         layer = torch.nn.Module()
         layer.weight = torch.nn.Parameter(quantized.t(), requires_grad=False)
         layer.weight_scale = torch.nn.Parameter(scale, requires_grad=False)

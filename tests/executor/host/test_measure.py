@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import HOST_PARTS, Batch
+from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples
 from dooly.engine.probe import SeenStep
 from dooly.engine.process import in_own_process
@@ -162,7 +162,7 @@ def test_how_long_a_device_copies_is_asked_of_its_events_where_steps_overlap():
     def seen(start_s, ready_s, first_ms, last_ms):
         moments = {"called_s": start_s + 1e-3, "issued_s": start_s + 2e-3, "ready_s": ready_s, "end_s": ready_s + 1e-4}
         events = (Event(first_ms), Event(last_ms))
-        return SeenStep(("a",), Batch.of((1, 5)), (), start_s, start_s, **moments, mode="FULL", events=events)
+        return SeenStep(("a",), ((1, 5),), (), (), start_s, start_s, **moments, mode="FULL", events=events)
 
     first, second, third = seen(0.0, 0.012, 1.0, 10.0), seen(0.005, 0.020, 10.05, 19.0), seen(0.021, 0.03, 21.5, 29.0)
     assert TimedStep.of(second, True, first).between_us == pytest.approx(50.0)
