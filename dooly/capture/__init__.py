@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from dooly.capture.config import list_models, note_of, resolve_model
-=======
-from dooly.capture.config import bundled_name, list_models, resolve_model
->>>>>>> main
+from dooly.capture.config import bundled_name, list_models, note_of, resolve_model
 from dooly.capture.options import Options, check_read
 from dooly.capture.parallel import Parallel
 from dooly.engine.platforms import activate

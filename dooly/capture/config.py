@@ -19,15 +19,10 @@ __all__ = [
     "FIELDS",
     "STRETCH",
     "TIED",
-<<<<<<< HEAD
-    "config_values",
-    "list_models",
-    "note_of",
-=======
     "bundled_name",
     "config_values",
     "list_models",
->>>>>>> main
+    "note_of",
     "resolve_model",
     "stretch",
 ]

@@ -31,11 +31,7 @@ def lower(
     Raises:
         CaptureError, ParseError, PassError: a model is not usable, or an .ir file was captured otherwise.
     """
-<<<<<<< HEAD
-    from dooly.capture import Options, Parallel, capture_stages, check_read, note_of
-=======
-    from dooly.capture import Options, Parallel, check_read
->>>>>>> main
+    from dooly.capture import Options, Parallel, check_read, note_of
     from dooly.passes import PIPELINE, run
     from dooly.workspace.captures import graphs_of
 
@@ -45,12 +41,8 @@ def lower(
         if model.endswith(".ir"):
             parts.append(_read(model, platform, eager))
         else:
-<<<<<<< HEAD
-            _log.info(f"capturing {model}")
             if note := note_of(model):
                 _log.info(f"note: {model} as bundled: {note}")
-=======
->>>>>>> main
             options = Options(Parallel(tp, pp=stages), platform or here, backend, eager=eager)
             parts.append(Program(tuple(graph for graph in graphs_of(model, options) if _holds(graph, rank))))
     program = Program.joined(parts)
