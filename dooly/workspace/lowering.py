@@ -1,4 +1,5 @@
-"""Models lowered to operations: captured from a configuration, or read from an .ir file."""
+"""Models lowered to operations: captured import logging
+from a configuration, or read from an .ir file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from dooly.errors import CaptureError
 from dooly.ir import Graph, Program, read_program
 
 __all__ = ["lower", "model_path"]
+
+_log = logging.getLogger(__name__)
 
 
 def lower(
