@@ -1,6 +1,6 @@
-"""Models lowered to operations: captured import logging
-from a configuration, or read from an .ir file."""
+"""Models lowered to operations: captured from a configuration, or read from an .ir file."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
