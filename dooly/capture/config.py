@@ -22,6 +22,7 @@ __all__ = [
     "bundled_name",
     "config_values",
     "list_models",
+    "note_of",
     "resolve_model",
     "stretch",
 ]
@@ -108,6 +109,12 @@ _OPTIONAL_NULL = frozenset(("head_dim", "sliding_window", "q_lora_rank", "num_ke
 def list_models() -> tuple[str, ...]:
     """Names of the bundled models, sorted."""
     return tuple(sorted(path.parent.name for path in _bundled().glob("*/config.json")))
+
+
+def note_of(model: str | Path) -> str | None:
+    """Say what sets a bundled model apart from the checkpoint published under its name; None if nothing does."""
+    note = _locate(model).with_name("note.txt")
+    return note.read_text(encoding="utf-8").strip() if note.is_relative_to(_bundled()) and note.is_file() else None
 
 
 def _bundled() -> Path:

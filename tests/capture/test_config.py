@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dooly.capture import capture, list_models, resolve_model
+from dooly.capture import capture, list_models, note_of, resolve_model
 from dooly.capture.config import config_values
 from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError, DoolyError
@@ -217,6 +217,16 @@ def test_an_absent_engine_names_the_extra_that_brings_it() -> None:
     assert done.returncode == 0, done.stderr
     assert "vLLM cannot be imported" in done.stdout
     assert "pip install 'dooly[cpu]'" in done.stdout
+
+
+def test_what_sets_a_bundled_model_apart_from_its_checkpoint(tmp_path: Path) -> None:
+    said = note_of("gpt-oss-20b")
+    assert said is not None
+    assert said.startswith("all weights in bf16; the published checkpoint keeps those of the experts in MXFP4")
+    assert note_of("llama-3.1-8b") is None
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "note.txt").write_text("mine")
+    assert note_of(tmp_path) is None
 
 
 @pytest.mark.parametrize("missing", ["num_hidden_layers", "intermediate_size", "vocab_size"])
