@@ -17,7 +17,7 @@ from benchmarks.postgresql import Server
 from dooly.batch import HOST_PARTS
 from dooly.cli import main as dooly
 from dooly.database import Database, Point, Samples, Status
-from dooly.database.exchange import check
+from dooly.database.soundness import problems
 from dooly.executor.host.load import load_for
 from dooly.hardware.environment import host_environment
 from dooly.hardware.machine import machine
@@ -235,7 +235,7 @@ class Site:
                 if raw.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
                     return False
         with closing(Database(self.location)) as database:
-            return not check(record for record in database.records() if record.operation.signature not in HOST_PARTS)
+            return not problems(record for record in database.records() if record.operation.signature not in HOST_PARTS)
 
     def count(self, row: Count, events: int) -> None:
         """Compare what is stored with what was noted, and add it to a row."""

@@ -16,12 +16,11 @@ def captured() -> Iterator[tuple[Mapping[str, Any], int, Graph]]:
         for tp in SIZES:
             options = Options(Parallel(tp), CAPTURED_ON)
             try:
-                name, config = check(model, options)
-                (graph,) = capture_checked(name, config, options)
+                (graph,) = capture_checked(*check(model, options), options)
             except CaptureError as error:
                 sys.stderr.write(f"{model} --tp {tp}: {error}\n")
                 continue
-            yield config, tp, graph
+            yield check(model, options)[1], tp, graph  # anew: the engine fills in what a configuration leaves out
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def timed_prompts(
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where requests come from, by the benchmark's options.
+    """Source of requests, by the benchmark's options.
 
     Attributes:
         path: of the file; None for random prompts.

@@ -35,7 +35,7 @@ _DETAILS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "genera
 
 @dataclass(frozen=True)
 class Asked:
-    """What of a run is reported.
+    """Selection of what is reported of a run.
 
     Attributes:
         metrics: names, whose distributions are reported.
@@ -105,7 +105,7 @@ class Bench:
         return [np.diff(times) for times in self.token_s]
 
     def population_s(self, metric: str) -> Floats:
-        """What a metric's distribution is of: requests, or for itl all gaps."""
+        """The population of a metric's distribution: requests, or for itl all gaps."""
         if metric == "ttft":
             return self.ttft_s
         if metric == "tpot":
@@ -274,7 +274,7 @@ def _lines(rows: Sequence[tuple[str, int | float]]) -> list[str]:
 
 
 def measure(run: Run, trace: Trace, arrivals: Arrivals, concurrency: int | None) -> Bench:
-    """What the client that sent `trace` saw of a simulated run.
+    """Return what the client that sent `trace` saw of a simulated run.
 
     Raises:
         SimulationError: the run has no times of tokens.

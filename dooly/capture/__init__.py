@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dooly.capture.config import bundled_name, list_models, resolve_model
+from dooly.capture.config import bundled_name, list_models, note_of, resolve_model
 from dooly.capture.options import Options, check_read
 from dooly.capture.parallel import Parallel
 from dooly.engine.platforms import activate
@@ -27,6 +27,7 @@ __all__ = [
     "check_read",
     "export_checked",
     "list_models",
+    "note_of",
     "load_engine",
     "resolve_model",
 ]

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["known_architectures"]
+__all__ = ["known_architectures", "library_architectures"]
 
 _REGISTRY = "model_executor/models/registry.py"
 _TABLES = ("_TEXT_GENERATION_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
@@ -20,11 +20,15 @@ _AUTOMATIC = ("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 def known_architectures() -> tuple[str, ...]:
     """Names of the architectures, sorted; none where no engine is installed."""
     registry = _tables("vllm", _REGISTRY)
-    file, table = _AUTOMATIC
     names = {key for name in _TABLES for key, _ in _pairs(registry.get(name))}
-    if registry:
-        names |= {value for _, value in _pairs(_tables("transformers", file).get(table))}
-    return tuple(sorted(names))
+    return tuple(sorted(names | library_architectures() if registry else names))
+
+
+@cache
+def library_architectures() -> frozenset[str]:
+    """Names of the architectures that ``transformers`` has for causal generation."""
+    file, table = _AUTOMATIC
+    return frozenset(value for _, value in _pairs(_tables("transformers", file).get(table)))
 
 
 def _tables(package: str, file: str) -> dict[str, ast.expr]:

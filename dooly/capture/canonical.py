@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from dooly.capture.architectures import library_architectures
 from dooly.capture.config import FIELDS
 
 __all__ = ["canonical"]
@@ -38,8 +39,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
 def _configuration_class(config: Mapping[str, Any]) -> Any:
     """Class of a configuration; None where the configuration does not say what it is.
 
-    Where neither the engine nor ``transformers`` has one, the class came with the checkpoint: one that takes the fields
-    as they are is made and registered for it.
+    Where neither the engine nor ``transformers`` has one, nor the architecture, the class came with the checkpoint: one
+    that takes the fields as they are is made and registered for it.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
@@ -49,6 +50,8 @@ def _configuration_class(config: Mapping[str, Any]) -> Any:
     for table in (registry, transformers.CONFIG_MAPPING):
         if model_type in table and table[model_type].__name__ != _MADE:
             return table[model_type]
+    if not library_architectures().isdisjoint(config.get("architectures") or ()):
+        return None
     made = type(_MADE, (transformers.PreTrainedConfig,), {**config, "model_type": model_type})
     transformers.AutoConfig.register(model_type, made, exist_ok=True)
     return made

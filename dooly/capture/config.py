@@ -26,6 +26,7 @@ __all__ = [
     "config_values",
     "fields_of",
     "list_models",
+    "note_of",
     "resolve_model",
     "stretch",
 ]
@@ -83,6 +84,12 @@ _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
 def list_models() -> tuple[str, ...]:
     """Names of the bundled models, sorted."""
     return tuple(sorted(path.parent.name for path in _bundled().glob("*/config.json")))
+
+
+def note_of(model: str | Path) -> str | None:
+    """Say what sets a bundled model apart from the checkpoint published under its name; None if nothing does."""
+    note = _locate(model).with_name("note.txt")
+    return note.read_text(encoding="utf-8").strip() if note.is_relative_to(_bundled()) and note.is_file() else None
 
 
 def _bundled() -> Path:
@@ -157,7 +164,7 @@ def bundled_name(text: str) -> str | None:
 
 def _meant(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=3)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -191,8 +198,8 @@ def _check_architecture(config: Mapping[str, Any], path: Path) -> None:
     known = known_architectures()
     if known and found[0] not in known:
         raise CaptureError(
-            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], known)}: "
-            f"not among the {len(known)} that the engine has for text generation"
+            f"{path}: unknown architecture {found[0]!r}{_meant(found[0], known)}; "
+            f"the engine has {len(known)} for text generation"
         )
 
 

@@ -16,6 +16,9 @@ __all__ = ["coverage"]
 
 _WHAT = {"operations": "distinct operations", "time": "predicted time", "measuring": "measuring cost"}
 
+_STORED = 8192, 256, 16384
+"""Tokens and requests of a step, and tokens of a context, up to which stored GPUs were measured."""
+
 
 def coverage(
     models: Models,
@@ -27,16 +30,17 @@ def coverage(
     tp: TensorParallel = 1,
     platform: Platform = None,
     backend: Backend = None,
-    max_tokens: TokensPerStep = 512,
-    max_requests: RequestsPerStep = 16,
-    max_context: Context = 2048,
+    max_tokens: TokensPerStep | None = None,
+    max_requests: RequestsPerStep | None = None,
+    max_context: Context | None = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the database covers of the models, and what they share.
 
     Of one model: a row for each distinct operation with its share of the time of typical steps. Of several: how much
     of each model's operations, predicted time and measuring cost the others have too, what it adds, and the matrix of
-    pairs.
+    pairs. Asked for are the points that `dooly profile` would take here (steps of 512 tokens and 16 requests, contexts
+    of 2,048), or with --platform those that GPUs are swept for (8,192, 256 and 16,384).
 
     Example: dooly coverage llama-3.1-8b qwen3-8b mixtral-8x7b --by time --plot sharing.svg
     """
@@ -49,7 +53,12 @@ def coverage(
     if plot is not None and plot.suffix != ".svg":
         raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
     with look_into(db) as database:
-        limits = Ranges(max_tokens, max_requests, max_context)
+        usual = Ranges() if platform is None else Ranges(*_STORED)
+        limits = Ranges(
+            usual.max_tokens if max_tokens is None else max_tokens,
+            usual.max_requests if max_requests is None else max_requests,
+            usual.max_context if max_context is None else max_context,
+        )
         plan = planned(database, models, Engine(tp, backend), limits, platform)
         shared = shared_work(plan, database)
     if plot is not None:

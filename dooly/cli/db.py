@@ -122,11 +122,11 @@ def check(location: Annotated[str, typer.Argument(help="database or Parquet file
     Example: dooly db check dooly.sqlite
     """
     from dooly.database import place_of
-    from dooly.database.exchange import check as check_records
+    from dooly.database.soundness import problems as problems_of
     from dooly.workspace.store import records_of
 
     records = records_of(location)
-    problems = check_records(records)
+    problems = problems_of(records)
     for problem in problems:
         show(str(problem))
     show(f"{place_of(location)}: {len(records):,d} points, {len(problems)} problems")

@@ -106,7 +106,6 @@ def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Fo
     from dooly.errors import FitError
     from dooly.fit.store import from_json
     from dooly.hardware.environment import home_of, stored_machine
-    from dooly.ir import parse_program
     from dooly.workspace.formulas import fit_stored, observed
 
     environments = {each.key: each for each in database.environments()}
@@ -136,7 +135,7 @@ def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Fo
                 _Found(
                     environment.key,
                     str(environment.get("platform")),
-                    None if host else parse_program(each.text).operations[0],
+                    None if host else each.parsed(),
                     observed(database, row.signature, environment),
                     formula,
                 )

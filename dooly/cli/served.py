@@ -42,7 +42,7 @@ class Served:
 
         folder = model_folder(model_path(model))
         on_gpu, device, memory_bytes = platform is not None, "", 0
-        if platform in PLATFORMS:
+        if platform is not None and platform in PLATFORMS:
             device, memory_bytes = PLATFORMS[platform].device_name, PLATFORMS[platform].memory_bytes
         elif gpu_present():
             here = machine()

@@ -100,7 +100,7 @@ Asynchronous = Annotated[
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What of the engine was asked for; None where nothing was, and the engine's own value is taken."""
+    """Options of the engine that were asked for; None where nothing was, and the engine's own value is taken."""
 
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None

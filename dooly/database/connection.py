@@ -158,6 +158,8 @@ def translated(place: str) -> Generator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise DatabaseError(f"{place}: the database file is damaged; restore it from a copy") from error
     except (DBAPIError, sqlite3.Error) as error:
         text = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         lowered = text.lower()
@@ -176,5 +178,6 @@ def decoding(place: str, what: str) -> Generator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DatabaseError(f"{place}: {what} is damaged ({error}); restore the file from a copy") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise DatabaseError(f"{place}: {what} is damaged ({told}); restore the file from a copy") from error

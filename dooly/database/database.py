@@ -32,6 +32,7 @@ from dooly.database.records import (
     nearest,
 )
 from dooly.database.schema import SCHEMA_VERSION, environments, formulas, operations, points, schema_version, upgrade
+from dooly.database.soundness import problems, samples_problem
 from dooly.errors import DatabaseError
 
 __all__ = ["Database"]
@@ -122,13 +123,15 @@ class Database:
         if row is None:
             return None
         self._operation_ids[signature] = row.id
-        return StoredOperation(row.signature, row.target, row.text)
+        with decoding(self.place, f"the stored operation {signature}"):
+            return StoredOperation(row.signature, row.target, row.text)
 
     def operations(self) -> list[StoredOperation]:
         """All stored operations, by target and signature."""
         with self._reading() as connection:
             rows = connection.execute(select(operations).order_by(operations.c.target, operations.c.signature)).all()
-        return [StoredOperation(row.signature, row.target, row.text) for row in rows]
+        with decoding(self.place, "a stored operation"):
+            return [StoredOperation(row.signature, row.target, row.text) for row in rows]
 
     def environments(self) -> list[Environment]:
         """All environments that hold points or formulas, in the order in which they were first used."""
@@ -188,7 +191,13 @@ class Database:
         return Claim(row, signature, point, owner.json)
 
     def record_ok(self, claim: Claim, samples: Samples) -> bool:
-        """Commit the samples of a claimed point; False if the claim was lost to another process (nothing is stored)."""
+        """Commit the samples of a claimed point; False if the claim was lost to another process (nothing is stored).
+
+        Samples that are not sound make it a failed point.
+        """
+        problem = samples_problem(samples)
+        if problem is not None:
+            return self.record_failed(claim, problem)
         with self._writing() as connection:
             return finish(connection, claim, Status.OK, samples, None)
 
@@ -255,7 +264,8 @@ class Database:
         )
         with self._reading() as connection:
             rows = connection.execute(question).all()
-        return [SummaryRow(row[0], row[1], row[2], Status(row[3]), int(row[4]), float(row[5])) for row in rows]
+        with decoding(self.place, "a stored point"):
+            return [SummaryRow(row[0], row[1], row[2], Status(row[3]), int(row[4]), float(row[5])) for row in rows]
 
     def records(self) -> list[Record]:
         """Every point that is measured, failed or skipped, with all that it belongs to, in the order of taking."""
@@ -273,9 +283,12 @@ class Database:
         """Store points taken elsewhere, all or none; a measured point here is never replaced.  Returns how many.
 
         Raises:
-            DatabaseError: an operation is stored here with another text.
+            DatabaseError: a record is not sound, or its operation is stored here with another text.
         """
         listed = list(records)
+        if found := problems(listed):
+            more = f" and {len(found) - 1} more; `dooly db check` lists them" if len(found) > 1 else ""
+            raise DatabaseError(f"{self.place}: nothing is added: {found[0]}{more}")
         for operation in dict.fromkeys(record.operation for record in listed):
             self.add_operation(operation.signature, operation.target, operation.text)
         homes = {each: self._environment_id(each, create=True) for each in {record.environment for record in listed}}

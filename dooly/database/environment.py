@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
+from typing import cast
 
 __all__ = ["Environment", "Fact"]
 
@@ -23,6 +25,9 @@ class Environment:
         keys = [key for key, _ in self.facts]
         if keys != sorted(set(keys)):
             raise ValueError(f"environment facts must have sorted, distinct keys; found {keys}")
+        for name, value in self.facts:
+            if not _is_fact(value):
+                raise ValueError(f"the environment's {name} must be text, a number or true or false; found {value!r}")
 
     @classmethod
     def of(cls, **facts: Fact) -> "Environment":
@@ -31,8 +36,15 @@ class Environment:
 
     @classmethod
     def from_json(cls, text: str) -> "Environment":
-        """Inverse of `json`."""
-        return cls(tuple(sorted(json.loads(text).items())))
+        """Inverse of `json`.
+
+        Raises:
+            ValueError: the text is not an environment.
+        """
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError(f"an environment must be a JSON object, found {text[:60]}")
+        return cls(tuple(sorted(cast(dict[str, Fact], value).items())))
 
     @property
     def json(self) -> str:
@@ -56,3 +68,8 @@ class Environment:
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.facts)
+
+
+def _is_fact(value: object) -> bool:
+    """Whether what a file holds is a plain scalar, and no infinite number."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

@@ -1,20 +1,26 @@
 """Databases as Parquet files: what ships with dooly, and what people send each other."""
 
 import json
-import statistics
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
+from dooly.database.connection import decoding
 from dooly.database.environment import Environment
-from dooly.database.point import Measurement, Point, Samples, Status
+from dooly.database.point import Measurement, Point, Samples, Status, aside_from_json
 from dooly.database.records import Record, StoredOperation
-from dooly.errors import DatabaseError, DoolyError
-from dooly.ir import parse_program
+from dooly.errors import DatabaseError
 
-__all__ = ["check", "measurement_of_row", "read_frame", "read_parquet", "shipped_files", "write_parquet"]
+__all__ = ["measurement_of_row", "read_frame", "read_parquet", "shipped_files", "write_parquet"]
+
+_Read = TypeVar("_Read")
+
+MAX_ROWS = 2_000_000
+"""Most points of a file."""
 
 _SCHEMA = {
     "signature": pl.String,
@@ -81,12 +87,10 @@ def read_parquet(path: Path) -> Iterator[Record]:
     Raises:
         DatabaseError: it cannot be read, or holds something else.
     """
-    frame = read_frame(path)
-    try:
-        for row in frame.iter_rows(named=True):
-            yield _record(row)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatabaseError(f"{path}: a damaged row: {error}") from error
+    for number, row in enumerate(read_frame(path).iter_rows(named=True), start=1):
+        with decoding(str(path), f"row {number}"):
+            record = _record(row)
+        yield record
 
 
 def read_frame(path: Path) -> pl.DataFrame:
@@ -95,18 +99,45 @@ def read_frame(path: Path) -> pl.DataFrame:
     Raises:
         DatabaseError: it cannot be read, or holds something else.
     """
+    found = _guarded(path, lambda: dict(pl.read_parquet_schema(path)))
+    if found != _SCHEMA:
+        raise DatabaseError(f"{path}: not a latency database of dooly but {', '.join(found)[:120]}")
+    rows = _guarded(path, lambda: pl.scan_parquet(path).select(pl.len()).collect().item())
+    if rows > MAX_ROWS:
+        raise DatabaseError(f"{path}: {rows:,d} points; expected at most {MAX_ROWS:,d}")
+    return _guarded(path, lambda: pl.read_parquet(path))
+
+
+def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
+    """Result of `read`, which reads Parquet.
+
+    Raises:
+        DatabaseError: the file cannot be read.
+    """
     try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DatabaseError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    if dict(frame.schema) != _SCHEMA:
-        raise DatabaseError(f"{path}: not a latency database of dooly but {', '.join(frame.columns)[:120]}")
-    return frame
+        with _without_panic_texts():
+            return read()
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        told = " ".join(str(error).split())[:200]
+        raise DatabaseError(f"{path}: cannot be read as Parquet: {told}") from error
+
+
+@contextmanager
+def _without_panic_texts() -> Generator[None]:
+    """Keep what the reader's threads print of a damaged file, beside the error that they raise, from the terminal."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _record(row: dict[str, Any]) -> Record:
-    environment = Environment.from_json(str(row["environment"]))
-    operation = StoredOperation(str(row["signature"]), str(row["target"]), str(row["operation"]))
+    environment = Environment.from_json(row["environment"])
+    operation = StoredOperation(row["signature"], row["target"], row["operation"])
     return Record(operation, environment, measurement_of_row(row, environment.key))
 
 
@@ -119,54 +150,18 @@ def measurement_of_row(row: dict[str, Any], environment: str) -> Measurement:
     samples = Samples(
         values_us=tuple(row["samples_us"]),
         warmups_us=tuple(row["warmups_us"]),
-        loops=int(str(row["loops"])),
-        aside=tuple(json.loads(str(row["aside"])).items()),
+        loops=row["loops"],
+        aside=aside_from_json(row["aside"]),
         clock_mhz=row["clock_mhz"],
         temperature_c=row["temperature_c"],
     )
     return Measurement(
-        operation=str(row["signature"]),
+        operation=row["signature"],
         environment=environment,
-        point=Point.from_json(str(row["point"])),
-        status=Status(str(row["status"])),
-        reason=None if row["reason"] is None else str(row["reason"]),
+        point=Point.from_json(row["point"]),
+        status=Status(row["status"]),
+        reason=row["reason"],
         samples=samples,
-        started_s=float(str(row["started_s"])),
-        finished_s=None if row["finished_s"] is None else float(str(row["finished_s"])),
+        started_s=row["started_s"],
+        finished_s=row["finished_s"],
     )
-
-
-def check(records: Iterable[Record]) -> list[str]:
-    """List what is wrong with the records, one line each; empty if they are sound.
-
-    An operation's text must parse and have the signature that it is stored under; a measured point must have samples,
-    most of them positive, and must have ended after it began.
-    """
-    problems: list[str] = []
-    known: dict[str, str | None] = {}
-    for record in records:
-        operation, measured = record.operation, record.measurement
-        if operation.signature not in known:
-            known[operation.signature] = _operation_problem(operation)
-            problems += [problem] if (problem := known[operation.signature]) else []
-        if measured.status is not Status.OK:
-            continue
-        where = f"{operation.signature} at {measured.point}"
-        values = measured.samples.values_us
-        if not values or statistics.median(values) <= 0.0:
-            problems.append(f"{where}: measured, but without samples that are mostly positive")
-        if measured.finished_s is None or measured.finished_s < measured.started_s:
-            problems.append(f"{where}: measured, but it did not end after it began")
-    return problems
-
-
-def _operation_problem(operation: StoredOperation) -> str | None:
-    if operation.text.startswith("pseudo operation"):
-        return None
-    try:
-        (parsed,) = parse_program(operation.text).operations
-    except (DoolyError, ValueError) as error:
-        return f"{operation.signature}: its text does not parse: {str(error).splitlines()[0]}"
-    if parsed.signature != operation.signature:
-        return f"{operation.signature}: its text has the signature {parsed.signature}; another version wrote it"
-    return None

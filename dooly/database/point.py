@@ -1,12 +1,16 @@
 """A point: one assignment of the request symbols of an operation, and what was measured there."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import cast
 
-__all__ = ["Measurement", "Point", "Samples", "Status"]
+__all__ = ["Measurement", "Point", "Samples", "Status", "aside_from_json"]
+
+MAX_SIZE = 2**53
 
 
 class Status(StrEnum):
@@ -38,6 +42,8 @@ class Point:
             raise ValueError("a point has either sizes or requests")
         if any(value < 0 for _, value in self.sizes):
             raise ValueError(f"a size is negative in {self.sizes}")
+        if any(each > MAX_SIZE for each in (*dict(self.sizes).values(), *(n for row in self.requests for n in row))):
+            raise ValueError(f"a size is above {MAX_SIZE}")
         if any(new < 1 or cached < 0 or alike < 1 for new, cached, alike in self.requests):
             raise ValueError(f"each request needs new >= 1, cached >= 0, alike >= 1: {self.requests}")
 
@@ -129,6 +135,9 @@ class Samples:
         loops: calls per sample.
         aside: what was noted beside the samples, by name; names of times end in `_us`.
         clock_mhz, temperature_c: where the platform gives them.
+
+    Raises:
+        ValueError: a number is missing, infinite or NaN, or there is less than one loop.
     """
 
     values_us: tuple[float, ...]
@@ -137,6 +146,18 @@ class Samples:
     aside: tuple[tuple[str, float], ...] = ()
     clock_mhz: float | None = None
     temperature_c: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.clock_mhz, self.temperature_c) if value is not None]
+        for what, values in (
+            ("samples", self.values_us),
+            ("warm-ups", self.warmups_us),
+            ("values aside", [value for _, value in self.aside]),
+            ("clock and temperature", given),
+        ):
+            _check_finite(what, values)
+        if type(self.loops) is not int or self.loops < 1:
+            raise ValueError(f"{self.loops!r} loops; expected a whole number from 1")
 
     @property
     def undisturbed_us(self) -> tuple[float, ...]:
@@ -152,9 +173,34 @@ class Samples:
 _REACH = 1.5
 
 
+def _check_finite(what: str, values: Iterable[float]) -> None:
+    try:
+        sound = all(map(math.isfinite, values))
+    except (TypeError, OverflowError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{what} must be finite numbers, found {str(values)[:60]}")
+
+
+def aside_from_json(text: str) -> tuple[tuple[str, float], ...]:
+    """`Samples.aside` from the JSON object that it is stored as.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"what was noted aside must be a JSON object, found {text[:60]}")
+    return tuple(cast(dict[str, float], value).items())
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """One row of the table of points, as read back."""
+    """One row of the table of points, as read back.
+
+    Raises:
+        ValueError: a time is missing, infinite or NaN.
+    """
 
     operation: str
     environment: str
@@ -164,6 +210,9 @@ class Measurement:
     samples: Samples = field(default_factory=lambda: Samples(()))
     started_s: float = 0.0
     finished_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_finite("times", (self.started_s, self.finished_s or 0.0))
 
     @property
     def median_us(self) -> float:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Row
 
 from dooly.database.environment import Environment, Fact
-from dooly.database.point import Measurement, Point, Samples, Status
+from dooly.database.point import Measurement, Point, Samples, Status, aside_from_json
+from dooly.errors import DatabaseError, DoolyError
+from dooly.ir import Operation, parse_program
 
 __all__ = ["Differences", "Domain", "Record", "StoredOperation", "SummaryRow", "domain_of", "measurement_of", "nearest"]
 
@@ -35,11 +37,37 @@ class Domain:
 
 @dataclass(frozen=True)
 class StoredOperation:
-    """An operation as stored: its signature, target and canonical text."""
+    """An operation as stored: its signature, target and canonical text.
+
+    Raises:
+        ValueError: one of them is no text.
+    """
 
     signature: str
     target: str
     text: str
+
+    def __post_init__(self) -> None:
+        for what in (self.signature, self.target, self.text):
+            if not isinstance(what, str):  # pyright: ignore[reportUnnecessaryIsInstance]: a file may hold anything
+                raise ValueError(f"signature, target and text of an operation must be texts, found {what!r}")
+
+    def parsed(self) -> Operation:
+        """The operation that the text says.
+
+        Raises:
+            DatabaseError: the text does not parse, or has another signature.
+        """
+        try:
+            (operation,) = parse_program(self.text).operations
+        except (DoolyError, ValueError) as error:
+            told = str(error).partition("\n")[0]
+            raise DatabaseError(f"{self.signature}: the text of this operation does not parse: {told}") from error
+        if operation.signature != self.signature:
+            raise DatabaseError(
+                f"{self.signature}: its text has the signature {operation.signature}; another version wrote it"
+            )
+        return operation
 
 
 @dataclass(frozen=True)
@@ -91,7 +119,7 @@ def measurement_of(row: Row[tuple[object, ...]], signature: str, environment: st
             values_us=tuple(json.loads(row.samples_us)),
             warmups_us=tuple(json.loads(row.warmups_us)),
             loops=row.loops,
-            aside=tuple(json.loads(row.aside).items()),
+            aside=aside_from_json(row.aside),
             clock_mhz=row.clock_mhz,
             temperature_c=row.temperature_c,
         )

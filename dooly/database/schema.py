@@ -107,7 +107,7 @@ def schema_version(connection: Connection, place: str) -> int:
     """Version found; 0 for an empty database.
 
     Raises:
-        DatabaseError: the database belongs to something else, or to a newer dooly.
+        DatabaseError: the database belongs to something else, or to a newer dooly, or a table is missing.
     """
     present = set(inspect(connection).get_table_names())
     if not present:
@@ -118,15 +118,19 @@ def schema_version(connection: Connection, place: str) -> int:
     )
     if columns == {"name", "value"}:
         known = {row.name: row.value for row in connection.execute(select(meta))}
-    if known.get("application") != APPLICATION or not known.get("schema_version", "").isdigit():
+    written = str(known.get("schema_version"))
+    if known.get("application") != APPLICATION or not (written.isascii() and written.isdigit() and len(written) < 10):
         raise DatabaseError(
             f"{place}: a database, but not one of dooly (it holds {', '.join(sorted(present)[:4])}); name another file"
         )
-    version = int(known["schema_version"])
+    version = int(written)
     if version > SCHEMA_VERSION:
         raise DatabaseError(
             f"{place}: written by a newer dooly (schema {version}, this one reads up to {SCHEMA_VERSION}); upgrade"
         )
+    missing = set(tables.tables) - present
+    if missing:
+        raise DatabaseError(f"{place}: without the tables {', '.join(sorted(missing))}; restore the file from a copy")
     return version
 
 

@@ -1,4 +1,4 @@
-"""What `vllm serve` takes where nobody says otherwise, as read from its code, so that no engine is imported for it.
+"""Defaults of `vllm serve`, as read from its code, so that no engine is imported for them.
 
 Read from vLLM 0.32.0 (`EngineArgs.get_batch_defaults` and `CacheConfig`; 0.26.0, whose steps were measured on GPUs,
 starts the same); a test compares the table with the engine that is installed.

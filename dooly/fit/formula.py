@@ -65,6 +65,10 @@ class Range:
         return f"{format_expr(self.quantity)} {self.low:g}..{self.high:g}"
 
 
+MOST_ERROR = 1.0
+"""Largest held-out error of a formula that is used, as a fraction: beyond it, the error exceeds the time itself."""
+
+
 @dataclass(frozen=True)
 class Held:
     """Error on points that were left out of the fit (k-fold), as fractions: 0.02 is 2 %.
@@ -87,6 +91,16 @@ class Held:
     noise: float
     disturbed: int
     points: int
+
+    @property
+    def useless(self) -> str | None:
+        """Reason for which no prediction may rest on the formula; None if one may."""
+        if self.mape <= MOST_ERROR:
+            return None
+        return (
+            f"its formula misses points left out of the fit by {self.mape:,.0%}, more than {MOST_ERROR:.0%} "
+            f"({self.points} points); it is not used, `dooly profile` measures more"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dooly.database.environment import Fact
 from dooly.errors import ProfileError
 from dooly.hardware.gpus import PLATFORMS
 from dooly.hardware.machine import Machine, kv_block_size
-from dooly.ir import Kind, Operation, parse_program
+from dooly.ir import Kind, Operation
 from dooly.ir.opset import BETWEEN_STAGES
 
 __all__ = ["at_home", "environment_for", "home_of", "host_environment", "machine_behind", "stored_machine"]
@@ -112,8 +112,7 @@ def home_of(stored: StoredOperation, machine: Machine) -> Environment:
     """The environment of an operation, or of a part of host time, as the engine runs it on this machine."""
     if stored.signature in HOST_PARTS:
         return host_environment(machine)
-    (operation,) = parse_program(stored.text).operations
-    return environment_for(operation, machine)
+    return environment_for(stored.parsed(), machine)
 
 
 def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:

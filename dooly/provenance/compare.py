@@ -131,7 +131,7 @@ class Comparison:
         return found
 
     def _results(self, index: int, op: Op, call: Call) -> None:
-        """What an operation writes beside what it returns is a result of the graph only where something reads it."""
+        """Leave out results that an operation writes beside what it returns, unless something reads them."""
         found = list(call.results)
         while len(found) > max(len(op.results), call.returned):
             claimed = [self.at(value.type.shape) for value in op.results[call.returned :]]

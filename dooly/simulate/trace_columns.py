@@ -132,7 +132,7 @@ def _only(role: str, names: Sequence[str], place: str) -> str | None:
     fitting = [name for name in names if role_of(name) == role]
     if len(fitting) > 1:
         raise TraceError(
-            f"{place}: columns {' and '.join(fitting[:4])} could all be the {role} column; found: {listed(names)}; "
+            f"{place}: columns {listed(fitting)} could all be the {role} column; found: {listed(names)}; "
             f"name one with --trace-option {role}=NAME"
         )
     return fitting[0] if fitting else None
@@ -150,9 +150,9 @@ def _arrival(names: Sequence[str], place: str) -> str | None:
         return maybe[0]
     if not maybe and not gaps:
         return None
-    told = f"columns {' and '.join(maybe[:4])} could all be the arrival column"
+    told = f"columns {listed(maybe)} could all be the arrival column"
     if gaps:
-        told = f"{gaps[0]} counts from another request, so only serving tells when requests arrive"
+        told = f"{listed(gaps[:1])} counts from another request, so only serving tells when requests arrive"
     raise TraceError(
         f"{place}: {told}; found: {listed(names)}; read are names such as arrival_s, arrived_at or timestamp; "
         "--trace-option arrival=NAME names another"
@@ -160,6 +160,6 @@ def _arrival(names: Sequence[str], place: str) -> str | None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names of columns for a message, the first dozen of many."""
-    shown = [name[:40] or "(no name)" for name in names[:12]]
+    """Names of columns for one line of a message, the first dozen of many; what cannot be printed is escaped."""
+    shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in name[:40]) or "(no name)" for name in names[:12]]
     return ", ".join(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

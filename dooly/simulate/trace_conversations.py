@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dooly.errors import TraceError
+from dooly.simulate.trace_columns import listed
 
 __all__ = ["conversations", "count_tokens"]
 
@@ -25,7 +26,7 @@ def conversations(objects: Sequence[dict[str, Any]], name: str, tokenizer: Path 
     if tokenizer is None:
         raise TraceError(
             f"{name}: conversations as text, whose tokens only a tokenizer counts; name the folder of one with "
-            f"--trace-option tokenizer=FOLDER (found: {', '.join(objects[0])[:80]})"
+            f"--trace-option tokenizer=FOLDER (found: {listed(list(objects[0]))})"
         )
     turns = [_first_turn(each, f"{name}, entry {index}") for index, each in enumerate(objects, start=1)]
     counts = count_tokens([text for turn in turns if turn for text in turn], tokenizer)

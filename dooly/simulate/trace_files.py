@@ -138,8 +138,8 @@ def _rows(records: Records, columns: Columns) -> list[_Row]:
             rows.append(_Row(number, time, prompt, output, prefix))
         except ValueError as error:
             raise TraceError(
-                f"{records.place.format(number)}: {name}: {error}; found: {listed(records.columns)}; "
-                f"read: {', '.join(read)}"
+                f"{records.place.format(number)}: {listed([name])}: {error}; found: {listed(records.columns)}; "
+                f"read: {listed(read)}"
             ) from None
     return rows
 
@@ -201,7 +201,7 @@ def _unit(
     unit, why = find_unit(columns.arrival, times, records.columns, block) if asked is None else (asked, "as asked")
     if _kind(times[0]) == DATES:
         unit, why = DATES, ""
-    return unit, f"arrivals from {columns.arrival} in {unit}" + (f" ({why})" if why else "")
+    return unit, f"arrivals from {listed([columns.arrival])} in {unit}" + (f" ({why})" if why else "")
 
 
 def _block(rows: Sequence[_Row], given: int | None, name: str) -> tuple[int, bool]:
@@ -230,7 +230,7 @@ def _block(rows: Sequence[_Row], given: int | None, name: str) -> tuple[int, boo
 def _reading(columns: Columns, found: Sequence[str], when: str, block: int | None) -> str:
     """Describe what was taken from which column."""
     unread = [each for each in found if each not in columns.names]
-    parts = [f"prompt tokens from {columns.prompt}, output tokens from {columns.output}", when]
+    parts = [f"prompt tokens from {listed([columns.prompt])}, output tokens from {listed([columns.output])}", when]
     parts += [f"{block} tokens of the prompt for each of hash_ids"] if block else []
     parts += [f"not read: {listed(unread)}"] if unread else []
     return "; ".join(parts)

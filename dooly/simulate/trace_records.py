@@ -58,7 +58,7 @@ def _csv(text: str, name: str) -> Records:
     line, header = next(rows, (0, []))
     if not header:
         raise TraceError(f"{name}: the file is empty; expected a header such as arrival_s,prompt_tokens,output_tokens")
-    found = {mark: next(_csv_rows(text, name, mark))[1] for mark in ",;\t|"}
+    found = {mark: next(_csv_rows(text, name, mark), (0, list[str]()))[1] for mark in ",;\t|"}
     mark = max(found, key=lambda each: len(found[each]))
     header = found[mark]
     _refuse_duplicates(header, f"{name}:{line}")
@@ -94,7 +94,7 @@ def _csv_rows(text: str, name: str, mark: str) -> Iterator[tuple[int, list[str]]
 def _refuse_duplicates(names: Sequence[str], place: str) -> None:
     twice = sorted({each for each in names if each and names.count(each) > 1})
     if twice:
-        raise TraceError(f"{place}: column {twice[0]} appears twice; found: {listed(names)}")
+        raise TraceError(f"{place}: column {listed(twice[:1])} appears twice; found: {listed(names)}")
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def _arrays(arrays: dict[str, list[Cell]], name: str) -> Records:
     def cells(wanted: Sequence[str]) -> Iterator[tuple[int, list[Cell]]]:
         lengths = {each: len(arrays[each]) for each in wanted}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{each} {length}" for each, length in lengths.items())
+            told = ", ".join(f"{listed([each])} {length}" for each, length in lengths.items())
             raise TraceError(f"{name}: lists of different length: {told}")
         for number, row in enumerate(zip(*(arrays[each] for each in wanted), strict=True), start=1):
             yield number, list(row)

@@ -99,7 +99,7 @@ def _entry(config: Mapping[str, Any], tp: int) -> str:
 
 
 def kept_at(name: str, config: Mapping[str, Any], options: Options) -> Path:
-    """Where the graphs of a checked configuration are kept for this user."""
+    """Return where the graphs of a checked configuration are kept for this user."""
     processor = "" if PLATFORMS[options.platform].is_cuda else cpuinfo().get("flags", "")
     return (
         CACHE / f"{_digest([name, config, repr(options), engine_release(), installed('torch'), processor, _code()])}.ir"

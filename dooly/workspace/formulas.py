@@ -11,7 +11,7 @@ from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
 from dooly.hardware.environment import environment_for, host_environment
 from dooly.hardware.machine import Machine
-from dooly.ir import Kind, Operation, parse_program
+from dooly.ir import Kind, Operation
 from dooly.workspace.transfer import lent_host_parts, lent_products
 
 __all__ = ["fit_missing", "fit_stored", "formulas_here", "observed"]
@@ -23,15 +23,25 @@ def fit_stored(database: PointSource, stored: StoredOperation, environment: Envi
     """Fit the points of one operation, or of one part of the host's work, in one environment.
 
     Raises:
-        FitError: the points do not suffice.
+        FitError: the points do not suffice, or the formula is useless.
     """
     from dooly.fit import fit, fit_host
 
     observations = observed(database, stored.signature, environment)
     if stored.signature in HOST_PARTS:
-        return fit_host(stored.signature, observations)
-    (operation,) = parse_program(stored.text).operations
-    return fit(operation, observations)
+        return _useful(fit_host(stored.signature, observations))
+    return _useful(fit(stored.parsed(), observations))
+
+
+def _useful(formula: Formula) -> Formula:
+    """The formula itself.
+
+    Raises:
+        FitError: no prediction may rest on it.
+    """
+    if formula.held.useless:
+        raise FitError(f"{formula.name}: {formula.held.useless}")
+    return formula
 
 
 def observed(database: PointSource, signature: str, environment: Environment) -> list[Observation]:
@@ -65,7 +75,7 @@ def fit_missing(
         if not points[operation] and (operation.kind is Kind.COLLECTIVE or known_alike is None):
             continue
         try:
-            found[operation.signature] = families.fit(operation, points[operation])
+            found[operation.signature] = _useful(families.fit(operation, points[operation]))
         except FitError as error:
             _log.info(f"not fitted: {error}")
     stored = {each.signature: stored_types(each) for each in missing if families.of(each) is None}
@@ -124,7 +134,7 @@ def _families(database: PointSource, wanted: Sequence[Operation], machine: Machi
     measured: dict[Operation, list[Observation]] = {}
     for stored in database.operations():
         if stored.target in targets:
-            (operation,) = parse_program(stored.text).operations
+            operation = stored.parsed()
             points = observed(database, stored.signature, environment_for(operation, machine))
             if points:
                 measured[operation] = points
@@ -134,7 +144,7 @@ def _families(database: PointSource, wanted: Sequence[Operation], machine: Machi
 def formulas_here(database: PointSource, operations: Sequence[Operation], machine: Machine) -> dict[str, Formula]:
     """Formulas by signature, the host's among them, that were fitted in this machine's environments.
 
-    Where there is none here but one in another environment, that is said, never used.
+    Where there is none here but one in another environment, that is said, never used; neither is a useless one.
     """
     homes = {operation.signature: environment_for(operation, machine) for operation in operations}
     homes |= dict.fromkeys(HOST_PARTS, host_environment(machine))
@@ -143,7 +153,11 @@ def formulas_here(database: PointSource, operations: Sequence[Operation], machin
     for signature, home in homes.items():
         stored = database.formula(signature, home)
         if stored is not None:
-            found[signature] = from_json(stored)
+            formula = from_json(stored)
+            if formula.held.useless:
+                _log.info(f"note: {formula.name}: {formula.held.useless}")
+            else:
+                found[signature] = formula
         elif (near := _near(database, signature, home)) is not None:
             elsewhere[signature] = near
     for difference in sorted(set(elsewhere.values())):

@@ -1,4 +1,4 @@
-"""What a device and an engine can take: weights, KV cache, context, requests and tokens; and what would fit."""
+"""Limits of a device and an engine: weights, KV cache, context, requests and tokens; and what would fit."""
 
 from collections.abc import Iterable
 

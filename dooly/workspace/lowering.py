@@ -1,5 +1,6 @@
 """Models lowered to operations: captured from a configuration, or read from an .ir file."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from dooly.errors import CaptureError
 from dooly.ir import Graph, Program, read_program
 
 __all__ = ["lower", "model_path"]
+
+_log = logging.getLogger(__name__)
 
 
 def lower(
@@ -31,7 +34,7 @@ def lower(
     Raises:
         CaptureError, ParseError, PassError: a model is not usable, or an .ir file was captured otherwise.
     """
-    from dooly.capture import Options, Parallel, check_read
+    from dooly.capture import Options, Parallel, check_read, note_of
     from dooly.passes import PIPELINE, run
     from dooly.workspace.captures import graphs_of
 
@@ -41,6 +44,8 @@ def lower(
         if model.endswith(".ir"):
             parts.append(_read(model, platform, eager))
         else:
+            if note := note_of(model):
+                _log.info(f"note: {model} as bundled: {note}")
             options = Options(Parallel(tp, pp=stages), platform or here, backend, eager=eager)
             parts.append(Program(tuple(graph for graph in graphs_of(model, options) if _holds(graph, rank))))
     program = Program.joined(parts)

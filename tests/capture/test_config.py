@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dooly.capture import capture, list_models, resolve_model
+from dooly.capture import capture, list_models, note_of, resolve_model
 from dooly.capture.config import config_values, fields_of
 from dooly.capture.parallel import Parallel
 from dooly.errors import CaptureError, DoolyError
@@ -77,7 +77,7 @@ def test_a_head_size_need_not_divide_the_hidden_size(write: Writer) -> None:
         ({"architectures": ["LlamaForCausalML"]}, "did you mean LlamaForCausalLM"),
         (
             {"architectures": ["BertModel"]},
-            "unknown architecture 'BertModel' (did you mean BertLMHeadModel?): not among the ",
+            "unknown architecture 'BertModel', did you mean BertLMHeadModel?; the engine has ",
         ),
         ({"architectures": []}, "architectures is [], expected a list of one name"),
         ({"architectures": ..., "model_type": ...}, "architectures is None, expected a list of one name"),
@@ -249,6 +249,16 @@ def test_an_absent_engine_names_the_extra_that_brings_it() -> None:
     assert done.returncode == 0, done.stderr
     assert "vLLM cannot be imported" in done.stdout
     assert "pip install 'dooly[cpu]'" in done.stdout
+
+
+def test_what_sets_a_bundled_model_apart_from_its_checkpoint(tmp_path: Path) -> None:
+    said = note_of("gpt-oss-20b")
+    assert said is not None
+    assert said.startswith("all weights in bf16; the published checkpoint keeps those of the experts in MXFP4")
+    assert note_of("llama-3.1-8b") is None
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "note.txt").write_text("mine")
+    assert note_of(tmp_path) is None
 
 
 @pytest.mark.parametrize("missing", ["num_hidden_layers", "vocab_size"])

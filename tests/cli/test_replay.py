@@ -149,10 +149,10 @@ def test_kv_blocks_that_fit_into_a_gpu(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dooly.cli.record.gpu_present", lambda: True)
     limits = ["--max-num-seqs", "64", "--max-num-batched-tokens", "64", "--max-model-len", "2048", "--block-size", "32"]
     command = ["record", "tiny-llama", "azure-conv:2@50", "--repeats", "1", "-o", str(kept), *limits]
-    monkeypatch.setattr("dooly.workspace.formulas.machine", lambda: replace(here, memory_bytes=2**30))
+    monkeypatch.setattr("dooly.workspace.models.machine", lambda: replace(here, memory_bytes=2**30))
     assert main(command) == 2
     assert "leaves no KV cache" in capsys.readouterr().err
-    monkeypatch.setattr("dooly.workspace.formulas.machine", lambda: replace(here, memory_bytes=2**30 * 8 // 5))
+    monkeypatch.setattr("dooly.workspace.models.machine", lambda: replace(here, memory_bytes=2**30 * 8 // 5))
     assert main(command) == 0
     settings = load_recording(kept).runs[0].settings
     assert f"{settings.num_blocks} KV cache blocks of 32 tokens fit into the memory" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from dooly.errors import DatabaseError
 
 HOME = Environment.of(platform="h200", device="NVIDIA H200", mode="graph")
 AWAY = Environment.of(platform="h200", device="NVIDIA H200", mode="eager")
-OPERATION = StoredOperation("linear_00000001", "linear", "text")
+OPERATION = StoredOperation("linear_00000001", "linear", "pseudo operation of a test")
 
 
 def record(tokens, us, home=HOME, operation=OPERATION, status=Status.OK):

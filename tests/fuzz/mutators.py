@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-__all__ = ["Mutator", "change_bytes", "change_ir", "change_json", "change_size", "one_of"]
+__all__ = ["Mutator", "change_bytes", "change_ir", "change_json", "change_size", "change_text", "one_of"]
 
 Mutator = Callable[[Random, Sequence[bytes]], bytes]
 """A new input from the seeds; equal random numbers give equal inputs."""
@@ -42,6 +42,31 @@ def change_bytes(random: Random, seeds: Sequence[bytes]) -> bytes:
             at = random.randrange(len(other) + 1)
             data[start:start] = other[at : at + 64]
     return bytes(data)
+
+
+# --- texts of rows ---------------------------------------------------------------------------------------------------
+
+_CELLS = (
+    *("NaN", "1e999", "-1", '""', "null", "true", "[]", "{}", "9" * 30, "0.0", "10.0", "inf", "²", "", "1e25"),
+    *("\n", ",", ";", "\t", '"', "\0", "#", "\r", "\u2028", "\x1b[31m", "{", "]", "=1+1"),
+    *("timestamp", "delay", "arrival_s", "prompt_tokens", "hash_ids", "output_len", "start_times"),
+    *("2023-11-16 18:15:46", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"),
+)
+
+
+def change_text(random: Random, seeds: Sequence[bytes]) -> bytes:
+    """Words and numbers of a text replaced by others that a table may hold, lines moved and left out."""
+    text = random.choice(seeds).decode(errors="replace")
+    for _ in range(random.choice((1, 1, 2, 4))):
+        words = list(re.finditer(r"[A-Za-z_]+|[\d.]+", text))
+        if words and random.random() < 0.7:
+            word = random.choice(words)
+            text = text[: word.start()] + random.choice(_CELLS) + text[word.end() :]
+        else:
+            lines = text.split("\n")
+            random.shuffle(lines)
+            text = "\n".join(lines[: random.randint(1, len(lines))])
+    return text.encode(errors="replace")
 
 
 # --- texts of the IR ----------------------------------------------------------------------------------------------

@@ -12,23 +12,28 @@ reads them as a user's command does; then add a row to `READERS` with a few smal
 import gzip
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dooly.capture import Options, Parallel, check
+from dooly.database import Database, Environment, Point, Record, Samples
+from dooly.database.exchange import read_parquet, write_parquet
 from dooly.errors import CaptureError, DoolyError, ParseError
 from dooly.evaluate.recording import load_recording
 from dooly.fit.store import from_json, to_json
-from dooly.ir import evaluate, format_expr, parse_expr, parse_program, symbols_of
+from dooly.ir import Program, evaluate, format_expr, parse_expr, parse_program, symbols_of
 from dooly.ir.expr_parser import ExprSyntaxError
 from dooly.ir.opset import OPSET
 from dooly.passes import PIPELINE, run, select
 from dooly.predict import SavedModel
+from dooly.simulate import read_trace, write_trace
 from tests.adapters.conftest import dense, saved
-from tests.fuzz.mutators import Mutator, change_bytes, change_ir, change_json, change_size, one_of
+from tests.fuzz.mutators import Mutator, change_bytes, change_ir, change_json, change_size, change_text, one_of
 
 __all__ = ["READERS", "Reader"]
 
@@ -116,6 +121,85 @@ def _read_size(data: bytes, folder: Path) -> None:
         assert evaluate(size, values) == evaluate(again, values)
 
 
+# --- traces
+
+
+def _traces() -> tuple[bytes, ...]:
+    texts = (
+        "arrival_s,prompt_tokens,output_tokens\n0,10,5\n0.5,20.0,6\n",
+        "arrived_at;num_prefill_tokens;num_decode_tokens\n0.0;374;44\n4.314;396;109\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:50.9951690,396,109\n2023-11-16T18:15:46.6Z,374,44\n",
+        "# from 5 to 45\nTimestamp,Model,Request tokens,Response tokens\n5,a,472,18\n45,b,1087,0\n",
+        '{"timestamp": 0, "input_length": 700, "output_length": 5, "hash_ids": [0, 1]}\n'
+        '{"timestamp": 3000, "input_length": 600, "output_length": 0, "hash_ids": [0, 2]}\n',
+        '{"input_toks": 12, "output_toks": 40, "arrival_time_ns": 11000000, "input_tok_ids": [1, 2]}\n',
+        '{"input_lens": [13, 25], "output_lens": [120, 613], "ttfts": [1.0, 1.0], "start_times": [3.7, 4.4]}',
+    )
+    return tuple(text.encode() for text in texts)
+
+
+def _read_trace(data: bytes, folder: Path) -> None:
+    """Read, write and read again: requests without prefixes are the same to the microsecond."""
+    (folder / "t.csv").write_bytes(data)
+    trace = read_trace(folder / "t.csv")
+    if trace.duration_s < 1e6 and not any(request.prefix for request in trace.requests):
+        write_trace(trace, folder / "again.csv")
+        again = read_trace(folder / "again.csv")
+        lengths = [[(each.prompt_tokens, each.output_tokens) for each in one.requests] for one in (trace, again)]
+        assert lengths[0] == lengths[1]
+
+
+# --- databases
+
+
+@cache
+def _database_files() -> tuple[bytes, bytes]:
+    """A database of two operations with three points each, as SQLite and as Parquet."""
+    operations = parse_program((ROOT / "dooly/data/models.ir").read_text()).operations
+    operations = [each for each in operations if each.target == "linear"][:2]
+    with TemporaryDirectory() as folder:
+        database = Database(Path(folder) / "a.sqlite")
+        for operation in operations:
+            text = str(Program((), (operation,)))
+            database.add_operation(operation.signature, operation.target, text)
+            for tokens in (1, 8, 64):
+                claim = database.claim(operation.signature, Environment.of(device="x"), Point.of(T=tokens))
+                assert claim is not None
+                database.record_ok(claim, Samples((1.0 * tokens, 2.0 * tokens), (3.0,), 2, (("power_w", 1.5),), 9.0))
+        write_parquet(database.records(), Path(folder) / "a.parquet")
+        database.close()
+        with sqlite3.connect(Path(folder) / "a.sqlite") as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        return (Path(folder) / "a.sqlite").read_bytes(), (Path(folder) / "a.parquet").read_bytes()
+
+
+def _read_parquet(data: bytes, folder: Path) -> None:
+    (folder / "a.parquet").write_bytes(data)
+    _add(list(read_parquet(folder / "a.parquet")))
+
+
+def _read_sqlite(data: bytes, folder: Path) -> None:
+    for name in ("a.sqlite", "a.sqlite-wal", "a.sqlite-shm"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "a.sqlite").write_bytes(data)
+    database = Database(folder / "a.sqlite", create=False)
+    try:
+        database.summary()
+        _add(database.records())
+    finally:
+        database.close()
+
+
+def _add(records: list[Record]) -> None:
+    """Add the records to an empty database: what it then holds is what was given."""
+    database = Database("sqlite://")
+    try:
+        assert database.add_records(records) == len(database.records())
+    finally:
+        database.close()
+
+
 # --- configurations
 
 
@@ -169,6 +253,9 @@ def _read_recording(data: bytes, folder: Path) -> None:
 _JSON = one_of((1, change_bytes), (9, change_json))
 
 READERS: tuple[Reader, ...] = (
+    Reader("trace", _traces, one_of((1, change_bytes), (3, change_text)), _read_trace),
+    Reader("parquet", lambda: _database_files()[1:], change_bytes, _read_parquet),
+    Reader("sqlite", lambda: _database_files()[:1], change_bytes, _read_sqlite),
     Reader("size", lambda: (b"64*((V + 63)//64)/TP", b"max(Nkv, 1)*D"), change_size, _read_size),
     Reader(
         "ir",
