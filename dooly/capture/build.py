@@ -224,7 +224,7 @@ def _is_quotient(value: object) -> bool:
 
 
 def _take_over(known: Any, symbolic: Any) -> Any:
-    """What is known, with those of its integers that equal a symbolic one at the same place replaced by it."""
+    """Return what is known, its integers replaced by the symbolic ones that equal them at the same place."""
     if isinstance(symbolic, ConfigInt):
         return symbolic if isinstance(known, int | float) and known == int(symbolic) else known
     if isinstance(known, PreTrainedConfig) and isinstance(symbolic, PreTrainedConfig):

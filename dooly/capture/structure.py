@@ -74,7 +74,7 @@ _DEPTH = 2
 
 
 def _facts(layer: torch.nn.Module) -> dict[_Key, Hashable]:
-    """What there is to say about a layer: for each module its class, its plain attributes and its parameters."""
+    """Describe a layer: for each module its class, its plain attributes and its parameters."""
     facts: dict[_Key, Hashable] = {}
     for name, module in layer.named_modules():
         facts[name, "class"] = type(module).__qualname__
