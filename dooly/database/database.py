@@ -302,9 +302,12 @@ class Database:
     # -- formulas -------------------------------------------------------------------------------------------------
 
     def store_formula(self, signature: str, environment: Environment, formula: Mapping[str, object]) -> None:
-        """Store the fitted formula of an operation, replacing an earlier fit."""
+        """Store the fitted formula of an operation, replacing an earlier fit.
+
+        Where another process stores its own fit at the same moment, that one stands.
+        """
         operation, home = self._operation_id(signature), self._environment_id(environment, create=True)
-        with self._writing() as connection:
+        with suppress_duplicate(), self._writing() as connection:
             connection.execute(
                 delete(formulas).where(formulas.c.operation == operation, formulas.c.environment == home)
             )

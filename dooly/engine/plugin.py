@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import time
+import weakref
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -80,7 +81,9 @@ class _Recorder:
         worker = getattr(core.model_executor, "driver_worker", None)
         runner = None if worker is None else worker.worker.model_runner
         device = core.vllm_config.device_config.device_type
-        self._log = StepLog(open(path, "xb", buffering=0))  # noqa: SIM115  (open as long as the process lives)
+        file = open(path, "xb", buffering=0)  # noqa: SIM115  (open as long as the core lives)
+        weakref.finalize(core, file.close)
+        self._log = StepLog(file)
         self._arrivals: dict[str, tuple[int, float]] = {}
         self._numbers: dict[str, int] = {}
         self._before: SeenStep | None = None

@@ -16,8 +16,9 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(autouse=True)
-def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every activation of a decoder runs ``planted::mystery`` on what it returns."""
+def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Every activation of a decoder runs ``planted::mystery`` on what it returns; captures of others are not reused."""
+    monkeypatch.setattr("dooly.workspace.captures.CACHE", tmp_path / "captures")
     from vllm.model_executor.layers.activation import SiluAndMul
 
     library = torch.library.Library("planted", "DEF")

@@ -138,7 +138,8 @@ def test_a_real_server_is_recorded(models: dict[str, Path], tmp_path: Path, caps
         moments = (request.sent_s, request.arrived_s, request.admitted_s, request.sampled_s, request.first_token_s)
         assert list(moments) == sorted(moments)
         assert request.finish_s == pytest.approx(request.first_token_s + sum(request.gaps_us) / 1e6, abs=1e-4)
-        assert (request.output_tokens, len(request.gaps_us), request.cached_tokens) == (6, 5, 0)
+        assert (request.output_tokens, request.cached_tokens) == (6, 0)
+        assert 1 <= len(request.gaps_us) <= 5  # a busy server sends several tokens in one piece
 
 
 @pytest.mark.engine
