@@ -55,7 +55,8 @@ def observe(witness: ModelWitness, options: Options, place: str) -> Observed:
             stack.enter_context(torch.no_grad())
             stack.enter_context(without_autocast())
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-            state = {f"model.{name}": torch.empty(p.shape, dtype=p.dtype, device="meta") for name, p in named}
+            shapes = {name: p.shape[::-1] if name in built.transposed else p.shape for name, p in named}
+            state = {f"model.{name}": torch.empty(shapes[name], dtype=p.dtype, device="meta") for name, p in named}
             ids, positions = (torch.empty(tokens, dtype=torch.long, device="meta") for _ in range(2))
             indices = torch.empty(rows, dtype=torch.long, device="meta")
             turned = {f"model.{name}": state[f"model.{name}"].t() for name in built.transposed}

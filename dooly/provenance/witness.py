@@ -155,7 +155,7 @@ class _Draw:
         blocks = (config.get("quantization_config") or {}).get("weight_block_size")
         self._unit = math.lcm(*blocks) if blocks else 32  # sizes keep what they have in common with this
         self._old, self._rng = {**config_values(config), **graph.config_values}, rng
-        self._named = graph.config_values.keys()
+        self._named = graph.config_values.keys() | ({"Nkv"} if self._one_kind_of_heads else set())
         self._tied = "head_dim" in config and "D" not in self._named and {"H", "Nq"} <= self._named
         self._facts = {(str(fact.divisor), str(fact.dividend)) for fact in graph.facts}
         self._split = {name for fact in graph.facts if str(fact.divisor) == "TP" for name in symbols_of(fact.dividend)}
