@@ -21,11 +21,11 @@ from dooly.capture.symbols import Reader
 from dooly.errors import CaptureError
 from dooly.ir import Expr, Free, Op, TensorType, Value, attributes
 
-__all__ = ["Converter"]
+__all__ = ["COMPILED", "Converter"]
 
 _IGNORED = frozenset(("device", "layout", "pin_memory", "memory_format", "non_blocking", "cudnn_enable"))
 _ALLOCATIONS = frozenset(("aten.empty", "aten.empty_like", "aten.new_empty", "aten.empty_strided"))
-_COMPILED = ("_C.", "vllm.")
+COMPILED = ("_C.", "vllm.")
 """Dialects of the engine's kernels."""
 
 _COLLECTIVES = frozenset(("vllm.all_reduce", "vllm.all_gather", "vllm.reduce_scatter"))
@@ -122,7 +122,7 @@ class Converter:
             along = {"dim": call.attrs["dim"]} if "dim" in call.attrs else {}
             group = str(call.attrs["group_name"]).partition(":")[0]
             call.attrs = {"group": group, "ranks": self._ranks(group), **along}
-        elif call.target.startswith(_COMPILED) and (scheme := self._schemes.get(node.meta.get("module_path", ""))):
+        elif call.target.startswith(COMPILED) and (scheme := self._schemes.get(node.meta.get("module_path", ""))):
             call.attrs["scheme"] = scheme
         self._emit(call)
 

@@ -19,9 +19,11 @@ from vllm.ir import enable_torch_wrap
 
 from dooly.capture.build import build, explained
 from dooly.capture.frontend import described, names_of
+from dooly.capture.fx import COMPILED
 from dooly.capture.kernels import declare_shapes
 from dooly.capture.mixers import opened
 from dooly.capture.options import Options
+from dooly.capture.schemes import schemes_of
 from dooly.capture.step import Step
 from dooly.capture.structure import layer_kinds
 from dooly.capture.trace_hooks import module_paths, without_autocast
@@ -72,7 +74,14 @@ def observe(witness: ModelWitness, options: Options, place: str) -> Observed:
                 path.pop()
             torch.func.functional_call(step, state, (ids, positions, indices))
         layers = [(call.target, str(call.arguments.get("layer_name"))) for call in watch.calls]
-        return Observed((*parameters(built.model, weights), *watch.calls), described(built, names, layers))
+        schemes = schemes_of(built.model, built.vllm_config)
+        calls = [
+            replace(call, arguments={**call.arguments, "scheme": schemes[call.path]})
+            if call.target.startswith(COMPILED) and call.path in schemes
+            else call
+            for call in watch.calls
+        ]
+        return Observed((*parameters(built.model, weights), *calls), described(built, names, layers))
 
 
 def _check_layers(found: Sequence[Hashable], kinds: Sequence[Hashable], place: str) -> None:
