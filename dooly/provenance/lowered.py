@@ -114,6 +114,8 @@ def _flops(call: Call) -> int:
     if call.target == "aten.linear":
         rows, weight, *_ = call.reads
         return 2 * prod(rows.shape) * weight.shape[0]
+    if call.target.endswith("_gemm"):  # weights are packed, or in the layout of their kernel: its result says how many
+        return 2 * prod(call.reads[0].shape) * call.results[0].shape[-1]
     if call.target not in ("aten.mm", "aten.addmm", "_C.cutlass_scaled_mm"):
         return 0
     left, right = call.reads[:2] if call.target.startswith("_C") else call.reads[-2:]
