@@ -278,6 +278,11 @@ class BatchColumns:
         """New tokens of each batch, T."""
         return cast("NDArray[np.int64]", np.add.reduceat(self.new, self.starts))
 
+    @cached_property
+    def prompts(self) -> NDArray[np.int64]:
+        """Requests with more than one new token of each batch, Rp."""
+        return cast("NDArray[np.int64]", np.add.reduceat((self.new > 1).astype(np.int64), self.starts))
+
     def attention(self, window: int | None = None) -> dict[str, Column]:
         """`Batch.attention` for each batch, float64[batches] each."""
         new, cached, starts = self.new, self.cached, self.starts
@@ -300,7 +305,7 @@ class BatchColumns:
         tiled = seen_pairs * (-(-tokens // TILE) * TILE) // tokens
         prefill = {"Tp": tokens, "Sp": seen_rows, "Pp": seen_pairs, "Pt": tiled}
         columns |= {name: np.bincount(batch, each, count) for name, each in prefill.items()}
-        columns["Rp"] = np.bincount(batch, minlength=count)
+        columns["Rp"] = self.prompts
         columns["Sq"] = np.zeros(count, np.int64)
         np.maximum.at(columns["Sq"], batch, seen_rows)
         longest, prefills = np.maximum.reduceat(rows, starts), columns["Tp"] > 0

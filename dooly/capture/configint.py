@@ -224,7 +224,7 @@ def _rational(value: float) -> Expr:
 
 
 _RANKS = frozenset(map(symbol, ("TP", "DP", "PP")))
-"""What no field of a configuration is a multiple of by itself."""
+"""Symbols that no field of a configuration is a multiple of by itself."""
 
 
 def expression(value: object) -> Expr:

@@ -159,7 +159,7 @@ TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 """PyTorch's element types by the name that the IR uses."""
 
 _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._check")
-"""What export notes about sizes and types; nothing runs."""
+"""Notes of export about sizes and types; nothing runs."""
 
 
 def _places(model: torch.nn.Module) -> dict[str, list[tuple[Any, str]]]:

@@ -38,7 +38,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 _KNOWN = ("Meta", "CompositeImplicitAutograd")
-"""What has a rule, or is made of operations that have."""
+"""Keys of operations that have a rule, or are made of operations that have."""
 
 _LIBRARY = torch.library.Library("_C", "FRAGMENT")
 _RULES: Mapping[str, Callable[..., Any]] = {"_C::greedy_argmax": _greedy_argmax}

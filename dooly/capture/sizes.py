@@ -24,7 +24,7 @@ _ELEMENTWISE = frozenset(
     getattr(torch.Tensor, name)
     for name in ("__pow__", "__rpow__", "__truediv__", "__rtruediv__", "__mul__", "__rmul__", "to", "float", "clone")
 ) | frozenset((torch.Tensor.div, torch.Tensor.mul, torch.Tensor.pow, torch.pow, torch.div, torch.mul))
-"""What keeps the shape of its operand, or of the operand that is no scalar."""
+"""Functions that keep the shape of their operand, or of the operand that is no scalar."""
 
 
 def _size(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Sequence[int] | None:

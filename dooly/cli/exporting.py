@@ -66,7 +66,7 @@ _SOURCE = {
     "block_size": (_EngineBlock, None),
     "stage": (_Stage, "0/1"),
 }
-"""Where step times come from, with defaults."""
+"""Options that say where step times come from, with defaults."""
 
 _SIZES = {"max_tokens": (TokensPerStep, 512), "max_requests": (RequestsPerStep, 16), "max_context": (Context, 2048)}
 """How large tables become, with defaults."""

@@ -37,7 +37,7 @@ def location_url(location: str | Path) -> URL:
 _POSTGRESQL: dict[str, str] = dict.fromkeys(("postgres", "postgresql"), "postgresql+psycopg")
 
 _PASSWORD = re.compile(r"(?<=://).*(?=@)|(?<=password=)[^&]*")
-"""What comes before the host of a URL that cannot be read, and passwords behind it."""
+"""The part before the host of a URL that cannot be read, and passwords behind it."""
 
 
 def place_of(location: str | Path | URL) -> str:

@@ -33,7 +33,7 @@ _EXTENSIONS = (
 )
 
 _PACKAGES = ("cutlass", "flashinfer", "quack", "tilelang", "triton_kernels", "vllm.third_party.deep_gemm")
-"""What the CUDA build needs or brings along."""
+"""Packages that the CUDA build needs or brings along."""
 
 _SCHEMAS = Path(__file__).with_name("cuda_operations.txt")
 """Compiled operations that the engine's Python code calls, as its CUDA build registers them."""
@@ -45,7 +45,7 @@ _QUESTIONS = {
     "cutlass_scaled_mm_supports_fp8": 90,
     "mxfp4_experts_quant_supported": 100,
 }
-"""What the engine asks its CUDA build of a compute capability, with the least that has it."""
+"""Questions of the engine to its CUDA build, with the least compute capability that has it."""
 
 _libraries: list[torch.library.Library] = []
 

@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["NAME", "register_loader"]
 
 NAME = "dooly-random"
-"""Of the load format."""
+"""Name of the load format."""
 _DRAWN = 1e-3 / math.sqrt(3.0)
 """Root mean square of the weights that vLLM draws, those of norms included."""
 

@@ -33,7 +33,7 @@ _MAX_REQUESTS = {"cpu": 1, "cuda": 512}
 
 
 _PAUSES_S = (5.0, 20.0)
-"""What a GPU that is too hot is given to cool down before it is tried again."""
+"""Seconds that a GPU that is too hot gets to cool down before it is tried again."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Datasheet:
 
 
 DATASHEETS: Mapping[str, Datasheet] = {"h100": Datasheet(989.4, 3350.0), "h200": Datasheet(989.4, 4800.0)}
-"""By platform: the SXM boards."""
+"""Data sheets by platform: the SXM boards."""
 
 
 @dataclass(frozen=True)

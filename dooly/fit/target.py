@@ -21,8 +21,8 @@ __all__ = ["AROUND", "HOST_SUBJECTS", "Subject", "subject_of"]
 Column = NDArray[np.float64]
 
 _APART = 2**20
-"""By this factor, 20 doublings, batches with and without prompts lie apart: what is left over of one says nothing of
-the other."""
+"""The factor, 20 doublings, by which batches with and without prompts lie apart: what is left over of one says nothing
+of the other."""
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,13 @@ PARAMETERS = {
     "per_operation": ParameterKind("us/operation"),
     "per_work": ParameterKind("us/us"),
 }
-"""By name.  ``chain`` is what one row costs where the rows of the longest context are worked off one after another.
-``..._mixed`` is the same parameter where a request has several new tokens, ``..._unsplit`` where more requests decode
-than those whose contexts are split: other code serves such a step.  Over operations of different shapes:
-``per_depth`` is the time that a product takes longer for each column that it sums over, ``per_head`` that of one KV
-head of one request."""
+"""Parameters by name.
+
+``chain`` is what one row costs where the rows of the longest context are worked off one after another.  ``..._mixed``
+is the same parameter where a request has several new tokens, ``..._unsplit`` where more requests decode than those
+whose contexts are split: other code serves such a step.  Over operations of different shapes: ``per_depth`` is the time
+that a product takes longer for each column that it sums over, ``per_head`` that of one KV head of one request.
+"""
 
 _PER_SYMBOL = {
     "T": "per_token",

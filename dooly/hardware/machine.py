@@ -15,10 +15,10 @@ __all__ = ["BLOCK_SIZE", "Machine", "Mode", "kv_block_size", "machine"]
 
 _ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "asimd")
 BLOCK_SIZE = {"cpu": 32, "cuda": 16}
-"""What the engine takes by itself on CUDA; what suits its CPU kernels."""
+"""Tokens in a KV-cache block: the engine's own choice on CUDA, and the size that suits its CPU kernels."""
 
 _ONLY_BLOCK_SIZE = {"CPU_MLA": 16, "FLASHMLA": 64}
-"""Of backends that have kernels for just one."""
+"""Block sizes of backends that have kernels for just one."""
 
 Mode = Literal["eager", "graph"]
 """Whether kernels are launched one by one or replayed from a CUDA graph."""

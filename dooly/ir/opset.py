@@ -156,7 +156,7 @@ def _recurrent(flops: Rule, bytes_: Rule, *batch: str) -> Spec:
 
 
 BETWEEN_STAGES = ("send", "recv")
-"""What pipeline stages hand on, outside of any CUDA graph: a whole model has none of them."""
+"""Operations between pipeline stages, outside of any CUDA graph: a whole model has none of them."""
 
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),

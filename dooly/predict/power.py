@@ -24,7 +24,7 @@ _IDLE_US, _LIGHT_US = 14_000.0, 40_000.0
 """In so long a time without work, or with light steps, all but 1/e of what was done is forgotten."""
 
 _LIGHT_SHARE = 0.2
-"""Of what products lose by lower clocks, light steps lose so much: they wait for memory."""
+"""Share that light steps lose of what products lose by lower clocks: they wait for memory."""
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ class StepModel:
                 launch, beyond = launch + self._called_twice * more * twice, beyond | (further & twice)
             launch, lead = on_grid(launch + np.array(self._slower_us)[modes]), on_grid(lead)
             outside = outside | beyond | late
-        prompts = np.add.reduceat((columns.new > 1).astype(np.float64), columns.starts)
+        prompts = columns.prompts.astype(np.float64)
         before, after, beyond = self.host.many(tokens.astype(np.float64), floats["R"], prompts)
         of_decodes, of_prompts = self._plan_us
         before, after = on_grid(before) + np.where(tokens > requests, of_prompts, of_decodes), on_grid(after)

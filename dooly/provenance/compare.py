@@ -18,7 +18,7 @@ from dooly.provenance.witness import Witness
 __all__ = ["Comparison", "Counterexample", "Key"]
 
 Key = tuple[Hashable, ...]
-"""What a claim is about: ``("dimension", operation, result, axis)``, ``("attribute", ...)`` or ``("count", ...)``."""
+"""The subject of a claim: ``("dimension", operation, result, axis)``, ``("attribute", ...)`` or ``("count", ...)``."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ _SYNTHETIC = frozenset(("input", "insert"))
 """Not operations that run: what a step is given, and memory after a part of it was written in place."""
 
 _WHOLE_SLICE = ("aten.slice", "aten.alias")
-"""Where a vocabulary needs no padding, PyTorch writes the slice of all of it as what it is."""
+"""A slice of a whole vocabulary, which needs no padding, as PyTorch writes it."""
 
 
 def _implied(kind: str, call: Call | None) -> dict[str, int]:

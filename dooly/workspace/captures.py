@@ -33,7 +33,7 @@ __all__ = ["CACHE", "CAPTURED_ON", "CAPTURES", "SIZES", "graphs_of", "kept_at", 
 _log = logging.getLogger(__name__)
 
 CACHE = Path(os.environ.get("DOOLY_CACHE") or user_cache_path("dooly"))
-"""Where graphs captured by this user are kept."""
+"""The folder of graphs captured by this user."""
 
 CAPTURES = DATA / "captures.zip"
 CAPTURED_ON = "h200"

@@ -26,7 +26,7 @@ _EXTRA = {Kind.GEMM: 6, Kind.ATTENTION: 12, Kind.MOE: 6}
 _EXTRA_DEFAULT = 5
 _TOLERANCE = 0.03
 _DECODE_ONLY, _DECODES = 0.5, 0.7
-"""Of random batches the share in which all requests decode, and of the others' requests the share that does."""
+"""Share of random batches in which all requests decode, and share of the others' requests that do."""
 
 
 @dataclass(frozen=True)

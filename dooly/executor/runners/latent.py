@@ -20,7 +20,7 @@ _MODEL: dict[str, object] = {
     "model_type": "deepseek_v2",
     "q_lora_rank": None,
 }
-"""What the engine takes for a model with latent attention, beside the sizes that the operation names."""
+"""Configuration of a model with latent attention, beside the sizes that the operation names."""
 
 _WHOLE_PROMPTS = ("CPU_MLA",)
 """Backends that need the engine to run without chunked prefill."""

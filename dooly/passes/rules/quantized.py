@@ -18,7 +18,7 @@ _QUANTS = {
     "_C.static_scaled_int8_quant": ("scaled_int8_quant", "given"),
     "_C.dynamic_scaled_int8_quant": ("scaled_int8_quant", "token"),
 }
-"""What has a scale of its own, by kernel; a given scale is an operand."""
+"""Quantizations by kernel, with the kind of their scale; a given scale is an operand."""
 
 _FLOATS = ("bf16", "f16", "f32")
 
