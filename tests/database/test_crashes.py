@@ -22,4 +22,6 @@ def test_kills_restarts_and_a_full_disk_lose_a_point_each_at_most():
     heads, _, *rows = [line for line in result.stdout.splitlines() if line.startswith("|")]
     assert heads == f"| {' | '.join(COLUMNS.values())} |"
     assert len(rows) >= 4
-    assert all(int(row.split(" | ")[3].replace(",", "")) > 0 for row in rows if "ranks" not in row), "points are stored"
+    whole = [row for row in rows if "eight processes" in row]  # others may be killed before their first point
+    assert whole
+    assert all(int(row.split(" | ")[3].replace(",", "")) > 0 for row in whole), "points are stored"

@@ -216,7 +216,7 @@ def _read_configuration(data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     name, config = check(path, Options())
     assert name == folder.name
-    assert config["architectures"]
+    assert config.get("architectures") or config["model_type"]
     for parallel in _PARALLEL:
         with suppress(CaptureError):
             check(path, Options(parallel))
