@@ -81,7 +81,7 @@ notebooks: $(STAMP) ## run the notebooks and keep their outputs
 docs: $(STAMP) ## write the pages that come from the code: operations and what they cost
 	$(BIN)/python scripts/operation_table.py
 
-architectures: $(STAMP) ## docs/architectures.md: every bundled model captured, deduplicated and checked by witnesses
+architectures: $(STAMP) ## docs/results/architectures.md: every bundled model captured, deduplicated and checked by witnesses
 	$(BIN)/python benchmarks/architectures.py
 
 reports: $(STAMP) ## accuracy, costs, kernels and validation in docs/, from the measurements that ship

@@ -1,4 +1,4 @@
-"""Write docs/beside-aiconfigurator.md: python benchmarks/aiconfigurator_tables.py SITE-PACKAGES/aiconfigurator_core
+"""Write docs/results/beside-aiconfigurator.md: python benchmarks/aiconfigurator_tables.py FOLDER-OF-THE-PACKAGE
 
 Compares latencies that ship with dooly with those in the tables of an installed `aiconfigurator-core`, where both have
 the same work.  A report: their figures are used for nothing else, and only ratios of them are written down.
@@ -26,7 +26,7 @@ from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "beside-aiconfigurator.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "beside-aiconfigurator.md"
 BACKEND = "vllm/0.24.0"
 FLASH = "vllm_flash_attn_fa3"
 TRITON_EXPERTS = "vllm_unquantizedfusedmoe_triton_tritonexperts"

@@ -1,4 +1,4 @@
-"""Write docs/architectures.md, a row for each bundled model: python benchmarks/architectures.py
+"""Write docs/results/architectures.md, a row for each bundled model: python benchmarks/architectures.py
 
 Everything in the table is measured by this run; nothing is copied from elsewhere.
 """
@@ -21,7 +21,7 @@ from dooly.provenance import verify_provenance
 
 __all__ = ["main"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "architectures.md"
 BUFFERS = ("cos_sin_cache", "normalizer", "_k_scale")
 HEAD = """# Architectures
 

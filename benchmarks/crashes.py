@@ -1,4 +1,4 @@
-"""What is left of a latency database after kills: ``python -m benchmarks.crashes -o docs/crashes.md``.
+"""What is left of a latency database after kills: ``python -m benchmarks.crashes -o docs/results/crashes.md``.
 
 Processes that run the command are killed (SIGKILL) at random moments, alone and eight at a time; the server is started
 anew under them, and the disk fills.  Each process notes what it claims, measures and stores beside the database, and

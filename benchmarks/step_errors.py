@@ -1,4 +1,4 @@
-"""Write docs/beside-other-predictors.md: step times of three predictors beside the same recorded engine steps.
+"""Write docs/results/beside-other-predictors.md: step times of three predictors beside the same recorded engine steps.
 
     python benchmarks/step_errors.py RECORDING... --aiconfigurator PYTHON --vidur PYTHON --vidur-source FOLDER
 
@@ -39,7 +39,7 @@ from dooly.workspace.models import saved_model
 __all__ = ["main"]
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "beside-other-predictors.md"
+PAGE = ROOT / "docs" / "results" / "beside-other-predictors.md"
 WORKERS = ROOT / "benchmarks" / "side_by_side"
 LIMITS = Limits(8192, 256, 16384)
 

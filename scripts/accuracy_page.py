@@ -1,4 +1,4 @@
-"""Write docs/accuracy.md from what ships with dooly: python -m scripts.accuracy_page"""
+"""Write docs/results/accuracy.md from what ships with dooly: python -m scripts.accuracy_page"""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from scripts.zero_shot import BUDGETS_S, STEPS, LeftOut, left_out, observed
 
 __all__ = ["main"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "accuracy.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "accuracy.md"
 
 GOALS = {"gemm": 3.0, "region": 5.0, "attention": 5.0, "moe": 6.0, "collective": 8.0}
 

@@ -1,4 +1,4 @@
-"""Write docs/what-measuring-costs.md from what ships with dooly: python scripts/cost_page.py"""
+"""Write docs/results/what-measuring-costs.md from what ships with dooly: python scripts/cost_page.py"""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from dooly.workspace.shipped import DATA, measurements
 
 __all__ = ["main"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "what-measuring-costs.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "what-measuring-costs.md"
 
 HEAD = """# What measuring costs
 

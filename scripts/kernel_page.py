@@ -1,4 +1,4 @@
-"""Write docs/where-gpu-time-goes.md from the recorded engine steps that ship: python scripts/kernel_page.py"""
+"""Write docs/results/where-gpu-time-goes.md from the recorded engine steps that ship: python scripts/kernel_page.py"""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "where-gpu-time-goes.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "where-gpu-time-goes.md"
 
 HEAD = """# Where GPU time goes
 
@@ -28,8 +28,8 @@ the engine's own bookkeeping kernels to input, which is no operation of the IR. 
 
 Operations are measured one by one, in a CUDA graph that repeats them, on a rested GPU; steps were recorded with the
 engine's own scheduler. What the power limit makes of a step's operations together is in the predictions (`power_limit`,
-[how it is measured](measuring-on-a-gpu.md)); the H100 takes it, and products of more than 512 rows, from the H200
-([lent](measuring-on-a-gpu.md#what-another-gpu-lends)). Causes of differences: an operation's time includes the gap
+[how it is measured](../how-to/measure-a-gpu.md)); the H100 takes it, and products of more than 512 rows, from the H200
+([lent](../how-to/measure-a-gpu.md#what-another-gpu-lends)). Causes of differences: an operation's time includes the gap
 before its kernel, which the sum of kernels leaves out (some 1 us: much of a small region); between 513 and 1,023 rows
 the library changes the kernel of a product every 8 or 16 rows, and multiples of 32 stand out, which were not measured.
 Where the host is slower than the GPU (mixed and short prefill steps without full graphs) the GPU waits: GPU time with

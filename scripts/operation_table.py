@@ -1,4 +1,4 @@
-"""Write docs/operations.md, operations with their FLOPs and bytes, from the rules: python scripts/operation_table.py"""
+"""Write docs/reference/operations.md, operations and their costs, from the rules: python scripts/operation_table.py"""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from dooly.ir.opset import OPSET, Call, Spec
 
 __all__ = ["main", "operation_table"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "operations.md"
 
 HEAD = """# Operations and what they cost
 

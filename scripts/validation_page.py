@@ -1,4 +1,4 @@
-"""Write docs/validation-tables.md from the recordings that ship: python scripts/validation_page.py"""
+"""Write docs/results/validation-tables.md from the recordings that ship: python scripts/validation_page.py"""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "validation-tables.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "validation-tables.md"
 
 HEAD = """# Predicted beside measured: tables
 

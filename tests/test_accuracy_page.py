@@ -1,4 +1,4 @@
-"""What docs/accuracy.md is written from, on a few operations with known laws."""
+"""What docs/results/accuracy.md is written from, on a few operations with known laws."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -13,7 +13,7 @@ from dooly.passes.__main__ import main
 from scripts.operation_table import PAGE, operation_table
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PASSES = "$ python -m dooly.passes "
 
 Block = tuple[int, str, str]
@@ -40,7 +40,7 @@ def consoles() -> list[object]:
     return cases
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks_run_and_print_what_the_page_says(page: Path, monkeypatch):
     monkeypatch.chdir(ROOT)
     namespace: dict[str, object] = {"__name__": page.stem}
@@ -65,6 +65,13 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_pages_that_the_code_names_exist():
+    for folder in ("dooly", "scripts", "benchmarks", "tests"):
+        for source in (ROOT / folder).rglob("*.py"):
+            for page in re.findall(r"docs/[\w/.-]+\.(?:md|ir)\b", source.read_text()):
+                assert (ROOT / page).exists(), f"{source.relative_to(ROOT)}: {page}"
 
 
 @pytest.mark.parametrize(("arguments", "output"), consoles())

@@ -38,7 +38,7 @@ TraceSource = Annotated[
     str,
     typer.Argument(
         help="azure-conv, azure-code, mooncake or arxiv (synthetic, fitted to the public traces), or a file: CSV of "
-        "arrival_s,prompt_tokens,output_tokens, or a published trace (docs/traces.md)",
+        "arrival_s,prompt_tokens,output_tokens, or a published trace (docs/reference/traces.md)",
     ),
 ]
 TraceOption = Annotated[

@@ -20,7 +20,7 @@ RECORDED = ROOT / "tests" / "golden" / "gpu"
 FP8 = "llama-3.1-8b,quantization=fp8,kv_cache_dtype=fp8.ir"
 MASKED = "ge ge lt bitwise_and lt bitwise_and bitwise_or bitwise_not mul mul add reshape sub mul embedding masked_fill"
 RELEASE_DIFFERENCES = {"llama-3.1-8b,tp=4.ir": (MASKED.split(), ["vocab_parallel_embedding"])}
-"""Where vLLM 0.26.0 and the pinned release differ (docs/engine-releases.md): bodies of what only one has."""
+"""Where vLLM 0.26.0 and the pinned release differ (docs/reference/engine-releases.md): bodies of what only one has."""
 
 
 @pytest.fixture(scope="module")

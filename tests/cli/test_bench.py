@@ -14,7 +14,7 @@ from dooly.predict import SavedModel
 from tests.adapters.conftest import dense, saved
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "benchmark-without-a-gpu.md"
+PAGE = ROOT / "docs" / "how-to" / "benchmark-without-a-gpu.md"
 
 
 @pytest.fixture(scope="module")

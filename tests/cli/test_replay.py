@@ -54,7 +54,7 @@ def test_what_the_gpu_bounds_is_near(replayed, request):
         assert decode["count"] > (500 if trace.startswith("arxiv") else 750)
         assert decode["error_percent"] < (6 if scheduling == "async" else 10)
     tpot = replayed["arxiv:8@1.5", "async"]["requests"][1]
-    # What experts take that host was not measured: another's are lent (docs/validation.md).
+    # What experts take that host was not measured: another's are lent (docs/results/validation.md).
     most = 12 if name == "h200-qwen3-30b-a3b" else 10 if bound_by_host else 5
     assert tpot["mape_percent"] < most
 

@@ -15,7 +15,7 @@ from tests.ir.test_text import GRAPH, TABLE, VALUES
 from tests.strategies import captured_graphs, expressions
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "the-text-of-the-ir.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "the-text-of-the-ir.md").read_text()
 RULES = dict(
     re.findall(r"^(\w+) += (.*?) ;$", re.search(r"```ebnf\n(.*?)```", PAGE, re.DOTALL)[1], re.MULTILINE | re.DOTALL)
 )
