@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-adapters lint format types demo notebooks reports bench clean
+.PHONY: help setup test test-adapters lint format types demo notebooks docs site reports bench clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -81,6 +81,19 @@ notebooks: $(STAMP) ## run the notebooks and keep their outputs
 docs: $(STAMP) ## write the pages that come from the code: operations and what they cost
 	$(BIN)/python scripts/operation_table.py
 
+# The site has an environment of its own: none of its packages are needed to run or to test dooly.
+SITE := .venv-site
+
+site: $(STAMP) $(SITE)/.installed ## the documents as a site, in site/
+	$(BIN)/python scripts/command_line.py
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
+
+$(SITE)/.installed: requirements/site.txt
+	rm -rf $(SITE)
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/pip install -q --no-deps --no-compile -r requirements/site.txt
+	@touch $@
+
 architectures: $(STAMP) ## docs/results/architectures.md: every bundled model captured, deduplicated and checked by witnesses
 	$(BIN)/python benchmarks/architectures.py
 
@@ -96,5 +109,5 @@ bench: $(STAMP) ## seconds of capture and of each pass for four models; microsec
 	$(BIN)/python benchmarks/simulation.py
 
 clean: ## remove environments, caches and build outputs
-	rm -rf $(VENV) $(ADAPTERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ADAPTERS) $(SITE) site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

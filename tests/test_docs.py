@@ -1,4 +1,4 @@
-"""Documentation that runs: every python block, and every console block of the passes, with the output below it."""
+"""Documentation that runs: every python block and every console block, with the output below it."""
 
 import contextlib
 import io
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from dooly.cli import main as dooly
 from dooly.ir import parse_program
-from dooly.passes.__main__ import main
+from dooly.passes.__main__ import main as passes
+from scripts.command_line import command_line
 from scripts.operation_table import PAGE, operation_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PASSES = "$ python -m dooly.passes "
 
 Block = tuple[int, str, str]
 
@@ -26,18 +27,28 @@ def blocks(page: Path) -> list[Block]:
     return [(text.count("\n", 0, match.start()) + 1, match[1], match[2]) for match in found]
 
 
-def consoles() -> list[object]:
-    """Command and expected output of each console block that runs the passes; those that capture need the engine."""
-    cases: list[object] = []
-    for page in PAGES:
-        for line, language, text in blocks(page):
-            if language != "console" or not text.startswith(PASSES):
-                continue
-            command, _, output = text.partition("\n")
-            arguments = shlex.split(command.removeprefix(PASSES))
-            marks = [] if arguments[0].endswith(".ir") else [pytest.mark.engine]
-            cases.append(pytest.param(arguments, output, id=f"{page.name}:{line}", marks=marks))
-    return cases
+def consoles(page: Path) -> list[tuple[list[str], str, str]]:
+    """Arguments, expected output and place of each command in the console blocks of a page, in their order."""
+    return [
+        (shlex.split(command), output, f"{page.name}:{line}")
+        for line, language, text in blocks(page)
+        if language == "console"
+        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)
+    ]
+
+
+def pages_with_consoles() -> list[object]:
+    """Pages whose commands run; those that capture or measure need the engine."""
+    ran = [(page, [arguments for arguments, _, _ in consoles(page)]) for page in PAGES]
+    return [
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=[] if all("docs/mlp.ir" in arguments for arguments in all_arguments) else [pytest.mark.engine],
+        )
+        for page, all_arguments in ran
+        if all_arguments
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -61,6 +72,17 @@ def test_the_table_of_operations_is_what_the_rules_say():
     assert PAGE.read_text() == operation_table(), "run `make docs`"
 
 
+def test_every_option_of_the_command_line_says_what_it_means():
+    empty = [line for line in command_line().splitlines() if re.match(r"^\| `[^`]+` \| +\|", line)]
+    assert not empty
+
+
+def test_every_page_is_in_the_site():
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    written = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert listed == written | {"reference/command-line.md"}
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
@@ -74,11 +96,23 @@ def test_pages_that_the_code_names_exist():
                 assert (ROOT / page).exists(), f"{source.relative_to(ROOT)}: {page}"
 
 
-@pytest.mark.parametrize(("arguments", "output"), consoles())
-def test_console_blocks_print_what_the_page_says(arguments, output, monkeypatch, capsys):
-    """A line of three dots in the page stands for any number of lines."""
-    monkeypatch.chdir(ROOT)
-    assert main(arguments) == 0
-    parts = [re.escape(part) for part in re.split(r"^ *\.\.\.\n", output, flags=re.MULTILINE)]
-    printed = capsys.readouterr().out
-    assert re.fullmatch("(?:.*\n)*?".join(parts), printed), printed
+@pytest.mark.parametrize("page", pages_with_consoles())
+def test_console_blocks_print_what_the_page_says(page: Path, monkeypatch, tmp_path, capsys):
+    """In an empty folder, one command after the other.  Three dots in the page stand for any text."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DOOLY_DB", raising=False)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    for arguments, output, place in consoles(page):
+        assert command(arguments) == 0, f"{place}: {capsys.readouterr().err}"
+        parts = [re.escape(part) for part in re.split(r"^ *\.\.\.\n", output, flags=re.MULTILINE)]
+        pattern = "(?:.*\n)*?".join(part.replace(r"\.\.\.", ".*") for part in parts)
+        printed = capsys.readouterr().out
+        assert re.fullmatch(pattern, printed), f"{place}:\n{printed}"
+
+
+def command(arguments: list[str]) -> int:
+    """Run ``dooly`` or ``python -m dooly.passes`` in this process."""
+    if arguments[:3] == ["python", "-m", "dooly.passes"]:
+        return passes(arguments[3:])
+    assert arguments[0] == "dooly", arguments
+    return dooly(arguments[1:])

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, Platform, TensorParallel
-from dooly.cli.planning import Context, RequestsPerStep, TokensPerStep
 from dooly.errors import DoolyError
 
 if TYPE_CHECKING:
@@ -30,9 +29,9 @@ def coverage(
     tp: TensorParallel = 1,
     platform: Platform = None,
     backend: Backend = None,
-    max_tokens: TokensPerStep | None = None,
-    max_requests: RequestsPerStep | None = None,
-    max_context: Context | None = None,
+    max_tokens: Annotated[int | None, typer.Option(help="most tokens of one step")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="most requests of one step")] = None,
+    max_context: Annotated[int | None, typer.Option(help="longest context of one request, tokens")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the database covers of the models, and what they share.
