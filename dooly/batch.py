@@ -1,6 +1,7 @@
 """The work of one engine step: the new and the cached tokens of each request, and what follows from them."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,8 @@ __all__ = [
 
 StepClass = Literal["decode", "prefill", "mixed"]
 Column = NDArray[np.float64]
+
+_REQUEST = re.compile(r"(\d{1,9}):(\d{1,9})(?:x(\d{1,6}))?", re.ASCII)
 
 TILE = 128
 """Queries that an attention kernel works on together."""
@@ -133,6 +136,24 @@ class Batch:
         'mixed'
         """
         return cls(requests, len(requests) if logits is None else logits)
+
+    @classmethod
+    def parse(cls, text: str) -> "Batch":
+        """From ``NEW:CACHED[xN],...``: requests with so many new and cached tokens, N alike.
+
+        >>> Batch.parse("128:0,1:512x2").requests
+        ((128, 0), (1, 512), (1, 512))
+
+        Raises:
+            PredictError: the text is something else.
+        """
+        requests: list[tuple[int, int]] = []
+        for part in text.split(","):
+            match = _REQUEST.fullmatch(part.strip())
+            if match is None:
+                raise PredictError(f"--batch: found {part!r}; expected NEW:CACHED or NEW:CACHEDxN, e.g. 128:0,1:512x7")
+            requests += [(int(match[1]), int(match[2]))] * int(match[3] or 1)
+        return cls.of(*requests)
 
     @classmethod
     def from_point(cls, point: Mapping[str, object] | str) -> "Batch":
