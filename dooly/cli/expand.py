@@ -25,21 +25,21 @@ def expanded(**without: tuple[str, ...]) -> Callable[[Callable[P, R]], Callable[
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         hints = get_type_hints(function, include_extras=True)
-        groups: dict[str, type] = {}
+        groups: dict[str, tuple[type, list[str]]] = {}
         parameters: list[inspect.Parameter] = []
         for name, parameter in inspect.signature(function).parameters.items():
             if is_dataclass(hints[name]):
-                groups[name] = cast(type, hints[name])
-                shown = [each for each in fields(groups[name]) if each.name not in without.get(name, ())]
-                parameters += [_option(each, get_type_hints(groups[name])[each.name]) for each in shown]
+                group = cast(type, hints[name])
+                shown = [each for each in fields(group) if each.name not in without.get(name, ())]
+                groups[name] = group, [each.name for each in shown]
+                parameters += [_option(each, get_type_hints(group)[each.name]) for each in shown]
             else:
                 parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
 
         @wraps(function)
         def command(**given: Any) -> R:
-            for name, group in groups.items():
-                own = {each.name: given.pop(each.name) for each in fields(group) if each.name in given}
-                given[name] = group(**own)
+            for name, (group, shown) in groups.items():
+                given[name] = group(**{each: given.pop(each) for each in shown if each in given})
             return cast(Callable[..., R], function)(**given)
 
         cast(Any, command).__signature__ = inspect.Signature(parameters)
