@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from dooly.batch import POWER_LIMIT
 from dooly.database import Database, Point, Samples
 from dooly.hardware.environment import environment_for, host_environment
 from dooly.hardware.machine import Machine
+from dooly.host import POWER_LIMIT
 from dooly.ir import Program
 from dooly.ir.operation import Operation, Use
 from dooly.ir.types import attributes
