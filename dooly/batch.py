@@ -16,6 +16,8 @@ __all__ = [
     "HOST_PARTS",
     "LAUNCH_PARTS",
     "MODES",
+    "MOST_CACHED",
+    "MOST_TOKENS",
     "POWER_LIMIT",
     "TILE",
     "Batch",
@@ -31,6 +33,11 @@ Column = NDArray[np.float64]
 
 TILE = 128
 """Queries that an attention kernel works on together."""
+
+MOST_TOKENS = 2**24
+"""New tokens of one step, at most; far beyond any engine, and sums over a step are exact as floats."""
+MOST_CACHED = 2**27
+"""Cached tokens of one request, at most; as `MOST_TOKENS`."""
 
 GraphMode = Literal["FULL", "PIECEWISE", "NONE"]
 MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
@@ -119,6 +126,11 @@ class Batch:
                 f"batch: request {at} has {q} new and {c} cached tokens; expected new >= 1 and cached >= 0"
             )
         tokens = sum(new)
+        if tokens > MOST_TOKENS or max(cached) > MOST_CACHED:
+            raise PredictError(
+                f"batch: {tokens:,d} new tokens and at most {max(cached):,d} cached ones of a request; "
+                f"the limits are {MOST_TOKENS:,d} and {MOST_CACHED:,d}"
+            )
         if not 0 <= self.logits <= tokens:
             raise PredictError(
                 f"batch: {self.logits} rows of logits; expected 0 to {tokens}, the new tokens of the step"
@@ -133,6 +145,18 @@ class Batch:
         'mixed'
         """
         return cls(requests, len(requests) if logits is None else logits)
+
+    @classmethod
+    def alike(cls, rows: Iterable[tuple[int, int, int]]) -> "Batch":
+        """A batch of rows (new, cached, how many requests alike), with logits for one row of each request.
+
+        >>> Batch.alike([(128, 0, 1), (1, 512, 2)]).requests
+        ((128, 0), (1, 512), (1, 512))
+        """
+        listed = list(rows)
+        if (requests := sum(n for _, _, n in listed)) > MOST_TOKENS:
+            raise PredictError(f"batch: {requests:,d} requests in one step; the limit is {MOST_TOKENS:,d}")
+        return cls.of(*((q, c) for q, c, n in listed for _ in range(n)))
 
     @classmethod
     def from_point(cls, point: Mapping[str, object] | str) -> "Batch":
@@ -151,8 +175,7 @@ class Batch:
             raise PredictError(
                 f'batch: expected {{"requests": [[new, cached, alike], ...]}}, found {str(point)[:80]}'
             ) from error
-        requests = tuple((q, c) for q, c, n in rows for _ in range(n))
-        return cls(requests, len(requests))
+        return cls.alike(rows)
 
     def point(self) -> dict[str, list[list[int]]]:
         """The database's form: sorted ``[new, cached, alike]``; forgets the order of the requests and `logits`.
@@ -238,7 +261,7 @@ class Batch:
                 prefill_rows += seen_rows
                 prefill_pairs += seen_pairs
                 prefill_most = max(prefill_most, seen_rows)
-                tiled += seen_pairs * (-(-q // TILE) * TILE) // q
+                tiled += seen_pairs + seen_pairs * (-q % TILE) // q
         whole = {"T": tokens, "R": count, "S": rows, "P": pairs, "Sd": 0, "Sx": most, "M": 1}
         whole |= {"Rp": prefills, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
         return {**whole, "Sq": prefill_most, "Pt": tiled}
@@ -302,7 +325,7 @@ class BatchColumns:
         several = np.flatnonzero(new > 1)
         batch, count = np.searchsorted(starts, several, side="right") - 1, len(starts)
         tokens, seen_rows, seen_pairs = new[several], rows[several], pairs[several]
-        tiled = seen_pairs * (-(-tokens // TILE) * TILE) // tokens
+        tiled = seen_pairs + seen_pairs * (-tokens % TILE) // tokens
         prefill = {"Tp": tokens, "Sp": seen_rows, "Pp": seen_pairs, "Pt": tiled}
         columns |= {name: np.bincount(batch, each, count) for name, each in prefill.items()}
         columns["Rp"] = self.prompts

@@ -87,10 +87,10 @@ def read_batch(text: str) -> "Batch":
     """
     from dooly.batch import Batch
 
-    requests: list[tuple[int, int]] = []
+    rows: list[tuple[int, int, int]] = []
     for part in text.split(","):
         match = _REQUEST.fullmatch(part.strip())
         if match is None:
             raise PredictError(f"--batch: found {part!r}; expected NEW:CACHED or NEW:CACHEDxN, e.g. 128:0,1:512x7")
-        requests += [(int(match[1]), int(match[2]))] * int(match[3] or 1)
-    return Batch.of(*requests)
+        rows.append((int(match[1]), int(match[2]), int(match[3] or 1)))
+    return Batch.alike(rows)
