@@ -85,7 +85,7 @@ docs: $(STAMP) ## write the pages that come from the code: operations and what t
 SITE := .venv-site
 
 site: $(STAMP) $(SITE)/.installed ## the documents as a site, in site/
-	$(BIN)/python scripts/command_line.py
+	$(BIN)/python -m dooly.cli.reference -o docs/reference/command-line.md
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
 
 $(SITE)/.installed: requirements/site.txt

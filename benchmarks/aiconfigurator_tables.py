@@ -15,13 +15,13 @@ from pathlib import Path
 
 import polars as pl
 
-from dooly.cli.output import Column, Table, markdown
 from dooly.database import Point, Record, Status
 from dooly.database.difference import agreement
 from dooly.database.exchange import read_parquet
 from dooly.errors import DoolyError
 from dooly.files import write_text
 from dooly.ir import Expr, Operation, parse_program
+from dooly.report import Column, Table, markdown
 from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]

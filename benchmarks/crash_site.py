@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import sqlite3
 import sys
@@ -15,7 +16,6 @@ from typing import Any
 
 from benchmarks.postgresql import Server
 from dooly.batch import HOST_PARTS
-from dooly.cli import main as dooly
 from dooly.database import Database, Point, Samples, Status
 from dooly.database.soundness import problems
 from dooly.executor.host.load import load_for
@@ -183,6 +183,16 @@ def _environment(pid: int) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
+def _run(command: Sequence[str]) -> int:
+    """Exit status of ``dooly`` with these arguments, in this process."""
+    sys.argv = ["dooly", *command]
+    try:
+        runpy.run_module("dooly.cli", run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
 class Site:
     """A database, the processes that fill it, and what they noted.
 
@@ -217,7 +227,7 @@ class Site:
                 _become(mark, output)
                 prepare()
                 _note(notes)
-                status = dooly(command)
+                status = _run(command)
             except BaseException as error:  # whatever a user would see as a traceback
                 sys.stderr.write(f"Traceback: {error!r}\n")
                 status = 1

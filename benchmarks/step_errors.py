@@ -24,16 +24,17 @@ from dooly.adapters.grid import Limits
 from dooly.adapters.shape import shape_of
 from dooly.adapters.vidur.tables import write_tables
 from dooly.batch import Batch
-from dooly.cli.options import DATABASE
-from dooly.cli.output import Column, Table, markdown, say
-from dooly.cli.recorded import recorded_model, recorded_platform
 from dooly.engine.process import in_own_process
 from dooly.errors import DoolyError
+from dooly.escape import show
 from dooly.evaluate.kernels import recorded_cost
 from dooly.evaluate.recording import Recording, load_recording
+from dooly.evaluate.replay import recorded_model, recorded_platform
 from dooly.evaluate.steps import StepRecording, load_steps
 from dooly.files import write_text
 from dooly.predict import SavedModel
+from dooly.report import Column, Table, markdown
+from dooly.workspace.defaults import DATABASE
 from dooly.workspace.models import saved_model
 
 __all__ = ["main"]
@@ -159,7 +160,7 @@ def _others(recording: Recording | StepRecording, seen: Sequence[Seen], args: ar
             try:
                 _export(_captured(recording, args.db), Path(folder), question)
             except DoolyError as error:
-                say(f"Vidur: {error}")
+                show(f"Vidur: {error}", file=sys.stderr)
             else:
                 predictions |= _alone("Vidur, regression", args.vidur, question, environment)
                 if args.forest:
@@ -200,7 +201,7 @@ def _alone(name: str, python: str, question: Mapping[str, Any], environment: Map
         [python, str(worker)], input=json.dumps(question), capture_output=True, text=True, env=own | environment
     )
     if done.returncode:
-        say(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}")
+        show(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}", file=sys.stderr)
         return {}
     times: list[float] = json.loads(done.stdout)
     return {name: (times, times)}

@@ -1,9 +1,63 @@
 """Compiler-style analysis of LLM inference, from a config.json to simulated serving latencies.
 
-The packages, in the order of the flow: `capture`, `ir`, `passes`, `executor`, `database`, `fit`, `predict`, `simulate`.
-Importing this package imports none of them.
+    import dooly
+
+    model = dooly.load("llama-3.1-8b", gpu="h200")
+    model.predict("1:512x64").total_us                # one engine step, us
+    print(model.bench(max_concurrency=16, num_prompts=64))
+
+Importing this package imports none of its parts; a name is imported when it is used first.
 """
 
-__all__ = ["__version__"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dooly.batch import Batch
+    from dooly.engine.options import EngineOptions
+    from dooly.errors import DoolyError
+    from dooly.simulate import Targets
+    from dooly.workspace.api import (
+        Benchmark,
+        Exploration,
+        LoadedModel,
+        Prediction,
+        Predictions,
+        Simulation,
+        explore,
+        load,
+        operations,
+    )
+
+__all__ = [
+    "Batch",
+    "Benchmark",
+    "DoolyError",
+    "EngineOptions",
+    "Exploration",
+    "LoadedModel",
+    "Prediction",
+    "Predictions",
+    "Simulation",
+    "Targets",
+    "__version__",
+    "explore",
+    "load",
+    "operations",
+]
 
 __version__ = "0.1.0"
+
+_ELSEWHERE = {
+    "Batch": "dooly.batch",
+    "DoolyError": "dooly.errors",
+    "EngineOptions": "dooly.engine.options",
+    "Targets": "dooly.simulate",
+}
+"""Module of each name that is not in `dooly.workspace.api`."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'dooly' has no attribute {name!r}")
+    return getattr(import_module(_ELSEWHERE.get(name, "dooly.workspace.api")), name)

@@ -1,6 +1,7 @@
 """The work of one engine step: the new and the cached tokens of each request, and what follows from them."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,8 @@ __all__ = [
 
 StepClass = Literal["decode", "prefill", "mixed"]
 Column = NDArray[np.float64]
+
+_REQUEST = re.compile(r"(\d{1,9}):(\d{1,9})(?:x(\d{1,6}))?", re.ASCII)
 
 TILE = 128
 """Queries that an attention kernel works on together."""
@@ -157,6 +160,23 @@ class Batch:
         if (requests := sum(n for _, _, n in listed)) > MOST_TOKENS:
             raise PredictError(f"batch: {requests:,d} requests in one step; the limit is {MOST_TOKENS:,d}")
         return cls.of(*((q, c) for q, c, n in listed for _ in range(n)))
+
+    def parse(cls, text: str) -> "Batch":
+        """From ``NEW:CACHED[xN],...``: requests with so many new and cached tokens, N alike.
+
+        >>> Batch.parse("128:0,1:512x2").requests
+        ((128, 0), (1, 512), (1, 512))
+
+        Raises:
+            PredictError: the text is something else.
+        """
+        rows: list[tuple[int, int, int]] = []
+        for part in text.split(","):
+            match = _REQUEST.fullmatch(part.strip())
+            if match is None:
+                raise PredictError(f"--batch: found {part!r}; expected NEW:CACHED or NEW:CACHEDxN, e.g. 128:0,1:512x7")
+            rows.append((int(match[1]), int(match[2]), int(match[3] or 1)))
+        return cls.alike(rows)
 
     @classmethod
     def from_point(cls, point: Mapping[str, object] | str) -> "Batch":

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from dooly.cli.output import Column, Table, markdown
 from dooly.database import Measurement, Status
 from dooly.database.exchange import read_parquet
 from dooly.errors import FitError
@@ -17,6 +16,7 @@ from dooly.fit import ENOUGH, fit_families
 from dooly.hardware.environment import at_home
 from dooly.hardware.machine import Machine
 from dooly.ir import Kind, Operation, parse_program
+from dooly.report import Column, Table, markdown
 from dooly.workspace.shipped import DATA, evaluation, measured_models, measured_on, measurements
 from scripts.zero_shot import BUDGETS_S, STEPS, LeftOut, left_out, observed
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from dooly.cli.ledger_tables import ledger_of
-from dooly.cli.output import Column, Table, markdown
 from dooly.database.difference import agreement_by_target, difference
 from dooly.database.exchange import read_parquet
+from dooly.evaluate.ledger_report import ledger_of
 from dooly.files import write_text
+from dooly.report import Column, Table, markdown
 from dooly.workspace.shipped import DATA, measurements
 
 __all__ = ["main"]

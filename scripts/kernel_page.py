@@ -4,12 +4,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dooly.cli.kernel_tables import kernel_classes
-from dooly.cli.options import DATABASE
-from dooly.cli.output import markdown
-from dooly.cli.recorded import kernel_report
+from dooly.evaluate.kernel_report import kernel_classes
+from dooly.evaluate.replay import kernel_report
 from dooly.evaluate.steps import load_steps
 from dooly.files import write_text
+from dooly.report import markdown
+from dooly.workspace.defaults import DATABASE
 from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]

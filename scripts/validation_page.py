@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dooly.cli.options import DATABASE
-from dooly.cli.output import Column, Table, markdown
-from dooly.cli.recorded import recorded_platform, replayed
 from dooly.evaluate import Validation
 from dooly.evaluate.recording import Recording, load_recording
+from dooly.evaluate.replay import recorded_platform, replayed
 from dooly.files import write_text
+from dooly.report import Column, Table, markdown
+from dooly.workspace.defaults import DATABASE
 from dooly.workspace.shipped import DATA
 
 __all__ = ["main"]

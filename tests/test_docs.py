@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dooly.cli import main as dooly
+from dooly.cli.reference import command_line
 from dooly.ir import parse_program
 from dooly.passes.__main__ import main as passes
-from scripts.command_line import command_line
 from scripts.operation_table import PAGE, operation_table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,9 +5,10 @@ import sys
 import pytest
 
 from dooly.cli import main
-from dooly.cli.output import Column, print_table, say
+from dooly.cli.output import print_table, say
 from dooly.errors import CaptureError, ParseError
 from dooly.escape import csv_cell, escaped, show
+from dooly.report import Column
 
 HOSTILE = "\x1b[31m[red]x[/red]\x07\u202e\x9b2J"
 SPELLED = r"\x1b[31m[red]x[/red]\x07\u202e\x9b2J"

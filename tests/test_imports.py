@@ -38,8 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "simulate": SIMULATION,
     "bench": SIMULATION,
     "adapters": PREDICTION | {"simulate"},
-    "workspace": SIMULATION | {"capture", "executor", "adapters", "provenance"},
-    "evaluate": SIMULATION | {"capture", "executor", "adapters", "provenance", "workspace"},
+    "workspace": SIMULATION | {"bench", "capture", "executor", "adapters", "provenance"},
+    "report": {"errors", "escape"},
+    "evaluate": SIMULATION | {"capture", "executor", "adapters", "provenance", "workspace", "report"},
 }
 
 TORCH_FREE = (
@@ -115,6 +116,19 @@ def test_the_arrows_of_the_design_hold():
             if parts[1] != part and parts[1] not in ALLOWED[part]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: dooly.{part} must not import {module}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_command_line_and_its_tests_import_it():
+    others = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *sources()]
+    for path in others:
+        if part_of(path) == "cli" if path.is_relative_to(PACKAGE) else False:
+            continue
+        for line, module in imports(path):
+            if path == PACKAGE / "passes" / "__main__.py":  # `python -m dooly.passes`
+                continue
+            assert module.split(".")[:2] != ["dooly", "cli"], f"{path.relative_to(ROOT)}:{line} imports {module}"
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert "dooly.cli" not in notebook.read_text(), notebook.name
 
 
 def test_only_these_parts_exist():

@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from dooly.cli.expand import expanded
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform, TensorParallel
-from dooly.cli.served import Served
-from dooly.cli.serving import (
-    Asynchronous,
-    BatchedTokens,
-    Blocks,
-    BlockSize,
-    EngineOptions,
-    MemoryOther,
-    ModelLength,
-    PrefixCaching,
-    Sequences,
-    Utilization,
-)
+from dooly.engine.options import EngineOptions
 from dooly.errors import SimulationError, TraceError
 from dooly.escape import show
 
@@ -30,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 
+@expanded()
 def bench(
     model: Model,
     dataset_name: Annotated[
@@ -81,15 +71,8 @@ def bench(
             "--fast/--no-fast", help="compact scheduler or the engine's own; compact where it covers the model"
         ),
     ] = None,
-    max_num_seqs: Sequences = None,
-    max_num_batched_tokens: BatchedTokens = None,
-    max_model_len: ModelLength = None,
-    block_size: BlockSize = None,
-    num_blocks: Blocks = None,
-    utilization: Utilization = None,
-    memory_other: MemoryOther = 1.3,
-    prefix_caching: PrefixCaching = None,
-    asynchronous: Asynchronous = None,
+    *,
+    engine: EngineOptions,
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
@@ -105,8 +88,9 @@ def bench(
     Example: dooly bench llama-3.1-8b --gpu H200 --max-concurrency 16 --num-prompts 64
     """
     from dooly.bench import Arrivals, Asked, Dataset, RandomPrompts, measure
-    from dooly.cli.output import print_json, say
+    from dooly.cli.output import counted, print_json, say
     from dooly.files import write_text
+    from dooly.workspace.serving import Served
 
     dataset = Dataset(
         dataset_name,
@@ -127,22 +111,13 @@ def bench(
         dict(_goal(each) for each in goodput or ()),
         save_detailed,
     )
-    engine = EngineOptions(
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
-        block_size,
-        num_blocks,
-        utilization,
-        memory_other,
-        prefix_caching,
-        asynchronous,
-    )
     load = dataset.load(num_prompts, arrivals)
     served = Served.of(model, engine, db, backend, tp, platform)
     for line in served.told():
         say(line)
-    run = served.run(load, fast=served.compact() if fast is None else fast, concurrency=max_concurrency)
+    compact = served.compact() if fast is None else fast
+    with counted("requests", "simulating", len(load)) as progress:
+        run = served.run(load, fast=compact, concurrency=max_concurrency, progress=progress)
     result = measure(run, load, arrivals, max_concurrency)
     content = result.json(asked, label, None if tokenizer is None else str(tokenizer))
     if save_result:

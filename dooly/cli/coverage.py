@@ -9,7 +9,7 @@ from dooly.cli.options import DATABASE, AsJson, Backend, Db, Models, Platform, T
 from dooly.errors import DoolyError
 
 if TYPE_CHECKING:
-    from dooly.cli.shared_work import SharedWork
+    from dooly.evaluate.shared_work import SharedWork
 
 __all__ = ["coverage"]
 
@@ -44,9 +44,9 @@ def coverage(
     Example: dooly coverage llama-3.1-8b qwen3-8b mixtral-8x7b --by time --plot sharing.svg
     """
     from dooly.cli.output import print_json
-    from dooly.cli.planning import Engine, plan_rows, planned
-    from dooly.cli.shared_work import shared_work
+    from dooly.evaluate.shared_work import shared_work
     from dooly.executor import Ranges
+    from dooly.workspace.planning import Engine, plan_rows, planned
     from dooly.workspace.store import look_into
 
     if plot is not None and plot.suffix != ".svg":
@@ -83,7 +83,8 @@ def _draw(path: Path, shared: "SharedWork", by: str) -> None:
 
 
 def _print_operations(rows: list[dict[str, Any]]) -> None:
-    from dooly.cli.output import Column, print_table
+    from dooly.cli.output import print_table
+    from dooly.report import Column
 
     covered = [row for row in rows if row["status"] == "covered"]
     share = sum(row["share_percent"] for row in covered)
@@ -104,7 +105,8 @@ def _print_operations(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_models(shared: "SharedWork", rows: list[dict[str, Any]]) -> None:
-    from dooly.cli.output import Column, print_table
+    from dooly.cli.output import print_table
+    from dooly.report import Column
 
     covered = sum(row["status"] == "covered" for row in rows)
     apart, together = shared.measuring.apart(), shared.measuring.together()
@@ -126,7 +128,8 @@ def _print_models(shared: "SharedWork", rows: list[dict[str, Any]]) -> None:
 
 
 def _print_matrix(shared: "SharedWork", by: str) -> None:
-    from dooly.cli.output import Column, print_table
+    from dooly.cli.output import print_table
+    from dooly.report import Column
 
     sharing = shared.by(by)
     numbers = [str(index) for index in range(1, len(sharing.models) + 1)]

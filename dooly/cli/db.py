@@ -19,7 +19,8 @@ def info(db: Db = DATABASE, as_json: AsJson = False) -> None:
 
     Example: dooly db info --db dooly.sqlite
     """
-    from dooly.cli.output import Column, print_json, print_table
+    from dooly.cli.output import print_json, print_table
+    from dooly.report import Column
     from dooly.workspace.store import open_database
 
     with open_database(db) as database:
@@ -148,9 +149,10 @@ def diff(
     """
     from dataclasses import asdict
 
-    from dooly.cli.output import Column, print_json, print_table
+    from dooly.cli.output import print_json, print_table
     from dooly.database import place_of
     from dooly.database.difference import agreement, agreement_by_target, difference
+    from dooly.report import Column
     from dooly.workspace.store import records_of
 
     found = difference(records_of(first), records_of(second))

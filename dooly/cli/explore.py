@@ -10,21 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dooly.cli.expand import expanded
 from dooly.cli.options import AsJson
-from dooly.cli.serving import (
-    Asynchronous,
-    Blocks,
-    BlockSize,
-    EngineOptions,
-    MemoryOther,
-    PrefixCaching,
-    Requests,
-    Seed,
-    TraceOption,
-    Utilization,
-    clipped,
-    load_trace,
-)
+from dooly.cli.serving import Requests, Seed, TraceOption
+from dooly.engine.options import EngineOptions
 from dooly.errors import DoolyError, SimulationError
 from dooly.escape import show
 
@@ -37,6 +26,7 @@ __all__ = ["explore"]
 DEFAULT_TRACE = "azure-conv"
 
 
+@expanded(engine=("max_num_seqs", "max_num_batched_tokens", "max_model_len"))
 def explore(
     steps: Annotated[
         list[Path],
@@ -63,12 +53,8 @@ def explore(
         typer.Option(help="most tokens in one step, several separated by commas; the engine's own if not given"),
     ] = None,
     max_model_len: Annotated[int, typer.Option(help="most tokens of one request; longer ones are cut")] = 8192,
-    block_size: BlockSize = None,
-    num_blocks: Blocks = None,
-    utilization: Utilization = None,
-    memory_other: MemoryOther = 1.3,
-    prefix_caching: PrefixCaching = None,
-    asynchronous: Asynchronous = None,
+    *,
+    engine: EngineOptions,
     ttft: Annotated[float | None, typer.Option(help="target for the time to the first token, ms")] = None,
     tpot: Annotated[float | None, typer.Option(help="target for the time per output token, ms")] = None,
     percentile: Annotated[float, typer.Option(help="percentile of the requests that both targets are for")] = 90.0,
@@ -91,6 +77,7 @@ def explore(
     from dooly.files import write_text
     from dooly.predict import SavedModel
     from dooly.simulate import Targets, evaluate, frontier, frontier_chart
+    from dooly.workspace.serving import clipped, load_trace
 
     targets = Targets(ttft, tpot, percentile)
     by_name = read_prices(price or [], prices)
@@ -108,15 +95,7 @@ def explore(
         if not (meant := [model.device for model in models if name.lower() in model.device.lower()]):
             say(f"note: a price for {name!r}, but none of the step times is of such a device")
         by_device |= dict.fromkeys(meant, amount)
-    asked = EngineOptions(
-        max_model_len=max_model_len,
-        block_size=block_size,
-        blocks=num_blocks,
-        utilization=utilization,
-        memory_other=memory_other,
-        prefix_caching=prefix_caching,
-        asynchronous=asynchronous,
-    )
+    asked = replace(engine, max_model_len=max_model_len)
     candidates = [candidate for model in models for candidate in combinations(model, grid, asked)]
 
     def arrive(requests_of: "Trace", rate: float) -> "Trace":
@@ -150,6 +129,7 @@ def combinations(
         SimulationError: limits that no engine takes together, or no memory for a KV cache.
     """
     from dooly.simulate import Candidate
+    from dooly.workspace.serving import filled
 
     rates, *limits = grid
     on_gpu = model.settings.get("platform", "") != "cpu"
@@ -159,7 +139,7 @@ def combinations(
         )
         for sequences, tokens in product(*limits)
     ]
-    return [Candidate(model, asked.filled(each, model, on_gpu), rate) for rate, each in product(rates, settings)]
+    return [Candidate(model, filled(asked, each, model, on_gpu), rate) for rate, each in product(rates, settings)]
 
 
 def numbers(option: str, text: str) -> list[float]:
@@ -220,7 +200,8 @@ def read_prices(options: Sequence[str], path: Path | None) -> dict[str, float]:
 
 def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], percentile: float) -> None:
     """The frontier as a table; a line where nothing meets the targets."""
-    from dooly.cli.output import Column, print_table
+    from dooly.cli.output import print_table
+    from dooly.report import Column
 
     meeting = sum(outcome.meets for outcome in outcomes)
     if not best:

@@ -1,15 +1,10 @@
 """``dooly fit``: measured points to formulas."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dooly.cli.options import DATABASE, AsJson, Db, Platform
 
-if TYPE_CHECKING:
-    from dooly.database import Database, Environment
-    from dooly.fit import Formula
-
-__all__ = ["fit", "fit_measured"]
+__all__ = ["fit"]
 
 
 def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -> None:
@@ -19,9 +14,11 @@ def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -
 
     Example: dooly fit --db dooly.sqlite
     """
-    from dooly.cli.output import Column, print_json, print_table
+    from dooly.cli.output import print_json, print_table, tracked
     from dooly.database import Status
     from dooly.errors import FitError
+    from dooly.report import Column
+    from dooly.workspace.measuring import fit_measured
     from dooly.workspace.store import open_database
 
     with open_database(db) as database:
@@ -34,7 +31,8 @@ def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -
         if not measured:
             where = f" on {platform}" if platform else ""
             raise FitError(f"{database.place}: no measured points{where} to fit; run `dooly profile MODEL` first")
-        found = fit_measured(database, [(row.signature, environments[row.environment]) for row in measured])
+        places = [(row.signature, environments[row.environment]) for row in measured]
+        found = fit_measured(database, places, tracked("operations", "fitting"))
     rows: list[dict[str, Any]] = [
         {
             "operation": formula.name,
@@ -63,29 +61,3 @@ def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -
         Column("worst_point", "at"),
     )
     print_table(f"{len(rows)} formulas fitted", columns, rows)
-
-
-def fit_measured(
-    database: "Database", measured: "Sequence[tuple[str, Environment]]"
-) -> "list[tuple[Formula, Environment]]":
-    """Fit operations, and parts of host time, given by signature and environment, and store the formulas.
-
-    What cannot be fitted is said and left out.
-    """
-    from dooly.cli.output import progress_bar, say
-    from dooly.errors import FitError
-    from dooly.fit.store import to_json
-    from dooly.workspace.formulas import fit_stored
-
-    operations = {operation.signature: operation for operation in database.operations()}
-    found: list[tuple[Formula, Environment]] = []
-    with progress_bar("operations") as progress:
-        for signature, environment in progress.track(measured, description="fitting"):
-            try:
-                formula = fit_stored(database, operations[signature], environment)
-            except FitError as error:
-                say(f"not fitted: {error}")
-                continue
-            database.store_formula(signature, environment, to_json(formula))
-            found.append((formula, environment))
-    return found

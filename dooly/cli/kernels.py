@@ -26,7 +26,7 @@ def kernels(
     Example: dooly kernels dooly/data/evaluation/h200-steps-llama-3.1-8b.json
     """
     from dooly.cli.output import print_json, print_table
-    from dooly.cli.recorded import kernel_report
+    from dooly.evaluate.replay import kernel_report
     from dooly.evaluate.steps import load_steps
 
     reports = [kernel_report(path.stem, load_steps(path), db) for path in recordings]

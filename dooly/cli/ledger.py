@@ -23,10 +23,10 @@ def ledger(
 
     Example: dooly ledger --platform h200
     """
-    from dooly.cli.ledger_tables import ledger_of
-    from dooly.cli.output import print_json, print_table
+    from dooly.cli.output import print_json, print_table, tracked
+    from dooly.evaluate.ledger_report import ledger_of
 
-    found = ledger_of(platform, backend, errors=errors)
+    found = ledger_of(platform, backend, errors=errors, track=tracked("operations", "fitting"))
     if as_json:
         print_json(found.document())
         return

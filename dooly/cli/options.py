@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Backend", "CapturedModel", "Db", "Model", "Models", "Platform", "TensorParallel"]
+from dooly.workspace.defaults import DATABASE
+
+__all__ = ["DATABASE", "AsJson", "Backend", "CapturedModel", "Db", "Model", "Models", "Platform", "TensorParallel"]
 
 
 def _lower(name: str | None) -> str | None:
@@ -33,5 +35,3 @@ Backend = Annotated[
     str | None,
     typer.Option("--backend", "--attention-backend", help="attention backend; the engine's choice if not given"),
 ]
-
-DATABASE = "dooly.sqlite"

@@ -4,9 +4,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,54 +21,13 @@ from rich.progress import (
 from rich.table import Table as RichTable
 
 from dooly.escape import escaped
+from dooly.report import Column
 
-__all__ = ["Column", "Table", "markdown", "print_json", "print_table", "progress_bar", "say", "tell_notes"]
+__all__ = ["counted", "print_json", "print_table", "progress_bar", "say", "tell_notes", "tracked"]
 
 WIDTH_WITHOUT_TERMINAL = 160
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        key: of the row's value; the same key names it in JSON, so it carries the unit (``total_us``).
-        title: header, with the unit in parentheses where there is one.
-        form: format of numbers, e.g. ``,.1f``; values that are None show as a dash.
-    """
-
-    key: str
-    title: str
-    form: str = ""
-
-    def text(self, value: Any) -> str:
-        """The cell."""
-        if value is None:
-            return "-"
-        return format(value, self.form) if self.form else str(value)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that is printed, or written into a page.
-
-    Attributes:
-        note: a sentence below it.
-    """
-
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Mapping[str, Any]]
-    note: str = ""
-
-
-def markdown(table: Table) -> str:
-    """The table with title and note as paragraphs around it, for a page."""
-    heads = [column.title for column in table.columns]
-    rules = ["---:" if column.form else "---" for column in table.columns]
-    cells = [[column.text(row[column.key]) for column in table.columns] for row in table.rows]
-    lines = "\n".join(f"| {' | '.join(line)} |" for line in (heads, rules, *cells))
-    return "\n\n".join(part for part in (table.title, lines, table.note) if part) + "\n"
+T = TypeVar("T")
 
 
 def print_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -128,6 +87,24 @@ def progress_bar(unit: str) -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+
+
+def tracked(unit: str, description: str) -> Callable[[Sequence[T]], Iterator[T]]:
+    """Go through a sequence under a `progress_bar`."""
+
+    def track(items: Sequence[T]) -> Iterator[T]:
+        with progress_bar(unit) as progress:
+            yield from progress.track(items, description=description)
+
+    return track
+
+
+@contextmanager
+def counted(unit: str, description: str, total: int) -> Generator[Callable[[int, int], None]]:
+    """A `progress_bar` for work that says how many are done, and of how many."""
+    with progress_bar(unit) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done, _: progress.update(task, completed=done)
 
 
 _BETWEEN_LINES_S = 15.0

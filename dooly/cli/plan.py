@@ -31,8 +31,8 @@ def plan(
     Example: dooly plan tiny-llama --max-context 1024
     """
     from dooly.cli.output import print_json
-    from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.executor import Ranges
+    from dooly.workspace.planning import Engine, plan_rows, planned
     from dooly.workspace.store import open_or_empty
 
     with open_or_empty(db) as database:
@@ -55,8 +55,9 @@ def plan(
 
 def print_plan(found: "Plan") -> None:
     """The plan as a table, most telling operations first."""
-    from dooly.cli.output import Column, print_table
-    from dooly.cli.planning import plan_rows
+    from dooly.cli.output import print_table
+    from dooly.report import Column
+    from dooly.workspace.planning import plan_rows
 
     host = ", and what steps take besides once" if found.host_missing else ""
     print_table(

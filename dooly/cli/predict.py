@@ -1,22 +1,15 @@
 """``dooly predict``: the time of one engine step."""
 
-import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform, TensorParallel
 from dooly.cli.serving import BatchedTokens, Sequences
-from dooly.errors import PredictError
 
-if TYPE_CHECKING:
-    from dooly.batch import Batch
-
-__all__ = ["predict", "read_batch"]
-
-_REQUEST = re.compile(r"(\d{1,9}):(\d{1,9})(?:x(\d{1,6}))?", re.ASCII)
+__all__ = ["predict"]
 
 
 def predict(
@@ -40,12 +33,14 @@ def predict(
 
     Example: dooly predict tiny-llama --batch 128:0,1:512x7
     """
-    from dooly.cli.output import Column, print_json, print_table
+    from dooly.batch import Batch
+    from dooly.cli.output import print_json, print_table
     from dooly.engine.defaults import gpu_limits
+    from dooly.report import Column
     from dooly.workspace.limits import check_step
     from dooly.workspace.models import saved_model
 
-    step = read_batch(batch)
+    step = Batch.parse(batch)
     saved = saved_model(model, db, backend, tp=tp, platform=platform)
     limits = gpu_limits(saved.device, saved.memory_bytes, max_num_seqs, max_num_batched_tokens)
     check_step(saved, step, *limits)
@@ -77,20 +72,3 @@ def predict(
         f"{cost.total_us:,.0f} us {'of device time only; host time is not measured' if saved.device_only else parts}"
     )
     print_table(title, columns, rows)
-
-
-def read_batch(text: str) -> "Batch":
-    """A batch from ``NEW:CACHED[xN],...``.
-
-    Raises:
-        PredictError: the text is something else.
-    """
-    from dooly.batch import Batch
-
-    rows: list[tuple[int, int, int]] = []
-    for part in text.split(","):
-        match = _REQUEST.fullmatch(part.strip())
-        if match is None:
-            raise PredictError(f"--batch: found {part!r}; expected NEW:CACHED or NEW:CACHEDxN, e.g. 128:0,1:512x7")
-        rows.append((int(match[1]), int(match[2]), int(match[3] or 1)))
-    return Batch.alike(rows)

@@ -1,7 +1,6 @@
 """``dooly profile``: measure what the database lacks."""
 
 import statistics
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +12,8 @@ from dooly.errors import ProfileError
 from dooly.escape import show
 
 if TYPE_CHECKING:
-    from dooly.database import Database, Environment
+    from dooly.database import Database
     from dooly.executor import Outcome, Plan
-    from dooly.fit import Formula
 
 __all__ = ["profile"]
 
@@ -46,10 +44,11 @@ def profile(
 
     Example: dooly profile tiny-llama --budget 60
     """
-    from dooly.cli.output import print_json, say
+    from dooly.cli.output import print_json, say, tracked
     from dooly.cli.plan import print_plan
-    from dooly.cli.planning import Engine, plan_rows, planned
     from dooly.executor import Ranges
+    from dooly.workspace.measuring import fit_new, lacking
+    from dooly.workspace.planning import Engine, plan_rows, planned
     from dooly.workspace.store import open_database
 
     if budget <= 0:
@@ -63,18 +62,18 @@ def profile(
         if plan.estimate_s > budget:
             say(f"the budget of {budget:g} s is less than the estimate of {plan.estimate_s:.0f} s: the rest is left")
         outcome = _run(plan, database, budget, retry_failed)
-        fitted = _fit(plan, database)
-        lacking = _lacking(plan, database)
+        fitted = fit_new(plan, database, tracked("operations", "fitting"))
+        without = lacking(plan, database)
     if as_json:
         document = {"plan": plan_rows(plan), "saved_s": plan.saved_s, "outcome": asdict(outcome)}
-        print_json(document | {"formulas": len(fitted), "lacking": lacking})
+        print_json(document | {"formulas": len(fitted), "lacking": without})
     else:
         show(_told(outcome, plan))
         if fitted:
             error = statistics.median(formula.held.mape for formula in fitted)
             show(f"{len(fitted)} formulas fitted, held-out error {100 * error:.1f} % (median)")
-        if lacking:
-            show(f"a prediction still lacks {', '.join(lacking)}")
+        if without:
+            show(f"a prediction still lacks {', '.join(without)}")
     if outcome.host_error:
         raise ProfileError(f"host time was not measured: {outcome.host_error}")
 
@@ -97,50 +96,6 @@ def _run(plan: "Plan", database: "Database", budget: float, retry_failed: bool) 
                 say(f"{event.elapsed_s:7.1f} s  {event.what}: {event.operation} {event.detail}")
 
         return run_plan(plan, database, budget_s=budget, retry_failed=retry_failed, progress=show)
-
-
-def _fit(plan: "Plan", database: "Database") -> "list[Formula]":
-    """Formulas of what the plan names and the database has points of, if any was taken since the last fit."""
-    from dooly.batch import HOST_PARTS
-    from dooly.cli.fit import fit_measured
-    from dooly.hardware.environment import host_environment
-
-    home = host_environment(plan.machine)
-    places = [(row.operation.signature, row.environment) for row in plan.rows] + [(part, home) for part in HOST_PARTS]
-    measured = [place for place in places if _is_newer(database, *place)]
-    return [formula for formula, _ in fit_measured(database, measured)]
-
-
-def _is_newer(database: "Database", signature: str, environment: "Environment") -> bool:
-    """Whether there are points that its formula was not fitted to."""
-    from dooly.errors import FitError
-    from dooly.fit.store import from_json
-    from dooly.workspace.formulas import observed
-
-    fitted = 0
-    if (stored := database.formula(signature, environment)) is not None:
-        with suppress(FitError):  # of an older form
-            fitted = from_json(stored).held.points
-    return len({each.point for each in observed(database, signature, environment)}) > fitted
-
-
-def _lacking(plan: "Plan", database: "Database") -> list[str]:
-    """Return what a prediction needs and has no formula yet, in words."""
-    from dooly.hardware.environment import host_environment
-    from dooly.ir import Kind
-    from dooly.predict import needed_parts
-
-    home = host_environment(plan.machine)
-    host = any(
-        database.formula(part, home) is None for part in needed_parts(on_gpu=plan.machine.torch_device == "cuda")
-    )
-    without = [
-        row.operation
-        for row in plan.rows
-        if row.operation.count and database.formula(row.operation.signature, row.environment) is None
-    ]
-    names = [each.name for each in without if each.kind is not Kind.COLLECTIVE or each.attr("ranks") != 1]
-    return (["host time"] if host else []) + names
 
 
 def _told(outcome: "Outcome", plan: "Plan") -> str:

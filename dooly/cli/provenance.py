@@ -38,9 +38,10 @@ def verify_provenance(
     Example: dooly verify-provenance llama-3.1-8b mixtral-8x7b --tp 4
     """
     from dooly.capture import Options, Parallel
-    from dooly.cli.output import Column, print_json, print_table, say
+    from dooly.cli.output import print_json, print_table, say
     from dooly.errors import CaptureError
     from dooly.provenance import verify_provenance as verify
+    from dooly.report import Column
 
     parallel = Parallel(tp, dp, expert_parallel, pp)
     options = Options(parallel, platform, backend, quantization, kv_cache_dtype, eager)

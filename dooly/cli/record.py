@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dooly.cli.expand import expanded
 from dooly.cli.options import Backend, Model, TensorParallel
-from dooly.cli.serving import (
-    Asynchronous,
-    BatchedTokens,
-    Blocks,
-    BlockSize,
-    EngineOptions,
-    ModelLength,
-    PrefixCaching,
-    Seed,
-    Sequences,
-    TraceOption,
-    clipped,
-    load_trace,
-)
+from dooly.cli.serving import Seed, TraceOption
+from dooly.engine.options import EngineOptions
 from dooly.hardware.software import gpu_present
 
 if TYPE_CHECKING:
@@ -41,6 +30,7 @@ Traces = Annotated[
 ]
 
 
+@expanded(asked=("gpu_memory_utilization", "memory_other"))
 def record(
     context: typer.Context,
     model: Model,
@@ -51,15 +41,10 @@ def record(
     ladder: Annotated[Path | None, typer.Option(help="with --serve: JSON file of other loads")] = None,
     steps: Annotated[Path | None, typer.Option(help="also record single steps, with what ran on the GPU")] = None,
     repeats: Annotated[int, typer.Option(help="passes over each trace or load")] = 3,
-    asynchronous: Asynchronous = None,
     own_process: Annotated[bool, typer.Option("--own-process", help="the engine core in a process of its own")] = False,
     tp: TensorParallel = 1,
-    max_num_seqs: Sequences = None,
-    max_num_batched_tokens: BatchedTokens = None,
-    max_model_len: ModelLength = None,
-    block_size: BlockSize = None,
-    num_blocks: Blocks = None,
-    prefix_caching: PrefixCaching = None,
+    *,
+    asked: EngineOptions,
     trace_option: TraceOption = None,
     seed: Seed = 2023,
     backend: Backend = None,
@@ -98,6 +83,7 @@ def record(
     from dooly.simulate.simulator import check_lengths
     from dooly.workspace.lowering import model_path
     from dooly.workspace.models import untimed_model
+    from dooly.workspace.serving import filled
 
     if repeats < 1:
         raise SimulationError(f"--repeats is {repeats}; expected at least 1")
@@ -113,15 +99,6 @@ def record(
         raise SimulationError(f"--tp is {tp}; expected 1, or more with --own-process: ranks are processes of their own")
     if own_process and (backend is None or steps is not None):
         raise SimulationError("--own-process: what happens there cannot be seen; say which --backend, and no --steps")
-    asked = EngineOptions(
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
-        block_size,
-        num_blocks,
-        prefix_caching=prefix_caching,
-        asynchronous=asynchronous,
-    )
     path, rng = model_path(model), np.random.default_rng(seed)
     on_gpu, here = gpu_present(), machine()
     settings = asked.settings(on_gpu, here.device, here.memory_bytes, model_folder(path))
@@ -129,7 +106,7 @@ def record(
     for trace in served:
         check_lengths(trace, settings)
     if on_gpu:
-        settings = asked.filled(settings, untimed_model(model, backend, tp), on_gpu)
+        settings = filled(asked, settings, untimed_model(model, backend, tp), on_gpu)
     name = model_folder(path).name
     with (
         start_remote_engine(path, settings, backend, tp)
@@ -189,6 +166,7 @@ def _trace(source: str, max_model_len: int, seed: int, options: list[str] | None
     from dataclasses import replace
 
     from dooly.errors import TraceError
+    from dooly.workspace.serving import clipped, load_trace
 
     rest, _, rate = source.partition("@")
     name, _, count = rest.partition(":")

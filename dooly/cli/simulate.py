@@ -5,28 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dooly.cli.expand import expanded
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform, TensorParallel
-from dooly.cli.served import Served
-from dooly.cli.serving import (
-    Arrivals,
-    Asynchronous,
-    BatchedTokens,
-    Blocks,
-    BlockSize,
-    EngineOptions,
-    MemoryOther,
-    ModelLength,
-    PrefixCaching,
-    Rate,
-    Requests,
-    Seed,
-    Sequences,
-    TraceOption,
-    TraceSource,
-    Utilization,
-    clipped,
-    load_trace,
-)
+from dooly.cli.serving import Arrivals, Rate, Requests, Seed, TraceOption, TraceSource
+from dooly.engine.options import EngineOptions
 from dooly.escape import show
 
 if TYPE_CHECKING:
@@ -35,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 
+@expanded()
 def simulate(
     model: Model,
     trace: TraceSource = "azure-conv",
@@ -46,15 +29,8 @@ def simulate(
     fast: Annotated[
         bool, typer.Option("--fast", help="compact scheduler instead of the engine's: same batches")
     ] = False,
-    max_num_seqs: Sequences = None,
-    max_num_batched_tokens: BatchedTokens = None,
-    max_model_len: ModelLength = None,
-    block_size: BlockSize = None,
-    num_blocks: Blocks = None,
-    utilization: Utilization = None,
-    memory_other: MemoryOther = 1.3,
-    prefix_caching: PrefixCaching = None,
-    asynchronous: Asynchronous = None,
+    *,
+    engine: EngineOptions,
     db: Db = DATABASE,
     platform: Platform = None,
     backend: Backend = None,
@@ -78,25 +54,16 @@ def simulate(
 
     Example: dooly simulate tiny-llama --requests 200 --rate 4
     """
-    from dooly.cli.output import print_json, say
+    from dooly.cli.output import counted, print_json, say
     from dooly.simulate import save_run, summarize, write_requests
+    from dooly.workspace.serving import Served, clipped, load_trace
 
-    asked = EngineOptions(
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
-        block_size,
-        num_blocks,
-        utilization,
-        memory_other,
-        prefix_caching,
-        asynchronous,
-    )
     load = load_trace(trace, requests, rate, arrivals, seed, trace_option)
-    served = Served.of(model, asked, db, backend, tp, platform)
+    served = Served.of(model, engine, db, backend, tp, platform)
     load = clipped(load, served.settings.max_model_len)
     table = output is not None and output.suffix == ".parquet"
-    run = served.run(load, fast=fast, keep_steps=output is not None and not table)
+    with counted("requests", "simulating", len(load)) as progress:
+        run = served.run(load, fast=fast, keep_steps=output is not None and not table, progress=progress)
     if output is not None:
         if table:
             write_requests(run, output)
@@ -112,7 +79,8 @@ def simulate(
 
 def print_summary(title: str, summary: "Summary") -> None:
     """Latencies as a table, the rest as lines below it."""
-    from dooly.cli.output import Column, print_table
+    from dooly.cli.output import print_table
+    from dooly.report import Column
 
     named = (
         ("time to first token", summary.ttft),

@@ -6,23 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dooly.cli.expand import expanded
 from dooly.cli.options import DATABASE, AsJson, Backend, Db
-from dooly.cli.serving import (
-    Asynchronous,
-    BatchedTokens,
-    Blocks,
-    BlockSize,
-    EngineOptions,
-    ModelLength,
-    PrefixCaching,
-    Rate,
-    Requests,
-    Sequences,
-    TraceOption,
-    TraceSource,
-    clipped,
-    load_trace,
-)
+from dooly.cli.serving import Rate, Requests, TraceOption, TraceSource
+from dooly.engine.options import EngineOptions
 
 if TYPE_CHECKING:
     from dooly.evaluate import Validation
@@ -30,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["validate"]
 
 
+@expanded(engine=("gpu_memory_utilization", "memory_other"))
 def validate(
     model: Annotated[str | None, typer.Argument(help="bundled model, config.json or its folder")] = None,
     trace: TraceSource = "azure-conv",
@@ -40,13 +28,8 @@ def validate(
     requests: Requests = 40,
     rate: Rate = None,
     repeats: Annotated[int, typer.Option(help="real runs; from two on their scatter is reported as noise")] = 1,
-    max_num_seqs: Sequences = None,
-    max_num_batched_tokens: BatchedTokens = None,
-    max_model_len: ModelLength = None,
-    block_size: BlockSize = None,
-    num_blocks: Blocks = None,
-    prefix_caching: PrefixCaching = None,
-    asynchronous: Asynchronous = None,
+    *,
+    engine: EngineOptions,
     db: Db = DATABASE,
     backend: Backend = None,
     as_json: AsJson = False,
@@ -65,22 +48,13 @@ def validate(
     if (model is None) == (recording is None):
         raise SimulationError("give either a MODEL, which is run here, or --recording FILE")
     if recording is not None:
-        from dooly.cli.recorded import replayed
         from dooly.evaluate.recording import load_recording
+        from dooly.evaluate.replay import replayed
 
         results = replayed(load_recording(recording), db)
     else:
         assert model is not None
-        asked = EngineOptions(
-            max_num_seqs,
-            max_num_batched_tokens,
-            max_model_len,
-            block_size,
-            num_blocks,
-            prefix_caching=prefix_caching,
-            asynchronous=asynchronous,
-        )
-        results = [_live(model, trace, trace_option, requests, rate, repeats, asked, db, backend)]
+        results = [_live(model, trace, trace_option, requests, rate, repeats, engine, db, backend)]
     if as_json:
         print_json([result.json() for result in results] if recording is not None else results[0].json())
         return
@@ -107,13 +81,14 @@ def _live(
     from dooly.simulate import simulate
     from dooly.workspace.lowering import model_path
     from dooly.workspace.models import saved_model
+    from dooly.workspace.serving import clipped, filled, load_trace
 
     path, on_gpu = model_path(model), gpu_present()
     here = machine()
     settings = asked.settings(on_gpu, here.device, here.memory_bytes, model_folder(path))
     arrivals = clipped(load_trace(trace, requests, rate, options=trace_option), settings.max_model_len)
     saved = saved_model(model, db, backend, settings.block_size)
-    settings = asked.filled(settings, saved, on_gpu)
+    settings = filled(asked, settings, saved, on_gpu)
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
     simulated = simulate(path, arrivals, steps.step_time, settings, power=steps.power)
     with progress_bar("requests") as progress:
@@ -130,7 +105,8 @@ def _live(
 
 
 def _print(result: "Validation") -> None:
-    from dooly.cli.output import Column, print_table
+    from dooly.cli.output import print_table
+    from dooly.report import Column
 
     title = f"{result.model}, {Path(result.trace).name}, {result.scheduling}"
     print_table(

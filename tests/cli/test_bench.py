@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dooly.cli import main
-from dooly.cli.served import Served
-from dooly.cli.serving import EngineOptions
+from dooly.engine.options import EngineOptions
 from dooly.predict import SavedModel
+from dooly.workspace.serving import Served
 from tests.adapters.conftest import dense, saved
 
 ROOT = Path(__file__).resolve().parents[2]

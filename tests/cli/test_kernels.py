@@ -5,10 +5,10 @@ import json
 import pytest
 
 from dooly.cli import main
-from dooly.cli.kernel_tables import kernel_classes
-from dooly.cli.recorded import recorded_platform
 from dooly.engine.settings import EngineSettings
 from dooly.errors import PredictError
+from dooly.evaluate.kernel_report import kernel_classes
+from dooly.evaluate.replay import recorded_platform
 from dooly.evaluate.steps import StepRecording, load_steps, save_steps
 from dooly.workspace.shipped import DATA
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dooly.cli import main
-from dooly.cli.grid_errors import grid_errors
-from dooly.cli.output import Column, Table, markdown
 from dooly.database import Measurement, Point, Samples, Status
+from dooly.evaluate.grid_errors import grid_errors
 from dooly.ir import Operation, TensorType, parse_expr
+from dooly.report import Column, Table, markdown
 from dooly.workspace.shipped import DATA, MEASURED, measured_models
 
 PLATFORMS = sorted(path.stem for path in DATA.glob("*.parquet"))

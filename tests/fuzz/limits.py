@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -52,7 +53,9 @@ def input_of(reader: Reader, seeds: Sequence[bytes], number: int) -> bytes:
 def attempt(reader: Reader, data: bytes, folder: Path, number: int = 0) -> tuple[bool, Finding | None]:
     """Read one input, and say whether it was accepted, and what else than a value or a clear refusal came of it."""
     try:
-        reader.read(data, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            reader.read(data, folder)
     except DoolyError as error:
         message = str(error)
         if message and all(c.isprintable() or c == "\n" for c in message):

@@ -1,29 +1,34 @@
 """How good formulas are that were fitted on a fixed grid, beside those of the adaptive sweep, at the same points."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dooly.cli.output import progress_bar
 from dooly.database import Measurement, Status
 from dooly.evaluate.holdout import Unseen, judge, unseen_errors
 from dooly.fit import Observation, fit
 from dooly.ir import Operation
 
-__all__ = ["grid_errors"]
+__all__ = ["Track", "grid_errors"]
 
 _ENOUGH = 100
 """Measured points of the grid from which on its formula says something of the whole grid."""
 
 Points = Mapping[str, Sequence[Measurement]]
 
+Track = Callable[[Sequence[Operation]], Iterable[Operation]]
+"""The same operations, one after the other; a caller may note how far the work is."""
 
-def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, held_out: Points) -> list[dict[str, Any]]:
+
+def grid_errors(
+    operations: Sequence[Operation], sweep: Points, grid: Points, held_out: Points, track: Track = iter
+) -> list[dict[str, Any]]:
     """A row for each operation that was measured both ways; one over all their held-out points, one over those within
     the sizes of the grid.
 
     Args:
         sweep, grid, held_out: points by signature; held-out ones were drawn at random, and count where the sweep has
             not measured the same.
+        track: called with the operations that are fitted.
     """
     both = [
         each
@@ -33,26 +38,25 @@ def grid_errors(operations: Sequence[Operation], sweep: Points, grid: Points, he
     rows: list[dict[str, Any]] = []
     all_of_grid: list[Unseen] = []
     all_of_sweep: list[Unseen] = []
-    with progress_bar("operations") as progress:
-        for operation in progress.track(both, description="fitting"):
-            on_grid, swept = _measured(grid, operation), _measured(sweep, operation)
-            unseen = _unseen(held_out, sweep, operation)
-            by_grid, by_sweep = fit(operation, on_grid), fit(operation, swept)
-            errors = unseen_errors(operation, by_grid, unseen), unseen_errors(operation, by_sweep, unseen)
-            rows.append(
-                {
-                    "operation": operation.name,
-                    "kind": operation.kind.value,
-                    **_row(*errors),
-                    "grid_points": len(on_grid),
-                    "sweep_points": len(swept),
-                    "grid_own_percent": 100 * by_grid.held.mape,
-                    "sweep_on_grid_percent": 100
-                    * judge(unseen_errors(operation, by_sweep, _unseen(grid, sweep, operation))).mean,
-                }
-            )
-            all_of_grid += errors[0]
-            all_of_sweep += errors[1]
+    for operation in track(both):
+        on_grid, swept = _measured(grid, operation), _measured(sweep, operation)
+        unseen = _unseen(held_out, sweep, operation)
+        by_grid, by_sweep = fit(operation, on_grid), fit(operation, swept)
+        errors = unseen_errors(operation, by_grid, unseen), unseen_errors(operation, by_sweep, unseen)
+        rows.append(
+            {
+                "operation": operation.name,
+                "kind": operation.kind.value,
+                **_row(*errors),
+                "grid_points": len(on_grid),
+                "sweep_points": len(swept),
+                "grid_own_percent": 100 * by_grid.held.mape,
+                "sweep_on_grid_percent": 100
+                * judge(unseen_errors(operation, by_sweep, _unseen(grid, sweep, operation))).mean,
+            }
+        )
+        all_of_grid += errors[0]
+        all_of_sweep += errors[1]
     if rows:
         points = {name: sum(row[name] for row in rows) for name in ("grid_points", "sweep_points")}
         own = {"grid_own_percent": None, "sweep_on_grid_percent": None}

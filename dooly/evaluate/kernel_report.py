@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dooly.cli.output import Column, Table
 from dooly.evaluate.kernels import RoleTime, account, recorded_cost
 from dooly.evaluate.steps import EngineStep, StepRecording
 from dooly.predict import StepModel
+from dooly.report import Column, Table
 
 __all__ = ["KernelReport", "kernel_classes"]
 

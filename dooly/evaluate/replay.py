@@ -1,12 +1,12 @@
 """Predictions for recorded engine steps: the model, backend and GPU of the recording, from stored measurements."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dooly.cli.kernel_tables import KernelReport
-from dooly.cli.output import say
 from dooly.engine.settings import EngineSettings
 from dooly.errors import PredictError, SimulationError
+from dooly.evaluate.kernel_report import KernelReport
 from dooly.evaluate.ledger import with_backends
 from dooly.evaluate.recording import Recording
 from dooly.evaluate.steps import StepRecording
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dooly.simulate import Run
 
 __all__ = ["kernel_report", "recorded_model", "recorded_platform", "replayed"]
+
+_log = logging.getLogger(__name__)
 
 
 def recorded_platform(recording: StepRecording | Recording) -> str:
@@ -68,7 +70,7 @@ def kernel_report(name: str, recording: StepRecording, location: str) -> KernelR
     try:
         return KernelReport.of(name, recording, recorded_model(recording, location).steps)
     except PredictError as error:
-        say(f"{name}: no predictions: {error}")
+        _log.info(f"{name}: no predictions: {error}")
         return KernelReport.of(name, recording, None)
 
 
@@ -80,7 +82,7 @@ def replayed(recording: Recording, location: str) -> "list[Validation]":
     """
     saved = recorded_model(recording, location)
     if (slow := dict(recording.facts).get("slowed by")) is not None:
-        say(f"note: the GPU of this recording was slowed down by {slow}: its steps take longer than they should")
+        _log.info(f"note: the GPU of this recording was slowed down by {slow}: its steps take longer than they should")
     groups: dict[tuple[str, bool], list[Run]] = {}
     for run in recording.runs:
         groups.setdefault((run.trace, run.settings.async_scheduling), []).append(run)
@@ -95,7 +97,7 @@ def _compact(saved: SavedModel, settings: EngineSettings) -> bool:
     try:
         check_compact(saved.operations, settings)
     except SimulationError as error:
-        say(f"note: the engine's own scheduler is simulated: {error}")
+        _log.info(f"note: the engine's own scheduler is simulated: {error}")
         return False
     return True
 

@@ -1,5 +1,6 @@
-"""Write docs/reference/command-line.md from the commands themselves: python scripts/command_line.py"""
+"""The page of all commands and their options: ``python -m dooly.cli.reference -o docs/reference/command-line.md``."""
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,6 @@ from dooly.files import write_text
 
 __all__ = ["command_line", "main"]
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "command-line.md"
-
 HEAD = """# Command line
 
 Written by `make site` from the commands. `dooly COMMAND --help` prints the same.
@@ -25,7 +24,9 @@ Results go to stdout, talk to stderr. A mistake is one line and exit status 2. `
 
 def main() -> int:
     """Write the page."""
-    write_text(PAGE, command_line())
+    parser = argparse.ArgumentParser(description="Write the page of all commands and their options.")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    write_text(parser.parse_args().output, command_line())
     return 0
 
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dooly.batch import HOST_PARTS
-from dooly.cli.grid_errors import grid_errors
-from dooly.cli.output import Column, Table
 from dooly.database.exchange import read_parquet
+from dooly.evaluate.grid_errors import Track, grid_errors
 from dooly.evaluate.ledger import Ledger, by_operation, make_ledger, with_backends
 from dooly.hardware.environment import at_home
+from dooly.report import Column, Table
 from dooly.workspace.shipped import MEASURED, evaluation, measured_models, measured_on, measurements
 
 __all__ = ["LedgerReport", "ledger_of"]
@@ -121,12 +121,13 @@ def _saved(part: float, whole: float) -> float:
     return 100.0 * (1.0 - part / whole) if whole else 0.0
 
 
-def ledger_of(platform: str, backend: str | None = None, *, errors: bool = True) -> LedgerReport:
+def ledger_of(platform: str, backend: str | None = None, *, errors: bool = True, track: Track = iter) -> LedgerReport:
     """The ledger of one GPU whose measurements ship.
 
     Args:
         backend: of attention; all if None.
         errors: whether to fit the points of both ways and judge them.
+        track: called with the operations that are fitted.
 
     Raises:
         DatabaseError: no measurements of this GPU ship, or a file is damaged.
@@ -141,5 +142,5 @@ def ledger_of(platform: str, backend: str | None = None, *, errors: bool = True)
         for path in (evaluation(platform, what) for what in ("vidur-grid", "heldout"))
     )
     operations = {each.signature: each for _, _, mine in models for each in mine}
-    judged = grid_errors(list(operations.values()), sweep, grid, held_out) if errors else []
+    judged = grid_errors(list(operations.values()), sweep, grid, held_out, track) if errors else []
     return LedgerReport(platform, backends, make_ledger(models, sweep, grid), judged)

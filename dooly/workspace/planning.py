@@ -1,0 +1,86 @@
+"""Plans of measuring: points of models that the database lacks, on this machine or a stored one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dooly.database import PointSource
+from dooly.executor import Plan, Ranges, make_plan
+from dooly.executor.plan.plan import Row
+from dooly.hardware.machine import machine
+from dooly.workspace.lowering import lower
+from dooly.workspace.models import machine_of
+
+__all__ = ["Engine", "plan_rows", "planned"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the engine is started.
+
+    Attributes:
+        tp: tensor-parallel size of models that are captured.
+        backend: attention backend of those; None for the engine's choice.
+        eager: nothing compiled, kernels launched one by one.
+        custom_all_reduce: whether it may use its own all-reduce.
+    """
+
+    tp: int = 1
+    backend: str | None = None
+    eager: bool = False
+    custom_all_reduce: bool = True
+
+
+def planned(
+    database: PointSource,
+    models: Sequence[str],
+    engine: Engine,
+    limits: Ranges,
+    platform: str | None = None,
+    retry_failed: bool = False,
+) -> Plan:
+    """Plan what these models need on this machine or a stored one, against what the database holds.
+
+    Args:
+        platform: a stored one; this machine's if not given, and its is the code that is captured.
+        retry_failed: count points that failed before as missing.
+
+    Raises:
+        DoolyError: a model, a range or the database is not usable.
+    """
+    if platform is None:
+        here = machine(mode="eager" if engine.eager else None, custom_all_reduce=engine.custom_all_reduce)
+    else:
+        here = machine_of(database, platform)
+    program = lower(models, engine.tp, engine.backend, platform, eager=engine.eager, here=here.platform)
+    return make_plan(program.operations, database, here, limits, retry_failed=retry_failed)
+
+
+def plan_rows(plan: Plan) -> list[dict[str, Any]]:
+    """One plain row per operation, in the order of measuring."""
+    return [
+        {
+            "operation": row.operation.name,
+            "signature": row.operation.signature,
+            "kind": row.operation.kind.value,
+            "count": row.operation.count,
+            "models": len({use.model for use in row.operation.uses}),
+            "status": _status(row),
+            "measured_points": row.covered,
+            "missing_points": len(row.missing),
+            "failed_points": row.failed,
+            "share_percent": 100 * row.share,
+            "estimate_s": row.estimate_s,
+            "saved_s": row.saved_s,
+            "note": row.skip or "",
+        }
+        for row in plan.rows
+    ]
+
+
+def _status(row: Row) -> str:
+    if row.skip is not None:
+        return "unsupported"
+    if not row.missing:
+        return "covered"
+    return "partly" if row.covered else "uncovered"
