@@ -18,6 +18,7 @@ __all__ = [
     "LAUNCH_PARTS",
     "MODES",
     "MOST_CACHED",
+    "MOST_REQUESTS",
     "MOST_TOKENS",
     "POWER_LIMIT",
     "TILE",
@@ -37,10 +38,12 @@ _REQUEST = re.compile(r"(\d{1,9}):(\d{1,9})(?:x(\d{1,6}))?", re.ASCII)
 TILE = 128
 """Queries that an attention kernel works on together."""
 
-MOST_TOKENS = 2**24
-"""New tokens of one step, at most; far beyond any engine, and sums over a step are exact as floats."""
+MOST_TOKENS = 2**20
+"""New tokens of one step, at most: far beyond any engine, and sums over a step are exact as floats."""
+MOST_REQUESTS = 2**16
+"""Requests of one step, at most, likewise."""
 MOST_CACHED = 2**27
-"""Cached tokens of one request, at most; as `MOST_TOKENS`."""
+"""Cached tokens of one request, at most, likewise."""
 
 GraphMode = Literal["FULL", "PIECEWISE", "NONE"]
 MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
@@ -129,11 +132,8 @@ class Batch:
                 f"batch: request {at} has {q} new and {c} cached tokens; expected new >= 1 and cached >= 0"
             )
         tokens = sum(new)
-        if tokens > MOST_TOKENS or max(cached) > MOST_CACHED:
-            raise PredictError(
-                f"batch: {tokens:,d} new tokens and at most {max(cached):,d} cached ones of a request; "
-                f"the limits are {MOST_TOKENS:,d} and {MOST_CACHED:,d}"
-            )
+        _check_most("new tokens in one step", tokens, MOST_TOKENS)
+        _check_most("cached tokens of one request", max(cached), MOST_CACHED)
         if not 0 <= self.logits <= tokens:
             raise PredictError(
                 f"batch: {self.logits} rows of logits; expected 0 to {tokens}, the new tokens of the step"
@@ -157,10 +157,10 @@ class Batch:
         ((128, 0), (1, 512), (1, 512))
         """
         listed = list(rows)
-        if (requests := sum(n for _, _, n in listed)) > MOST_TOKENS:
-            raise PredictError(f"batch: {requests:,d} requests in one step; the limit is {MOST_TOKENS:,d}")
-        return cls.of(*((q, c) for q, c, n in listed for _ in range(n)))
+        _check_most("requests in one step", sum(n for _, _, n in listed), MOST_REQUESTS)
+        return cls.of(*chain.from_iterable([(q, c)] * n for q, c, n in listed))
 
+    @classmethod
     def parse(cls, text: str) -> "Batch":
         """From ``NEW:CACHED[xN],...``: requests with so many new and cached tokens, N alike.
 
@@ -285,6 +285,11 @@ class Batch:
         whole = {"T": tokens, "R": count, "S": rows, "P": pairs, "Sd": 0, "Sx": most, "M": 1}
         whole |= {"Rp": prefills, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
         return {**whole, "Sq": prefill_most, "Pt": tiled}
+
+
+def _check_most(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise PredictError(f"batch: {count:,d} {what}; the limit is {most:,d}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,16 @@ def reading(path: str | Path, what: str) -> Generator[None]:
         raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DoolyError as error:
         raise SimulationError(str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        EOFError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise SimulationError(f"{path}: not {what}: {type(error).__name__}: {error}") from error
 
 

@@ -208,7 +208,9 @@ def load_run(path: str | Path) -> Run:
             trace=str(content["trace"]),
             settings=EngineSettings(**content["settings"]),
             clipped=whole(content["clipped"]),
-            requests=tuple(RequestRecord.read([fields[name] for name in RequestRecord.__slots__]) for fields in content["requests"]),
+            requests=tuple(
+                RequestRecord.read([fields[name] for name in RequestRecord.__slots__]) for fields in content["requests"]
+            ),
             steps=tuple(_step(fields) for fields in content["steps"]),
             wall_s=finite(content["wall_s"]),
             facts=tuple(sorted((str(k), str(v)) for k, v in content["facts"].items())),
