@@ -138,7 +138,7 @@ def test_a_formula_that_gives_no_time_is_refused_in_one_line(value: float) -> No
         domain=(),
         held=Held(0.0, 0.0, (), 0.0, 0.0, 0, 0),
     )
-    with pytest.raises(FitError, match="linear: its formula gives no time .* us.; fit again"):
+    with pytest.raises(FitError, match=r"linear: its formula gives no time .* us.; fit again"):
         formula.predict_one({"T": 1.0})
-    with pytest.raises(FitError, match="linear: its formula gives no time .* us.; fit again"):
+    with pytest.raises(FitError, match=r"linear: its formula gives no time .* us.; fit again"):
         formula.predict({"T": [1.0]})

@@ -21,7 +21,7 @@ from math import inf, isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pytest import approx
+import pytest
 
 from dooly.batch import Batch
 from dooly.capture import Options, Parallel, check
@@ -267,7 +267,7 @@ def _read_step_file(data: bytes, folder: Path) -> None:
     many = steps.step_times(_BATCHES).total_us
     one = [steps.step_time(batch).total_us for batch in _BATCHES]
     assert all(0 <= us < inf for us in one)
-    assert one == approx(list(many), rel=1e-6)
+    assert one == pytest.approx(list(many), rel=1e-6)
 
 
 def _recorded_steps() -> tuple[bytes, ...]:
