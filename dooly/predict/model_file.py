@@ -198,6 +198,6 @@ class SavedModel:
                 {str(signature): from_json(formula) for signature, formula in content["formulas"].items()},
                 None if (graphs := content["graphs"]) is None else GraphPlan.read(graphs),
             )
-        except (DoolyError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (DoolyError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             first = str(error).partition("\n")[0]
             raise PredictError(f"{path}: damaged ({first}); write it again with `dooly export steps`") from error
