@@ -13,7 +13,7 @@ from dooly.escape import show
 from dooly.files import write_text
 from dooly.hardware.gpus import PLATFORMS
 from dooly.ir import Graph, Program, parse_program, read_program
-from dooly.passes import PIPELINE, Pass, run, select
+from dooly.passes import PIPELINE, Cover, Pass, run, select
 
 __all__ = ["main"]
 
@@ -69,6 +69,9 @@ def _arguments() -> argparse.ArgumentParser:
         default="vllm",
         help="whose model: the engine's, or the one of transformers through torch.export (default: vllm)",
     )
+    parser.add_argument(
+        "--db", metavar="FILE", help="mark what this latency database covers, with what ships (default: nothing)"
+    )
     parser.add_argument("--list", action="store_true", help="list passes and bundled models")
     return parser
 
@@ -83,6 +86,8 @@ def _main(args: argparse.Namespace) -> int:
         raise DoolyError(f"--print-after {args.print_after}: not among the passes {', '.join(p.name for p in passes)}")
     program = _load(args)
     program = run(program, passes, lambda each, result, seconds: _report(args, each, result, seconds))
+    if args.db is not None:
+        program = run(program, (_cover(args.db, program, passes),))
     for operation in program.operations:
         if operation.status == "unsupported":
             show(f"no rule knows {operation.target} (x {operation.count}): it has no cost here", file=sys.stderr)
@@ -95,6 +100,22 @@ def _main(args: argparse.Namespace) -> int:
         sys.stdout.write(str(program))
         sys.stdout.flush()
     return 0
+
+
+def _cover(location: str, program: Program, passes: Sequence[Pass]) -> Pass:
+    """The pass that marks what a database covers on the platform that all graphs were captured for.
+
+    Raises:
+        DoolyError: it was not asked for, or the graphs are of several platforms.
+    """
+    from dooly.workspace.planning import covered
+
+    if not any(isinstance(each, Cover) for each in passes):
+        raise DoolyError("--db is for the pass cover, which is not among those of -p")
+    platforms = {dict(graph.settings).get("platform", "cpu") for graph in program.graphs}
+    if len(platforms) > 1:
+        raise DoolyError(f"--db with graphs of {', '.join(sorted(platforms))}; give those of one platform")
+    return Cover(covered(location, program.operations, *(platforms or {"cpu"})))
 
 
 def _list() -> int:

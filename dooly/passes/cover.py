@@ -14,7 +14,7 @@ class Cover:
     """Mark operations ``covered``, ``uncovered`` or, where nothing can measure them, ``unsupported``.
 
     Attributes:
-        known: signatures that the database covers in the environment asked for; empty without a database.
+        known: signatures of which a database has all points that a sweep asks for; empty where none was asked.
 
     Needs ``dedup``.  Keeps everything else.  Idempotent.
     """

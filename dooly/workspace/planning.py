@@ -8,10 +8,15 @@ from dooly.database import PointSource
 from dooly.executor import Plan, Ranges, make_plan
 from dooly.executor.plan.plan import Row
 from dooly.hardware.machine import machine
+from dooly.ir import Operation
 from dooly.workspace.lowering import lower
 from dooly.workspace.models import machine_of
+from dooly.workspace.store import look_into
 
-__all__ = ["Engine", "plan_rows", "planned"]
+__all__ = ["SWEPT_ON_GPUS", "Engine", "covered", "plan_rows", "planned"]
+
+SWEPT_ON_GPUS = Ranges(8192, 256, 16384)
+"""Steps and contexts that GPUs are swept for."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,23 @@ def planned(
         here = machine_of(database, platform)
     program = lower(models, engine.tp, engine.backend, platform, eager=engine.eager, here=here.platform)
     return make_plan(program.operations, database, here, limits, retry_failed=retry_failed)
+
+
+def covered(location: str, operations: Sequence[Operation], platform: str) -> frozenset[str]:
+    """Signatures of the operations of which a database, with what ships, has all points that a sweep asks for.
+
+    Args:
+        location: the database, a file or a URL.
+        platform: that the operations were captured for: the CPU of this machine, or a GPU that is stored.
+
+    Raises:
+        DoolyError: the database is not usable, or nothing of the GPU is stored.
+    """
+    on_cpu = platform == "cpu"
+    with look_into(location) as database:
+        here = machine() if on_cpu else machine_of(database, platform)
+        plan = make_plan(operations, database, here, Ranges() if on_cpu else SWEPT_ON_GPUS)
+    return frozenset(row.operation.signature for row in plan.rows if row.skip is None and not row.missing)
 
 
 def plan_rows(plan: Plan) -> list[dict[str, Any]]:
