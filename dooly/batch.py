@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from dooly.errors import PredictError
 
 __all__ = [
-    "HOST_PARTS",
-    "LAUNCH_PARTS",
     "MODES",
-    "POWER_LIMIT",
+    "MOST_CACHED",
+    "MOST_REQUESTS",
+    "MOST_TOKENS",
     "TILE",
     "Batch",
     "BatchColumns",
@@ -35,33 +35,16 @@ _REQUEST = re.compile(r"(\d{1,9}):(\d{1,9})(?:x(\d{1,6}))?", re.ASCII)
 TILE = 128
 """Queries that an attention kernel works on together."""
 
+MOST_TOKENS = 2**20
+"""New tokens of one step, at most: far beyond any engine, and sums over a step are exact as floats."""
+MOST_REQUESTS = 2**16
+"""Requests of one step, at most, likewise."""
+MOST_CACHED = 2**27
+"""Cached tokens of one request, at most, likewise."""
+
 GraphMode = Literal["FULL", "PIECEWISE", "NONE"]
 MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
 """The whole step as one CUDA graph; the pieces between attention operations as graphs; kernels launched one by one."""
-
-LAUNCH_PARTS = tuple(f"host_launch_{mode.lower()}" for mode in MODES)
-POWER_LIMIT = "power_limit"
-HOST_PARTS = (
-    "host_before",
-    "host_after",
-    "host_dispatch",
-    *LAUNCH_PARTS,
-    "host_lead",
-    "host_between",
-    "host_experts",
-    "host_flashinfer",
-    POWER_LIMIT,
-)
-"""Signatures of the pseudo operations that hold what the operations of a step leave out: mostly the host's share.
-
-Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
-each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
-whole graph ``host_lead``, until an idle device starts.  ``host_between``, until a device that is still at the step
-before starts (measured with whole graphs, the same for all); ``host_experts``, queueing mixtures of experts;
-``host_flashinfer``, queueing FlashInfer's attention of one layer where requests decode beside prompts, beyond that of
-the host's load.
-``power_limit``, the time in which a rested GPU does the work of a step, as its power limit lets it.
-"""
 
 
 class StepBatch(Protocol):
@@ -122,6 +105,8 @@ class Batch:
                 f"batch: request {at} has {q} new and {c} cached tokens; expected new >= 1 and cached >= 0"
             )
         tokens = sum(new)
+        _check_most("new tokens in one step", tokens, MOST_TOKENS)
+        _check_most("cached tokens of one request", max(cached), MOST_CACHED)
         if not 0 <= self.logits <= tokens:
             raise PredictError(
                 f"batch: {self.logits} rows of logits; expected 0 to {tokens}, the new tokens of the step"
@@ -138,6 +123,17 @@ class Batch:
         return cls(requests, len(requests) if logits is None else logits)
 
     @classmethod
+    def alike(cls, rows: Iterable[tuple[int, int, int]]) -> "Batch":
+        """A batch of rows (new, cached, how many requests alike), with logits for one row of each request.
+
+        >>> Batch.alike([(128, 0, 1), (1, 512, 2)]).requests
+        ((128, 0), (1, 512), (1, 512))
+        """
+        listed = list(rows)
+        _check_most("requests in one step", sum(n for _, _, n in listed), MOST_REQUESTS)
+        return cls.of(*chain.from_iterable([(q, c)] * n for q, c, n in listed))
+
+    @classmethod
     def parse(cls, text: str) -> "Batch":
         """From ``NEW:CACHED[xN],...``: requests with so many new and cached tokens, N alike.
 
@@ -147,13 +143,13 @@ class Batch:
         Raises:
             PredictError: the text is something else.
         """
-        requests: list[tuple[int, int]] = []
+        rows: list[tuple[int, int, int]] = []
         for part in text.split(","):
             match = _REQUEST.fullmatch(part.strip())
             if match is None:
                 raise PredictError(f"--batch: found {part!r}; expected NEW:CACHED or NEW:CACHEDxN, e.g. 128:0,1:512x7")
-            requests += [(int(match[1]), int(match[2]))] * int(match[3] or 1)
-        return cls.of(*requests)
+            rows.append((int(match[1]), int(match[2]), int(match[3] or 1)))
+        return cls.alike(rows)
 
     @classmethod
     def from_point(cls, point: Mapping[str, object] | str) -> "Batch":
@@ -172,8 +168,7 @@ class Batch:
             raise PredictError(
                 f'batch: expected {{"requests": [[new, cached, alike], ...]}}, found {str(point)[:80]}'
             ) from error
-        requests = tuple((q, c) for q, c, n in rows for _ in range(n))
-        return cls(requests, len(requests))
+        return cls.alike(rows)
 
     def point(self) -> dict[str, list[list[int]]]:
         """The database's form: sorted ``[new, cached, alike]``; forgets the order of the requests and `logits`.
@@ -259,10 +254,15 @@ class Batch:
                 prefill_rows += seen_rows
                 prefill_pairs += seen_pairs
                 prefill_most = max(prefill_most, seen_rows)
-                tiled += seen_pairs * (-(-q // TILE) * TILE) // q
+                tiled += seen_pairs + seen_pairs * (-q % TILE) // q
         whole = {"T": tokens, "R": count, "S": rows, "P": pairs, "Sd": 0, "Sx": most, "M": 1}
         whole |= {"Rp": prefills, "Tp": prefill_tokens, "Sp": prefill_rows, "Pp": prefill_pairs}
         return {**whole, "Sq": prefill_most, "Pt": tiled}
+
+
+def _check_most(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise PredictError(f"batch: {count:,d} {what}; the limit is {most:,d}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +323,7 @@ class BatchColumns:
         several = np.flatnonzero(new > 1)
         batch, count = np.searchsorted(starts, several, side="right") - 1, len(starts)
         tokens, seen_rows, seen_pairs = new[several], rows[several], pairs[several]
-        tiled = seen_pairs * (-(-tokens // TILE) * TILE) // tokens
+        tiled = seen_pairs + seen_pairs * (-tokens % TILE) // tokens
         prefill = {"Tp": tokens, "Sp": seen_rows, "Pp": seen_pairs, "Pt": tiled}
         columns |= {name: np.bincount(batch, each, count) for name, each in prefill.items()}
         columns["Rp"] = self.prompts

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.batch import TILE, Batch, BatchColumns
+from dooly.batch import MOST_CACHED, MOST_TOKENS, TILE, Batch, BatchColumns
 from dooly.errors import PredictError
 
 requests = st.lists(st.tuples(st.integers(1, 40) | st.integers(120, 140), st.integers(0, 60)), min_size=1, max_size=12)
@@ -88,6 +88,27 @@ def test_bad_batches_are_refused(pairs: tuple[tuple[int, int], ...], logits: int
 def test_bad_points_are_refused(text: str) -> None:
     with pytest.raises(PredictError, match="expected"):
         Batch.from_point(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1:1x65537", "65,537 requests in one step; the limit is 65,536"),
+        (",".join(["1:1x999999"] * 5000), "4,999,995,000 requests in one step"),
+        ("999999999:0", "999,999,999 new tokens in one step; the limit is 1,048,576"),
+        ("1:999999999", "999,999,999 cached tokens of one request; the limit is 134,217,728"),
+    ],
+)
+def test_steps_beyond_any_engine_are_refused_at_once(text: str, message: str) -> None:
+    with pytest.raises(PredictError, match=message):
+        Batch.parse(text)
+
+
+def test_the_largest_steps_add_up_exactly() -> None:
+    largest = [Batch.of((MOST_TOKENS, MOST_CACHED)), Batch.of((MOST_TOKENS // 2 + 1, MOST_CACHED), (3, MOST_CACHED))]
+    columns = BatchColumns.of(largest).attention()
+    for place, batch in enumerate(largest):
+        assert {name: column[place] for name, column in columns.items()} == batch.attention()
 
 
 def test_logits_default_to_one_row_a_request() -> None:

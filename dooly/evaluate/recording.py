@@ -15,7 +15,7 @@ from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.evaluate.spans import from_spans, to_spans
 from dooly.files import write_bytes
-from dooly.simulate.reading import check_format, reading
+from dooly.simulate.reading import check_format, finite, reading, whole
 from dooly.simulate.records import RequestRecord, Run, StepRecord
 
 __all__ = ["Recording", "load_recording", "save_recording"]
@@ -98,7 +98,7 @@ def load_recording(path: str | Path) -> Recording:
         facts = tuple(sorted((str(name), str(value)) for name, value in content["facts"].items()))
         return Recording(
             model=str(content["model"]),
-            tp=int(content["tp"]),
+            tp=whole(content["tp"]),
             backend=str(content["backend"]),
             facts=facts,
             runs=tuple(_run(str(content["model"]), facts, fields) for fields in content["runs"]),
@@ -112,26 +112,26 @@ def _run(model: str, facts: Sequence[tuple[str, str]], fields: dict[str, Any]) -
         model=model,
         trace=str(fields["trace"]),
         settings=EngineSettings(**fields["settings"]),
-        clipped=int(fields["clipped"]),
-        requests=tuple(RequestRecord(*row) for row in fields["requests"]),
+        clipped=whole(fields["clipped"]),
+        requests=tuple(RequestRecord.read(row) for row in fields["requests"]),
         steps=tuple(_steps(fields["steps"], fields["spans"])),
-        wall_s=float(fields["wall_s"]),
+        wall_s=finite(fields["wall_s"]),
         facts=tuple(sorted({**dict(facts), "date": date}.items())) if date else tuple(facts),
-        unlisted=(int(fields["unlisted"][0]), int(fields["unlisted"][1])),
+        unlisted=(whole(fields["unlisted"][0]), whole(fields["unlisted"][1])),
     )
 
 
 def _steps(columns: dict[str, Any], spans: Sequence[Any]) -> list[StepRecord]:
-    rows = [(int(first), int(new), int(cached), int(count)) for first, new, cached, count in spans]
+    rows = [(whole(first), whole(new), whole(cached), whole(count)) for first, new, cached, count in spans]
     batches = from_spans(rows, len(columns["start_s"]))
     return [
         StepRecord(
-            start_s=float(columns["start_s"][place]),
-            batch=Batch(tuple(pairs), int(columns["logits"][place])),
-            **{name: float(columns[name][place]) for name in _TIMES},
+            start_s=finite(columns["start_s"][place]),
+            batch=Batch(tuple(pairs), whole(columns["logits"][place])),
+            **{name: finite(columns[name][place]) for name in _TIMES},
             mode=str(columns["mode"][place]),
-            padded=int(columns["padded"][place]),
-            detail=tuple((str(name), float(us)) for name, us in columns["detail"][place]),
+            padded=whole(columns["padded"][place]),
+            detail=tuple((str(name), finite(us)) for name, us in columns["detail"][place]),
         )
         for place, pairs in enumerate(batches)
     ]

@@ -14,7 +14,7 @@ from typing import Any
 from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.files import write_text
-from dooly.simulate.reading import check_format, reading
+from dooly.simulate.reading import check_format, finite, reading, whole
 
 __all__ = ["FORMAT", "EngineStep", "Kernel", "StepRecording", "load_steps", "save_steps"]
 
@@ -163,7 +163,7 @@ def load_steps(path: str | Path) -> StepRecording:
         check_format(path, content, FORMAT)
         return StepRecording(
             model=str(content["model"]),
-            tp=int(content["tp"]),
+            tp=whole(content["tp"]),
             backend=str(content["backend"]),
             settings=EngineSettings(**content["settings"]),
             facts=tuple(sorted((str(name), str(value)) for name, value in content["facts"].items())),
@@ -176,9 +176,9 @@ def _step(fields: Mapping[str, Any]) -> EngineStep:
         label=str(fields["label"]),
         batch=Batch.from_point({"requests": fields["batch"]}),
         mode=str(fields["mode"]),
-        padded=int(fields["padded"]),
-        wall_us=float(fields["wall_us"]),
-        gpu_us=float(fields["gpu_us"]),
-        detail=tuple((str(name), float(us)) for name, us in fields.get("detail", {}).items()),
-        kernels=tuple(Kernel(str(name), int(count), float(us)) for name, count, us in fields.get("kernels", ())),
+        padded=whole(fields["padded"]),
+        wall_us=finite(fields["wall_us"]),
+        gpu_us=finite(fields["gpu_us"]),
+        detail=tuple((str(name), finite(us)) for name, us in fields.get("detail", {}).items()),
+        kernels=tuple(Kernel(str(name), whole(count), finite(us)) for name, count, us in fields.get("kernels", ())),
     )

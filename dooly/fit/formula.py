@@ -15,10 +15,13 @@ from dooly.fit.residual import Residual
 from dooly.fit.terms import PARAMETERS, Structure, Term
 from dooly.ir.expr import Expr, format_expr, symbols_of
 
-__all__ = ["Formula", "Held", "Parameter", "Range"]
+__all__ = ["MOST_US", "Formula", "Held", "Parameter", "Range"]
 
 Column = NDArray[np.float64]
 _SLACK = 1e-9
+
+MOST_US = 2.0**40
+"""us of one run of an operation, at most, which is twelve days: sums over a step stay finite."""
 
 
 @dataclass(frozen=True)
@@ -205,16 +208,24 @@ class Formula:
 
         Args:
             values: of `symbols`, at least 1 each.
+
+        Raises:
+            FitError: the formula gives no time, or one beyond `MOST_US`.
         """
         latency = 0.0
-        for within, part in self._parts_one:
-            share = within(values)
-            if share:
-                latency += share * part(values)
         quantities, ranges, coordinates = self._place_one
-        at = [quantity(values) for quantity in quantities]
-        if self.residual is not None:
-            latency *= self.residual.scale_one(latency, [at[i] for i in coordinates])
+        try:
+            for within, part in self._parts_one:
+                share = within(values)
+                if share:
+                    latency += share * part(values)
+            at = [quantity(values) for quantity in quantities]
+            if self.residual is not None:
+                latency *= self.residual.scale_one(latency, [at[i] for i in coordinates])
+        except (ArithmeticError, ValueError, KeyError) as error:
+            raise self._no_time(f"{type(error).__name__}: {error}") from error
+        if not 0 <= latency <= MOST_US:
+            raise self._no_time(f"{latency:.3g} us")
         for x, (low, high) in zip(at, ranges):
             if not low <= x <= high:
                 return latency, True
@@ -227,7 +238,7 @@ class Formula:
             columns: array-like of one length for each of `symbols`.
 
         Raises:
-            FitError: a column is missing.
+            FitError: a column is missing, or the formula gives no time, or one beyond `MOST_US`.
         """
         missing = [name for name in self.symbols if name not in columns]
         if missing:
@@ -236,14 +247,20 @@ class Formula:
             )
         values = {name: np.asarray(columns[name], dtype=np.float64) for name in self.symbols}
         count = max((len(column) for column in values.values()), default=1)
-        latency = np.array(np.broadcast_to(column_evaluator(self.fitted)(values), count), dtype=np.float64)
-        if self.residual is not None:
-            latency *= self.residual.scale(latency, values)
+        with np.errstate(all="ignore"):
+            latency = np.array(np.broadcast_to(column_evaluator(self.fitted)(values), count), dtype=np.float64)
+            if self.residual is not None:
+                latency *= self.residual.scale(latency, values)
+        if not np.all(fine := (latency >= 0) & (latency <= MOST_US)):
+            raise self._no_time(f"{latency[~fine][0]:.3g} us")
         outside = np.full(count, self.lenders > 0)
         for held in self.domain:
             quantity = column_evaluator(held.quantity)(values)
             outside |= (quantity < held.low * (1 - _SLACK)) | (quantity > held.high * (1 + _SLACK))
         return latency, outside
+
+    def _no_time(self, found: str) -> FitError:
+        return FitError(f"{self.name}: its formula gives no time ({found}); fit again")
 
     def achieved(self, values: Mapping[str, float]) -> tuple[float, float]:
         """(TFLOP/s, GB/s) that the predicted latency amounts to at one point."""

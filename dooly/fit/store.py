@@ -95,7 +95,7 @@ def from_json(content: Mapping[str, Any] | str) -> Formula:
         return _formula(value)
     except FitError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, ExprSyntaxError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ExprSyntaxError, RecursionError, OverflowError) as error:
         raise FitError(f"formula: not readable ({type(error).__name__}: {error}); fit again") from error
 
 

@@ -3,12 +3,13 @@
 import gzip
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from dooly.errors import DoolyError, SimulationError
 
-__all__ = ["check_format", "reading"]
+__all__ = ["check_format", "finite", "reading", "whole"]
 
 
 @contextmanager
@@ -26,7 +27,16 @@ def reading(path: str | Path, what: str) -> Generator[None]:
         raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DoolyError as error:
         raise SimulationError(str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        EOFError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise SimulationError(f"{path}: not {what}: {type(error).__name__}: {error}") from error
 
 
@@ -38,3 +48,31 @@ def check_format(path: str | Path, content: Mapping[str, Any], expected: str) ->
     """
     if content["format"] != expected:
         raise SimulationError(f"{path}: format {content['format']!r}; this version reads {expected!r}")
+
+
+def finite(value: object) -> float:
+    """A number of a file.
+
+    Raises:
+        ValueError: something else, infinite or not a number.
+
+    >>> finite(1)
+    1.0
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise ValueError(f"expected a finite number, found {str(value)[:80]!r}")
+    return float(value)
+
+
+def whole(value: object) -> int:
+    """A count of a file, at least 0.
+
+    Raises:
+        ValueError: something else.
+
+    >>> whole(3)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"expected a whole number of at least 0, found {str(value)[:80]!r}")
+    return value

@@ -6,6 +6,7 @@ Both kinds share these types, so that predicted and measured compare one to one.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.files import write_text
-from dooly.simulate.reading import check_format, reading
+from dooly.simulate.reading import check_format, finite, reading, whole
 from dooly.simulate.tokens import TokenTimes
 
 __all__ = ["RequestRecord", "Run", "StepRecord", "load_run", "save_run"]
@@ -45,6 +46,19 @@ class RequestRecord:
     output_tokens: int
     cached_tokens: int
     preemptions: int
+
+    @classmethod
+    def read(cls, row: Sequence[object]) -> RequestRecord:
+        """A request from the values of its fields, in order, as a file has them.
+
+        Raises:
+            ValueError: not that many, a time that is not finite, a count that is none, or no output.
+        """
+        arrival_s, first_token_s, finish_s, *counts = row
+        prompt, output, cached, preemptions = map(whole, counts)
+        if output < 1:
+            raise ValueError("a request without output tokens")
+        return cls(finite(arrival_s), finite(first_token_s), finite(finish_s), prompt, output, cached, preemptions)
 
     @property
     def ttft_s(self) -> float:
@@ -193,25 +207,27 @@ def load_run(path: str | Path) -> Run:
             model=str(content["model"]),
             trace=str(content["trace"]),
             settings=EngineSettings(**content["settings"]),
-            clipped=int(content["clipped"]),
-            requests=tuple(RequestRecord(**fields) for fields in content["requests"]),
+            clipped=whole(content["clipped"]),
+            requests=tuple(
+                RequestRecord.read([fields[name] for name in RequestRecord.__slots__]) for fields in content["requests"]
+            ),
             steps=tuple(_step(fields) for fields in content["steps"]),
-            wall_s=float(content["wall_s"]),
+            wall_s=finite(content["wall_s"]),
             facts=tuple(sorted((str(k), str(v)) for k, v in content["facts"].items())),
-            unlisted=(int(content["unlisted"][0]), int(content["unlisted"][1])),
+            unlisted=(whole(content["unlisted"][0]), whole(content["unlisted"][1])),
         )
 
 
 def _step(fields: dict[str, Any]) -> StepRecord:
     return StepRecord(
-        start_s=float(fields["start_s"]),
-        batch=Batch(tuple((int(q), int(c)) for q, c in fields["batch"]), int(fields["logits"])),
-        host_before_us=float(fields["host_before_us"]),
-        device_us=float(fields["device_us"]),
-        host_after_us=float(fields["host_after_us"]),
-        total_us=float(fields["total_us"]),
-        launch_us=float(fields["launch_us"]),
+        start_s=finite(fields["start_s"]),
+        batch=Batch(tuple((whole(q), whole(c)) for q, c in fields["batch"]), whole(fields["logits"])),
+        host_before_us=finite(fields["host_before_us"]),
+        device_us=finite(fields["device_us"]),
+        host_after_us=finite(fields["host_after_us"]),
+        total_us=finite(fields["total_us"]),
+        launch_us=finite(fields["launch_us"]),
         mode=str(fields["mode"]),
-        padded=int(fields["padded"]),
-        detail=tuple((str(name), float(us)) for name, us in fields.get("detail", {}).items()),
+        padded=whole(fields["padded"]),
+        detail=tuple((str(name), finite(us)) for name, us in fields.get("detail", {}).items()),
     )

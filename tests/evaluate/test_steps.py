@@ -73,6 +73,28 @@ def test_a_batch_without_requests_is_refused(tmp_path: Path) -> None:
         load_steps(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("wall_us", float("nan"), "expected a finite number, found 'nan'"),
+        ("gpu_us", 10**400, "OverflowError"),
+        ("gpu_us", "7", "expected a finite number, found '7'"),
+        ("padded", 2.5, "expected a whole number of at least 0, found '2.5'"),
+        ("batch", [[1, 10**9, 1]], "1,000,000,000 cached tokens of one request; the limit is"),
+        ("batch", [[1, 8, 10**9]], "1,000,000,000 requests in one step; the limit is"),
+        ("kernels", [["k", -1, 2.0]], "at least 0, found '-1'"),
+    ],
+)
+def test_numbers_that_no_step_can_have_are_refused(tmp_path: Path, field: str, value: object, message: str) -> None:
+    path = tmp_path / "steps.json"
+    save_steps(recording(step()), path)
+    content = json.loads(path.read_text())
+    content["steps"][0][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(SimulationError, match=message):
+        load_steps(path)
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_what_ships_can_be_read(path: Path) -> None:
     found = load_steps(path)

@@ -123,3 +123,22 @@ def test_a_spoilt_formula_is_refused_on_one_line(key: str, value: object) -> Non
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(FitError, match="not readable"):
         from_json(text)
+
+
+@pytest.mark.parametrize("value", [1e300, 2.0**41])
+def test_a_formula_that_gives_no_time_is_refused_in_one_line(value: float) -> None:
+    formula = Formula(
+        signature="s",
+        name="linear",
+        flops=symbol("T"),
+        bytes=symbol("T"),
+        structure=((Contribution("launch", symbol("T") / symbol("T"), symbol("T") / symbol("T")),),),
+        parameters=(Parameter("launch", value, 0.0, inf, "us"),),
+        residual=None,
+        domain=(),
+        held=Held(0.0, 0.0, (), 0.0, 0.0, 0, 0),
+    )
+    with pytest.raises(FitError, match=r"linear: its formula gives no time .* us.; fit again"):
+        formula.predict_one({"T": 1.0})
+    with pytest.raises(FitError, match=r"linear: its formula gives no time .* us.; fit again"):
+        formula.predict({"T": [1.0]})

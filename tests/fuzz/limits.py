@@ -4,7 +4,9 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -19,7 +21,7 @@ from tests.fuzz.readers import READERS, Reader
 __all__ = ["MEMORY_BYTES", "SECONDS", "Finding", "attempt", "input_of", "run"]
 
 SECONDS = 5
-"""Processor time that one input may take; where the process does not even notice, ten times that by the clock."""
+"""Processor time that one input may take; where the process does not even notice, thirty times that by the clock."""
 MEMORY_BYTES = 2 * 2**30
 """Memory that one process may take beyond what it had when it began."""
 
@@ -51,7 +53,9 @@ def input_of(reader: Reader, seeds: Sequence[bytes], number: int) -> bytes:
 def attempt(reader: Reader, data: bytes, folder: Path, number: int = 0) -> tuple[bool, Finding | None]:
     """Read one input, and say whether it was accepted, and what else than a value or a clear refusal came of it."""
     try:
-        reader.read(data, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            reader.read(data, folder)
     except DoolyError as error:
         message = str(error)
         if message and all(c.isprintable() or c == "\n" for c in message):
@@ -107,13 +111,13 @@ class _Worker:
     def reports(self) -> Iterator[tuple[int, int, Finding | None]]:
         number = self._numbers[self._next] if self._next < len(self._numbers) else -1
         try:
-            if self._connection.poll(10 * SECONDS):
+            if self._connection.poll(30 * SECONDS):
                 tried, accepted, finding = self._connection.recv()
                 self._next += tried
                 yield tried, accepted, finding
                 self.done = self._next == len(self._numbers)
                 return
-            kind = f"blocked for {10 * SECONDS} s"
+            kind = f"blocked for {30 * SECONDS} s"
         except EOFError:
             kind = "the process died"
         self.stop()
@@ -128,19 +132,22 @@ class _Worker:
         self._process.join()
 
 
-_BATCH = 100
+_REPORT_S = 1.0
 
 
 def _work(name: str, numbers: range, connection: Connection) -> None:
-    """Try inputs, and report after each finding and after every hundred."""
+    """Try the seeds, which import what is imported late, then inputs; report after each finding and every second."""
     reader = next(each for each in READERS if each.name == name)
     seeds = reader.seeds()
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            attempt(reader, seed, Path(folder))
     signal.signal(signal.SIGVTALRM, _stop)
     sys.setrecursionlimit(1000)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY_BYTES, used + MEMORY_BYTES))
     connection.send(None)
-    tried = accepted = 0
+    tried, accepted, reported = 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
             data = input_of(reader, seeds, number)
@@ -148,9 +155,9 @@ def _work(name: str, numbers: range, connection: Connection) -> None:
             fine, finding = attempt(reader, data, Path(folder), number)
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             tried, accepted = tried + 1, accepted + fine
-            if finding is not None or tried == _BATCH or number == numbers[-1]:
+            if finding is not None or time.monotonic() - reported > _REPORT_S or number == numbers[-1]:
                 connection.send((tried, accepted, finding))
-                tried = accepted = 0
+                tried, accepted, reported = 0, 0, time.monotonic()
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

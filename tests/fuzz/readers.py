@@ -15,16 +15,21 @@ import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from math import inf, isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
+from dooly.batch import Batch
 from dooly.capture import Options, Parallel, check
 from dooly.database import Database, Environment, Point, Record, Samples
 from dooly.database.exchange import read_parquet, write_parquet
 from dooly.errors import CaptureError, DoolyError, ParseError
 from dooly.evaluate.recording import load_recording
+from dooly.evaluate.steps import load_steps, save_steps
 from dooly.fit.store import from_json, to_json
 from dooly.ir import Program, evaluate, format_expr, parse_expr, parse_program, symbols_of
 from dooly.ir.expr_parser import ExprSyntaxError
@@ -32,7 +37,7 @@ from dooly.ir.opset import OPSET
 from dooly.passes import PIPELINE, run, select
 from dooly.predict import SavedModel
 from dooly.simulate import read_trace, write_trace
-from tests.adapters.conftest import dense, saved
+from tests.adapters.conftest import dense, mixture, saved
 from tests.fuzz.mutators import Mutator, change_bytes, change_ir, change_json, change_size, change_text, one_of
 
 __all__ = ["READERS", "Reader"]
@@ -203,8 +208,13 @@ def _add(records: list[Record]) -> None:
 # --- configurations
 
 
+_OTHER_NAMES = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 768, "n_head": 12, "n_layer": 12}
+"""Fields that only their class knows by the usual names, which imports it."""
+
+
 def _configurations() -> tuple[bytes, ...]:
-    return tuple(path.read_bytes() for path in sorted((ROOT / "dooly/models").glob("*/config.json")))
+    bundled = tuple(path.read_bytes() for path in sorted((ROOT / "dooly/models").glob("*/config.json")))
+    return *bundled, json.dumps({**_OTHER_NAMES, "n_positions": 1024, "vocab_size": 50257}).encode()
 
 
 _PARALLEL = (Parallel(2), Parallel(4, 2, True), Parallel(1, 1, False, 2))
@@ -239,6 +249,53 @@ def _read_formula(data: bytes, folder: Path) -> None:
     assert from_json(to_json(formula)) == formula
 
 
+_BATCHES = (Batch.of((128, 0), (1, 512)), Batch.of(*[(1, 300)] * 7), Batch.of((2048, 4096)), Batch.of((1, 0)))
+
+
+@cache
+def _step_files() -> tuple[bytes, ...]:
+    with TemporaryDirectory() as folder:
+        _model().save(Path(folder) / "a.json")
+        saved("small-moe", mixture("small-moe"), E=8, K=2).save(Path(folder) / "b.json")
+        return (Path(folder) / "a.json").read_bytes(), (Path(folder) / "b.json").read_bytes()
+
+
+def _read_step_file(data: bytes, folder: Path) -> None:
+    """Load and predict: times are finite, none is negative, and one by one they are those of many at once."""
+    (folder / "a.json").write_bytes(data)
+    steps = SavedModel.load(folder / "a.json").steps
+    many = steps.step_times(_BATCHES).total_us
+    one = [steps.step_time(batch).total_us for batch in _BATCHES]
+    assert all(0 <= us < inf for us in one)
+    assert one == pytest.approx(list(many), rel=1e-6)
+
+
+def _recorded_steps() -> tuple[bytes, ...]:
+    recording = load_steps(next(iter(sorted((ROOT / "dooly/data/evaluation").glob("*-steps-*.json")))))
+    with TemporaryDirectory() as folder:
+        for name, steps in (("a", recording.timed.popitem()[1]), ("b", recording.profiled[:2])):
+            save_steps(replace(recording, steps=steps), Path(folder) / name)
+        return (Path(folder) / "a").read_bytes(), (Path(folder) / "b").read_bytes()
+
+
+def _read_recorded_steps(data: bytes, folder: Path) -> None:
+    """Load, predict what the steps worked on, write and read again."""
+    (folder / "a.json").write_bytes(data)
+    recording = load_steps(folder / "a.json")
+    if recording.steps:
+        assert isfinite(_model().steps.step_times([step.batch for step in recording.steps]).total_us.sum())
+    save_steps(recording, folder / "b.json")
+    assert [step.batch for step in load_steps(folder / "b.json").steps] == [
+        Batch.from_point(step.batch.point()) for step in recording.steps
+    ]
+
+
+def _read_batch(data: bytes, folder: Path) -> None:
+    """The text of ``--batch``, and its time: not negative, finite."""
+    batch = Batch.parse(data.decode(errors="replace"))
+    assert 0 <= _model().steps.step_time(batch).total_us < inf
+
+
 def _recordings() -> tuple[bytes, ...]:
     paths = sorted((ROOT / "dooly/data/recorded").glob("*.json.gz"), key=lambda path: path.stat().st_size)
     return tuple(gzip.decompress(path.read_bytes()) for path in paths[:2])
@@ -265,5 +322,8 @@ READERS: tuple[Reader, ...] = (
     ),
     Reader("config", _configurations, _JSON, _read_configuration),
     Reader("formula", _formulas, _JSON, _read_formula),
+    Reader("steps", _step_files, _JSON, _read_step_file),
+    Reader("recorded-steps", _recorded_steps, _JSON, _read_recorded_steps),
+    Reader("batch", lambda: (b"128:0,1:512x7", b"1:4096x3"), one_of((1, change_bytes), (3, change_text)), _read_batch),
     Reader("recording", _recordings, _JSON, _read_recording),
 )

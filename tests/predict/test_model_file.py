@@ -71,3 +71,11 @@ def test_damaged_operations_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(content | {"operations": "graph ("}))
     with pytest.raises(PredictError, match="damaged"):
         SavedModel.load(path)
+
+
+def test_an_infinite_count_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "steps.json"
+    saved("small", dense("small")).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"memory_bytes": float("inf")}))
+    with pytest.raises(PredictError, match="damaged"):
+        SavedModel.load(path)
