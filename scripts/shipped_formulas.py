@@ -1,4 +1,7 @@
-"""Write the formulas of bundled models on the measured GPUs that ship with dooly: python scripts/shipped_formulas.py"""
+"""Write the formulas of bundled models on the measured GPUs that ship with dooly: make formulas
+
+Those that ship already are taken over if they were fitted by the present code to the present points.
+"""
 
 from collections.abc import Iterator
 
@@ -8,7 +11,7 @@ from dooly.database.exchange import shipped_files
 from dooly.errors import CaptureError
 from dooly.hardware.environment import stored_machine
 from dooly.workspace.captures import SIZES, shipped_graph
-from dooly.workspace.fitted import Fitted, fitted_key, write_fitted
+from dooly.workspace.fitted import Fitted, fitted_key, shipped, write_fitted
 from dooly.workspace.lowering import lower
 
 
@@ -22,7 +25,8 @@ def fitted() -> Iterator[tuple[str, Fitted]]:
                 if not _ships(model, tp, path.stem):
                     continue
                 operations = lower([model], tp, platform=path.stem).operations
-                yield fitted_key(known, operations, machine, ()), Fitted.now(known, operations, machine, ())
+                key = fitted_key(known, operations, machine, ())
+                yield key, shipped(key) or Fitted.now(known, operations, machine, ())
 
 
 def _ships(model: str, tp: int, platform: str) -> bool:

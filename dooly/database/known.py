@@ -84,17 +84,21 @@ class NoPoints:
         """No environments."""
         return []
 
-    def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:
+    def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:  # noqa: ARG002
         """No other environments."""
         return []
 
     def points(
-        self, signature: str, environment: Environment, *, status: Status | None = Status.OK
+        self,
+        signature: str,  # noqa: ARG002
+        environment: Environment,  # noqa: ARG002
+        *,
+        status: Status | None = Status.OK,  # noqa: ARG002
     ) -> list[Measurement]:
         """No points."""
         return []
 
-    def covered_domain(self, signature: str, environment: Environment) -> Domain:
+    def covered_domain(self, signature: str, environment: Environment) -> Domain:  # noqa: ARG002
         """No ranges."""
         return domain_of(())
 
@@ -102,7 +106,7 @@ class NoPoints:
         """No rows."""
         return []
 
-    def formula(self, signature: str, environment: Environment) -> dict[str, object] | None:
+    def formula(self, signature: str, environment: Environment) -> dict[str, object] | None:  # noqa: ARG002
         """No formula."""
         return None
 

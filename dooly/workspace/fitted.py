@@ -28,7 +28,7 @@ from dooly.workspace.digest import digest, files_digest, meaning_digest, source_
 from dooly.workspace.formulas import fit_missing
 from dooly.workspace.shipped import DATA
 
-__all__ = ["FITTED", "Fitted", "fit_once", "fitted_key", "is_current", "write_fitted"]
+__all__ = ["FITTED", "Fitted", "fit_once", "fitted_key", "is_current", "shipped", "write_fitted"]
 
 _log = logging.getLogger(__name__)
 
@@ -88,9 +88,7 @@ def fit_once(
     return dict(found.formulas)
 
 
-def fitted_key(
-    database: PointSource, operations: Sequence[Operation], machine: Machine, known: Collection[str]
-) -> str:
+def fitted_key(database: PointSource, operations: Sequence[Operation], machine: Machine, known: Collection[str]) -> str:
     """Digest of all that decides the formulas, but for the code."""
     signatures = [each.signature for each in operations]
     return digest([signatures, repr(machine), _points(database), sorted(known)])
@@ -100,16 +98,18 @@ def _points(database: PointSource) -> list[object]:
     """The state of all points that may decide what a GPU takes: the files', and the database's own of any GPU."""
     files = database.files if isinstance(database, Known) else ()
     own = database.own if isinstance(database, Known) else database
-    gpus = {each.key for each in own.environments() if (gpu := PLATFORMS.get(str(each.get("platform")))) and gpu.is_cuda}
+    gpus = {
+        each.key for each in own.environments() if (gpu := PLATFORMS.get(str(each.get("platform")))) and gpu.is_cuda
+    }
     rows = [[row.environment, row.signature, row.status, row.points, row.cost_s] for row in own.summary()]
     return [files_digest(files), [row for row in rows if row[0] in gpus]]
 
 
 def _at_hand(key: str) -> Fitted | None:
     """Formulas that ship, or else those that were kept; None where there are neither, or they are damaged."""
-    with suppress(OSError, DoolyError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError):
-        if is_current() and (text := _shipped(key)) is not None:
-            return Fitted.read(text)
+    if (found := shipped(key)) is not None:
+        return found
+    with suppress(OSError, DoolyError, ValueError, TypeError, KeyError):
         return Fitted.read(_kept_at(key).read_text(encoding="utf-8"))
     return None
 
@@ -118,9 +118,12 @@ def _kept_at(key: str) -> Path:
     return captures.CACHE / "formulas" / f"{digest([_code(), key])}.json"
 
 
-def _shipped(key: str) -> str | None:
+def shipped(key: str) -> Fitted | None:
+    """Formulas that ship; None where there are none of this key, or they were fitted by other code."""
+    if not is_current():
+        return None
     found = pl.scan_parquet(FITTED).filter(pl.col("key") == key).select("formulas").collect()
-    return None if found.is_empty() else str(found.item())
+    return None if found.is_empty() else Fitted.read(str(found.item()))
 
 
 def is_current() -> bool:
