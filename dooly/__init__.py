@@ -28,10 +28,12 @@ if TYPE_CHECKING:
         load,
         operations,
     )
+    from dooly.workspace.planning import Coverage, coverage
 
 __all__ = [
     "Batch",
     "Benchmark",
+    "Coverage",
     "DoolyError",
     "EngineOptions",
     "Exploration",
@@ -41,6 +43,7 @@ __all__ = [
     "Simulation",
     "Targets",
     "__version__",
+    "coverage",
     "explore",
     "load",
     "operations",
@@ -50,9 +53,11 @@ __version__ = "0.1.0"
 
 _ELSEWHERE = {
     "Batch": "dooly.batch",
+    "Coverage": "dooly.workspace.planning",
     "DoolyError": "dooly.errors",
     "EngineOptions": "dooly.engine.options",
     "Targets": "dooly.simulate",
+    "coverage": "dooly.workspace.planning",
 }
 """Module of each name that is not in `dooly.workspace.api`."""
 
