@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         load,
         operations,
     )
+    from dooly.workspace.measuring import Profile, profile
     from dooly.workspace.planning import Coverage, coverage
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "LoadedModel",
     "Prediction",
     "Predictions",
+    "Profile",
     "Simulation",
     "Targets",
     "__version__",
@@ -47,6 +49,7 @@ __all__ = [
     "explore",
     "load",
     "operations",
+    "profile",
 ]
 
 __version__ = "0.1.0"
@@ -56,8 +59,10 @@ _ELSEWHERE = {
     "Coverage": "dooly.workspace.planning",
     "DoolyError": "dooly.errors",
     "EngineOptions": "dooly.engine.options",
+    "Profile": "dooly.workspace.measuring",
     "Targets": "dooly.simulate",
     "coverage": "dooly.workspace.planning",
+    "profile": "dooly.workspace.measuring",
 }
 """Module of each name that is not in `dooly.workspace.api`."""
 
