@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-adapters lint format types demo notebooks docs site reports bench clean
+.PHONY: help setup test test-adapters lint format types demo notebooks formulas docs site reports bench clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ notebooks: $(STAMP) ## run the notebooks and keep their outputs
 	$(BIN)/python -m dooly.passes llama-3.1-8b -p annotate-shapes -o notebooks/llama-3.1-8b.ir
 	$(BIN)/python -m dooly.passes $(notdir $(wildcard dooly/models/*)) -o notebooks/families.ir
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
+
+formulas: $(STAMP) ## fit the formulas that ship, where points or code have changed: six minutes
+	$(BIN)/python scripts/shipped_formulas.py
 
 docs: $(STAMP) ## write the pages that come from the code: operations and what they cost
 	$(BIN)/python scripts/operation_table.py

@@ -28,31 +28,41 @@ if TYPE_CHECKING:
         load,
         operations,
     )
+    from dooly.workspace.measuring import Profile, profile
+    from dooly.workspace.planning import Coverage, coverage
 
 __all__ = [
     "Batch",
     "Benchmark",
+    "Coverage",
     "DoolyError",
     "EngineOptions",
     "Exploration",
     "LoadedModel",
     "Prediction",
     "Predictions",
+    "Profile",
     "Simulation",
     "Targets",
     "__version__",
+    "coverage",
     "explore",
     "load",
     "operations",
+    "profile",
 ]
 
 __version__ = "0.1.0"
 
 _ELSEWHERE = {
     "Batch": "dooly.batch",
+    "Coverage": "dooly.workspace.planning",
     "DoolyError": "dooly.errors",
     "EngineOptions": "dooly.engine.options",
+    "Profile": "dooly.workspace.measuring",
     "Targets": "dooly.simulate",
+    "coverage": "dooly.workspace.planning",
+    "profile": "dooly.workspace.measuring",
 }
 """Module of each name that is not in `dooly.workspace.api`."""
 

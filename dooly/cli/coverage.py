@@ -43,13 +43,13 @@ def coverage(
     from dooly.cli.output import print_json
     from dooly.evaluate.shared_work import shared_work
     from dooly.executor import Ranges
-    from dooly.workspace.planning import SWEPT_ON_GPUS, Engine, plan_rows, planned
+    from dooly.workspace.planning import Engine, plan_rows, planned, usual_ranges
     from dooly.workspace.store import look_into
 
     if plot is not None and plot.suffix != ".svg":
         raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
     with look_into(db) as database:
-        usual = Ranges() if platform is None else SWEPT_ON_GPUS
+        usual = usual_ranges(platform)
         limits = Ranges(
             usual.max_tokens if max_tokens is None else max_tokens,
             usual.max_requests if max_requests is None else max_requests,

@@ -1,4 +1,4 @@
-"""The page of all commands and their options: ``python -m dooly.cli.reference -o docs/reference/command-line.md``."""
+"""The page of all commands and their options, which `make site` writes: ``python -m dooly.cli.reference -o FILE``."""
 
 import argparse
 import sys

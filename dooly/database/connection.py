@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from dooly.errors import DatabaseError
 
-__all__ = ["connect", "connected", "decoding", "location_url", "place_of", "translated", "use_write_ahead_log"]
+__all__ = ["connect", "connected", "location_url", "place_of", "translated", "use_write_ahead_log"]
 
 
 def location_url(location: str | Path) -> URL:
@@ -167,17 +167,3 @@ def translated(place: str) -> Generator[None]:
             if found in lowered:
                 raise DatabaseError(f"{place}: {meaning}") from error
         raise DatabaseError(f"{place}: {text}") from error
-
-
-@contextmanager
-def decoding(place: str, what: str) -> Generator[None]:
-    """Stored text that does not mean what it should was damaged or written by something else.
-
-    Raises:
-        DatabaseError: instead of the error of decoding.
-    """
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise DatabaseError(f"{place}: {what} is damaged ({told}); restore the file from a copy") from error

@@ -9,15 +9,8 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from dooly.database.claims import Claim, finish, insert_claim, insert_finished, release, take_over
-from dooly.database.connection import (
-    connect,
-    connected,
-    decoding,
-    location_url,
-    place_of,
-    translated,
-    use_write_ahead_log,
-)
+from dooly.database.connection import connect, connected, location_url, place_of, translated, use_write_ahead_log
+from dooly.database.decoding import decoding
 from dooly.database.environment import Environment
 from dooly.database.owner import Owner
 from dooly.database.point import Measurement, Point, Samples, Status

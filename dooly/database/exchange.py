@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from dooly.database.connection import decoding
+from dooly.database.decoding import decoding
 from dooly.database.environment import Environment
 from dooly.database.point import Measurement, Point, Samples, Status, aside_from_json
 from dooly.database.records import Record, StoredOperation

@@ -1,19 +1,19 @@
 """A database and Parquet files seen as one: points of the files are read in place, as columns."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 
-from dooly.database.connection import decoding
-from dooly.database.database import Database
+from dooly.database.decoding import decoding
 from dooly.database.environment import Environment
 from dooly.database.exchange import measurement_of_row, read_frame
 from dooly.database.point import Measurement, Status
 from dooly.database.records import Differences, Domain, StoredOperation, SummaryRow, domain_of, nearest
 
-__all__ = ["Known", "PointSource"]
+__all__ = ["Known", "NoPoints", "OwnPoints", "PointSource"]
 
 _HOME = ("signature", "environment")
 _POINT = (*_HOME, "point")
@@ -58,10 +58,71 @@ class PointSource(Protocol):
         ...
 
 
+class OwnPoints(PointSource, Protocol):
+    """A source that measures: it also knows the points that it has dealt with."""
+
+    def dealt_with(self) -> list[tuple[str, str, str, str]]:
+        """Signature, environment, point and status of every point that was measured, failed or was skipped."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoPoints:
+    """The source that is there before anything is measured; needs no database.
+
+    Attributes:
+        place: of the database that there might be.
+    """
+
+    place: str
+
+    def operations(self) -> list[StoredOperation]:
+        """No operations."""
+        return []
+
+    def environments(self) -> list[Environment]:
+        """No environments."""
+        return []
+
+    def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:  # noqa: ARG002
+        """No other environments."""
+        return []
+
+    def points(
+        self,
+        signature: str,  # noqa: ARG002
+        environment: Environment,  # noqa: ARG002
+        *,
+        status: Status | None = Status.OK,  # noqa: ARG002
+    ) -> list[Measurement]:
+        """No points."""
+        return []
+
+    def covered_domain(self, signature: str, environment: Environment) -> Domain:  # noqa: ARG002
+        """No ranges."""
+        return domain_of(())
+
+    def summary(self) -> list[SummaryRow]:
+        """No rows."""
+        return []
+
+    def formula(self, signature: str, environment: Environment) -> dict[str, object] | None:  # noqa: ARG002
+        """No formula."""
+        return None
+
+    def dealt_with(self) -> list[tuple[str, str, str, str]]:
+        """No points."""
+        return []
+
+
 class Known:
     """A database and the points of Parquet files that it has not measured itself, read-only.
 
     Points of the database come first.  Rows of the files become points only when they are asked for.
+
+    Attributes:
+        own: the database.
+        files: those whose points are known beside it.
 
     Args:
         own: what it measures after this is seen too, beside the same point of a file.
@@ -71,9 +132,8 @@ class Known:
         DatabaseError: a file cannot be read, or holds something else.
     """
 
-    def __init__(self, own: Database, files: Sequence[Path]) -> None:
-        self.place = own.place
-        self._own = own
+    def __init__(self, own: OwnPoints, files: Sequence[Path]) -> None:
+        self.place, self.own, self.files = own.place, own, tuple(files)
         frame = pl.concat([read_frame(path) for path in files])
         with decoding(files[0].parent.name, "a stored environment"):
             texts = frame["environment"].unique(maintain_order=True)
@@ -92,12 +152,12 @@ class Known:
         """All known operations, by target and signature."""
         rows = self._rows.select("signature", "target", "operation").unique("signature").iter_rows()
         found = {row[0]: StoredOperation(*row) for row in rows}
-        found |= {each.signature: each for each in self._own.operations()}
+        found |= {each.signature: each for each in self.own.operations()}
         return sorted(found.values(), key=lambda each: (each.target, each.signature))
 
     def environments(self) -> list[Environment]:
         """All environments that hold points or formulas, those of the database first."""
-        return list(dict.fromkeys((*self._own.environments(), *self._environments.values())))
+        return list(dict.fromkeys((*self.own.environments(), *self._environments.values())))
 
     def near_environments(self, environment: Environment) -> list[tuple[Environment, Differences]]:
         """Other environments and how they differ (asked for, stored), nearest first."""
@@ -112,7 +172,7 @@ class Known:
         """
         shipped = self._shipped(signature, environment.key)
         known = {each.point for each in shipped if each.status is Status.OK}
-        own = [each for each in self._own.points(signature, environment, status=status) if each.point not in known]
+        own = [each for each in self.own.points(signature, environment, status=status) if each.point not in known]
         return own + [each for each in shipped if status is None or each.status is status]
 
     def _shipped(self, signature: str, environment: str) -> list[Measurement]:
@@ -131,11 +191,11 @@ class Known:
         found: dict[tuple[str, ...], SummaryRow] = {}
         for home, signature, target, status, points, cost_s in groups.iter_rows():
             found[home, signature, target, status] = SummaryRow(home, signature, target, Status(status), points, cost_s)
-        for row in self._own.summary():
+        for row in self.own.summary():
             key = (row.environment, row.signature, row.target, row.status.value)
             found[key] = row if key not in found else row.joined(found[key])
         return [found[key] for key in sorted(found)]
 
     def formula(self, signature: str, environment: Environment) -> dict[str, object] | None:
         """The formula that the database holds, or None."""
-        return self._own.formula(signature, environment)
+        return self.own.formula(signature, environment)

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-from sqlalchemy import Row
+from typing import TYPE_CHECKING
 
 from dooly.database.environment import Environment, Fact
 from dooly.database.point import Measurement, Point, Samples, Status, aside_from_json
 from dooly.errors import DatabaseError, DoolyError
 from dooly.ir import Operation, parse_program
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
 
 __all__ = ["Differences", "Domain", "Record", "StoredOperation", "SummaryRow", "domain_of", "measurement_of", "nearest"]
 
@@ -111,7 +113,7 @@ def domain_of(measured: Sequence[Measurement]) -> Domain:
     return Domain(ranges, len(measured))
 
 
-def measurement_of(row: Row[tuple[object, ...]], signature: str, environment: str) -> Measurement:
+def measurement_of(row: "Row[tuple[object, ...]]", signature: str, environment: str) -> Measurement:
     """A row of the table of points."""
     samples = Samples(())
     if row.status == Status.OK:

@@ -1,8 +1,8 @@
 """One formula for operations that differ in their shapes only: what to expect of a shape that was never measured."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import cast
 
 import numpy as np
@@ -163,7 +163,8 @@ def _scaled(parameter: Parameter, level: float) -> Parameter:
 @dataclass(frozen=True)
 class _Member:
     operation: Operation
-    data: Data
+    observations: tuple[Observation, ...]
+    data: Data = field(compare=False)
 
     @property
     def subject(self) -> Subject:
@@ -237,7 +238,8 @@ def fit_families(
     proper = frozenset(map(family_key, measured))
     for operation, observations in measured.items():
         try:
-            member = _Member(operation, collect(subject_of(operation), tuple(observations)))
+            points = tuple(observations)
+            member = _Member(operation, points, collect(subject_of(operation), points))
         except FitError:
             continue  # too few points to learn from
         for key in {family_key(operation), _coarse(operation)}:
@@ -248,12 +250,16 @@ def fit_families(
             next((key for key in (family_key(each), _coarse(each)) if key in groups), _plain(each)) for each in wanted
         }
         groups = {key: members for key, members in groups.items() if key in needed}
-    fitted = {key: _fit(members) for key, members in sorted(groups.items())}
+    fitted = {key: _fit(_in_order(members)) for key, members in sorted(groups.items())}
     return Families({key: family for key, family in fitted.items() if family is not None}, proper)
 
 
-def _fit(members: Sequence[_Member]) -> Family | None:
-    members = sorted(members, key=lambda member: member.subject.signature)
+def _in_order(members: Iterable[_Member]) -> tuple[_Member, ...]:
+    return tuple(sorted(members, key=lambda member: member.subject.signature))
+
+
+@lru_cache(maxsize=128)
+def _fit(members: tuple[_Member, ...]) -> Family | None:
     latency = np.concatenate([member.data.latency_us for member in members])
     trust = np.concatenate([member.data.trust for member in members])
     owner = np.repeat(np.arange(len(members)), [len(member.data) for member in members])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -110,7 +111,13 @@ class _Candidate:
 
 def fit_subject(subject: Subject, observations: Iterable[Observation]) -> Formula:
     """Fit one subject; see `fit`."""
-    data = collect(subject, tuple(observations))
+    return _fit_points(subject, tuple(observations))
+
+
+@lru_cache(maxsize=1024)
+def _fit_points(subject: Subject, observations: tuple[Observation, ...]) -> Formula:
+    """Fit the same points once: the host's belong to every model."""
+    data = collect(subject, observations)
     best = _choose(data)
     residual, errors = _residual(data, best.found), best.errors
     if residual is not None:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
-from scipy.stats import t as student
 
 from dooly.fit.evaluator import column_evaluator
 from dooly.fit.terms import Contribution, Structure, Term
@@ -104,6 +102,8 @@ def _starts(blocks: list[Matrix]) -> list[list[NDArray[np.intp]]]:
 def _alternate(
     blocks: list[Matrix], latency_us: Column, trust: Column, assigned: list[NDArray[np.intp]]
 ) -> tuple[Column, float]:
+    from scipy.optimize import nnls  # half a second of import, needed for fitting only
+
     active = _active(blocks, assigned)
     weights = np.sqrt(trust) / latency_us
     best, least, stale = np.zeros(active.shape[1]), np.inf, 0
@@ -195,6 +195,7 @@ def intervals(
     Returns:
         (low >= 0, high) each; (0, inf) when there are no more points than parameters.
     """
+    from scipy.stats import t as student
     from statsmodels.regression.linear_model import WLS  # a second of import, needed only here
 
     values = np.array(found.coefficients)

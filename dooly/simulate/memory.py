@@ -1,26 +1,21 @@
 """How many KV cache blocks fit beside a model's weights, by the engine's own arithmetic.
 
 The engine fills a share of the device's memory: what weights, activations, captured graphs and libraries leave of it
-is cut into blocks.  Weights and bytes per block follow from the IR; the rest is one number, which must be measured:
-1.15 to 1.43 GiB for vLLM 0.26.0 on H100 and H200 with four models at 2,048 tokens and 128 requests a step (more of
-either need more).
+is cut into blocks.  Weights and bytes per block follow from the IR; the rest is one number, which must be measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dooly.engine.defaults import UTILIZATION
+from dooly.engine.defaults import OTHER_BYTES, UTILIZATION
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.ir import Kind, Operation
 from dooly.ir.types import ITEM_BYTES
 from dooly.predict import SavedModel
 
-__all__ = ["OTHER_BYTES", "check_compact", "kv_blocks", "kv_row_bytes"]
-
-OTHER_BYTES = 1.3 * 2**30
-"""Activations, captured graphs and libraries; see above."""
+__all__ = ["check_compact", "kv_blocks", "kv_row_bytes"]
 
 
 def kv_row_bytes(operations: Iterable[Operation]) -> int:

@@ -4,15 +4,12 @@ A shipped graph is that of a configuration as a GPU runs it with the engine's ow
 options, and belongs to the code that captured it, the engine's release, and on a CPU to the processor.
 """
 
-import hashlib
-import json
 import logging
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from dooly.hardware.processor import cpuinfo
 from dooly.hardware.software import ENGINES, engine_release, installed
 from dooly.ir import Graph, Program, read_program
 from dooly.ir.parser import parse_program
+from dooly.workspace.digest import digest, source_digest
 from dooly.workspace.shipped import DATA
 
 __all__ = ["CACHE", "CAPTURED_ON", "CAPTURES", "SIZES", "graphs_of", "kept_at", "shipped_graph", "write_captures"]
@@ -95,23 +93,11 @@ def write_captures(graphs: Iterable[tuple[Mapping[str, Any], int, Graph]]) -> No
 
 
 def _entry(config: Mapping[str, Any], tp: int) -> str:
-    return f"{_digest(config)}-tp{tp}.ir"
+    return f"{digest(config)}-tp{tp}.ir"
 
 
 def kept_at(name: str, config: Mapping[str, Any], options: Options) -> Path:
     """Return where the graphs of a checked configuration are kept for this user."""
     processor = "" if PLATFORMS[options.platform].is_cuda else cpuinfo().get("flags", "")
-    return (
-        CACHE / f"{_digest([name, config, repr(options), engine_release(), installed('torch'), processor, _code()])}.ir"
-    )
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
-
-
-@cache
-def _code() -> str:
-    """Digest of the code that decides what a capture gives."""
-    files = sorted(path for part in _CODE for path in (DATA.parent / part).rglob("*") if path.suffix in (".py", ".txt"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    release = engine_release(), installed("torch")
+    return CACHE / f"{digest([name, config, repr(options), *release, processor, source_digest(*_CODE)])}.ir"

@@ -1,7 +1,7 @@
 """Formulas of one machine: those that are stored, and those fitted on the spot from stored points."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 
 from dooly.database import Environment, PointSource, StoredOperation
@@ -51,20 +51,28 @@ def observed(database: PointSource, signature: str, environment: Environment) ->
 
 
 def fit_missing(
-    database: PointSource, operations: Sequence[Operation], machine: Machine, known: dict[str, Formula]
+    database: PointSource,
+    operations: Sequence[Operation],
+    machine: Machine,
+    known: Collection[str],
+    note: Callable[[str], None] = _log.info,
 ) -> dict[str, Formula]:
     """Formulas of operations and host work that have none stored, or that another GPU lends; they are not stored.
 
     From their points or, of operations with few points or none, from their family; collectives only from points, since
     a family has no number of ranks.
+
+    Args:
+        known: signatures of formulas that are stored.
+        note: takes what is to be said of where they come from, in words.
     """
     from dooly.fit import ENOUGH
     from dooly.fit.family import stored_types
 
     lent = lent_products(database, operations, machine)
     if lent:
-        _log.info(f"note: {len(lent)} products of many rows are those of a rested GPU of the same chip")
-    found = _fit_host(database, machine, known, rested=bool(lent))
+        note(f"note: {len(lent)} products of many rows are those of a rested GPU of the same chip")
+    found = _fit_host(database, machine, known, note, rested=bool(lent))
     missing = [each for each in operations if each.signature not in known or each in lent]
     points = {
         each: lent.get(each) or observed(database, each.signature, environment_for(each, machine)) for each in missing
@@ -77,11 +85,11 @@ def fit_missing(
         try:
             found[operation.signature] = _useful(families.fit(operation, points[operation]))
         except FitError as error:
-            _log.info(f"not fitted: {error}")
+            note(f"not fitted: {error}")
     stored = {each.signature: stored_types(each) for each in missing if families.of(each) is None}
     for formula in found.values():
         if formula.lenders:
-            _log.info(f"note: {_borrowed(formula, stored.get(formula.signature, ()))}")
+            note(f"note: {_borrowed(formula, stored.get(formula.signature, ()))}")
     return found
 
 
@@ -104,7 +112,7 @@ def _borrowed(formula: Formula, stored: Sequence[str]) -> str:
 
 
 def _fit_host(
-    database: PointSource, machine: Machine, known: dict[str, Formula], *, rested: bool
+    database: PointSource, machine: Machine, known: Collection[str], note: Callable[[str], None], *, rested: bool
 ) -> dict[str, Formula]:
     """Formulas of what is known of the host's time; parts that were not measured here may be another machine's."""
     found: dict[str, Formula] = {}
@@ -116,12 +124,12 @@ def _fit_host(
     homes |= lent
     for there, parts in groupby(lent, lent.__getitem__):
         host = f"a host of {there.get('cores')} such cores"
-        _log.info(f"note: {', '.join(parts)}: not measured here, those of an {there.get('device')} on {host}")
+        note(f"note: {', '.join(parts)}: not measured here, those of an {there.get('device')} on {host}")
     for part, place in homes.items():
         try:
             found[part] = fit_stored(database, stored[part], place)
         except FitError as error:
-            _log.info(f"{part} is not fitted: {error}")
+            note(f"{part} is not fitted: {error}")
     return found
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from dooly.batch import Batch
+from dooly.engine.defaults import OTHER_BYTES, UTILIZATION
 from dooly.errors import PredictError
 from dooly.ir import Graph, Kind, Operation
 from dooly.ir.types import ITEM_BYTES
 from dooly.predict import SavedModel, weight_bytes
-from dooly.simulate.memory import OTHER_BYTES, UTILIZATION
 
 __all__ = ["check_step", "check_weights", "kv_bytes"]
 

@@ -10,7 +10,7 @@ from dooly.hardware.environment import stored_machine
 from dooly.hardware.machine import Machine, machine
 from dooly.ir import Program
 from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
-from dooly.workspace.formulas import fit_missing as fit_what_is_missing
+from dooly.workspace.fitted import fit_once
 from dooly.workspace.formulas import formulas_here
 from dooly.workspace.limits import check_weights
 from dooly.workspace.lowering import lower, model_path
@@ -83,7 +83,7 @@ def saved_from(database: PointSource, program: Program, here: Machine, *, fit_mi
         raise PredictError(f"a file with {len(names)} models, {', '.join(names)}; expected one")
     formulas = formulas_here(database, program.operations, here)
     if fit_missing:
-        formulas |= fit_what_is_missing(database, program.operations, here, formulas)
+        formulas |= fit_once(database, program.operations, here, formulas)
     host_known = not fit_missing or knows_host(formulas)
     captured = here.torch_device == "cuda" and here.mode == "graph"
     graphs = GraphPlan.of(*gpu_limits(here.device, here.memory_bytes)) if captured else None

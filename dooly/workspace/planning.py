@@ -4,19 +4,70 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
+
 from dooly.database import PointSource
 from dooly.executor import Plan, Ranges, make_plan
 from dooly.executor.plan.plan import Row
 from dooly.hardware.machine import machine
 from dooly.ir import Operation
+from dooly.workspace.defaults import DATABASE
 from dooly.workspace.lowering import lower
 from dooly.workspace.models import machine_of
 from dooly.workspace.store import look_into
 
-__all__ = ["SWEPT_ON_GPUS", "Engine", "covered", "plan_rows", "planned"]
+__all__ = ["Coverage", "Engine", "coverage", "covered", "plan_rows", "planned", "usual_ranges"]
 
-SWEPT_ON_GPUS = Ranges(8192, 256, 16384)
-"""Steps and contexts that GPUs are swept for."""
+_STORED = Ranges(8192, 256, 16384)
+"""Tokens and requests of a step, and tokens of a context, up to which stored GPUs were measured."""
+
+
+def usual_ranges(platform: str | None) -> Ranges:
+    """Return the ranges that are asked for where nothing is said: those of stored GPUs, or of this machine."""
+    return Ranges() if platform is None else _STORED
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Measured and missing points of models on a device.
+
+    Attributes:
+        plan: points that are known, those that are not, and the seconds that measuring them takes.
+    """
+
+    plan: Plan
+
+    def frame(self) -> pl.DataFrame:
+        """A row for each distinct operation: operation, signature, kind, count, models, status, measured_points,
+        missing_points, failed_points, share_percent (of typical steps), estimate_s, saved_s, note."""
+        return pl.DataFrame(plan_rows(self.plan))
+
+
+def coverage(
+    *models: str,
+    gpu: str | None = None,
+    tensor_parallel_size: int = 1,
+    attention_backend: str | None = None,
+    ranges: Ranges | None = None,
+    db: str = DATABASE,
+) -> Coverage:
+    """Compare what models need with what was measured.
+
+    Args:
+        models: bundled names, ``config.json`` files or their folders, ``.ir`` files.
+        gpu: a GPU that was measured, e.g. ``h200``; None for this machine.
+        tensor_parallel_size: ranks.
+        attention_backend: None for the engine's choice.
+        ranges: sizes of steps that are asked for; None for those that `dooly profile` takes there.
+        db: latency database, a file or a PostgreSQL URL.  What ships is known beside it.
+
+    Raises:
+        DoolyError: a model, the GPU, a range or the database is not usable.
+    """
+    platform = None if gpu is None else gpu.lower()
+    engine = Engine(tensor_parallel_size, attention_backend)
+    with look_into(db) as database:
+        return Coverage(planned(database, models, engine, ranges or usual_ranges(platform), platform))
 
 
 @dataclass(frozen=True)
@@ -74,7 +125,7 @@ def covered(location: str, operations: Sequence[Operation], platform: str) -> fr
     on_cpu = platform == "cpu"
     with look_into(location) as database:
         here = machine() if on_cpu else machine_of(database, platform)
-        plan = make_plan(operations, database, here, Ranges() if on_cpu else SWEPT_ON_GPUS)
+        plan = make_plan(operations, database, here, usual_ranges(None if on_cpu else platform))
     return frozenset(row.operation.signature for row in plan.rows if row.skip is None and not row.missing)
 
 

@@ -3,20 +3,26 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dooly.database import Database, Known, Record
+from dooly.database import Known, NoPoints, Record
 from dooly.database.exchange import read_parquet, shipped_files
+
+if TYPE_CHECKING:
+    from dooly.database import Database
 
 __all__ = ["add_shipped", "look_into", "open_database", "open_or_empty", "records_of"]
 
 
 @contextmanager
-def open_database(location: str, *, create: bool = False) -> Generator[Database]:
+def open_database(location: str, *, create: bool = False) -> "Generator[Database]":
     """The database for the duration of a command.
 
     Raises:
         DatabaseError: it is missing (unless it may be created), locked, or not a database of dooly.
     """
+    from dooly.database import Database
+
     database = Database(location, create=create)
     try:
         yield database
@@ -25,15 +31,18 @@ def open_database(location: str, *, create: bool = False) -> Generator[Database]
 
 
 @contextmanager
-def open_or_empty(location: str) -> Generator[Database]:
+def open_or_empty(location: str) -> "Generator[Database]":
     """The database for the duration of a command; an empty one in place of a file that does not exist.
 
     Raises:
         DatabaseError: there is a database, but it is locked or not one of dooly.
     """
-    missing = "://" not in location and not Path(location).exists()
-    with open_database("sqlite://" if missing else location) as database:
+    with open_database("sqlite://" if _is_missing(location) else location) as database:
         yield database
+
+
+def _is_missing(location: str) -> bool:
+    return "://" not in location and not Path(location).exists()
 
 
 @contextmanager
@@ -43,11 +52,14 @@ def look_into(location: str) -> Generator[Known]:
     Raises:
         DatabaseError: there is a database, but it is locked or not one of dooly.
     """
-    with open_or_empty(location) as database:
+    if _is_missing(location):
+        yield Known(NoPoints(location), shipped_files())
+        return
+    with open_database(location) as database:
         yield Known(database, shipped_files())
 
 
-def add_shipped(database: Database) -> int:
+def add_shipped(database: "Database") -> int:
     """Add the measurements that come with dooly; returns how many were new."""
     return sum(database.add_records(read_parquet(path)) for path in shipped_files())
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import dooly
 from dooly.cli import main
+from dooly.executor import Ranges
 from dooly.hardware.machine import machine
 from dooly.passes.__main__ import main as passes
+from dooly.workspace.store import open_database, records_of
 
 pytestmark = pytest.mark.engine
 
@@ -62,6 +65,19 @@ def test_a_second_run_measures_nothing_and_says_what_reuse_saved(folder, capsys)
     answer = run(capsys, folder, "profile", str(folder / "small"), "--budget", "60", *LIMITS)
     assert answer["outcome"]["taken"] == answer["outcome"]["host_points"] == 0
     assert answer["saved_s"] > 0
+
+
+def test_python_fits_what_was_measured_and_measures_nothing_twice(folder):
+    points = str(folder / "points.sqlite")
+    with open_database(points, create=True) as database:
+        database.add_records(records_of(str(folder / "latency.sqlite")))
+    found = dooly.profile(str(folder / "small"), budget_s=60, ranges=Ranges(64, 4, 256), db=points)
+    assert (found.outcome.taken, found.outcome.host_points, found.plan.points_missing) == (0, 0, 0)
+    assert found.lacking == ()
+    assert {row.operation.name for row in found.plan.rows} <= set(found.frame()["name"])
+    assert found.frame()["points"].to_list() == [formula.held.points for formula in found.formulas]
+    with pytest.raises(dooly.DoolyError, match="budget_s is 0"):
+        dooly.profile("tiny-llama", budget_s=0)
 
 
 def test_another_model_measures_only_what_it_does_not_share(folder, capsys):

@@ -157,3 +157,17 @@ def test_a_product_that_no_rule_knows_is_unsupported_and_no_error(graph, capsys)
     assert main([str(graph)]) == 0
     operations = parse_program(capsys.readouterr().out).operations
     assert [(op.target, op.status) for op in operations] == [("aten.vdot", "unsupported"), ("odd.kernel", "unsupported")]
+
+
+def test_what_ships_covers_a_model_of_a_gpu_and_nothing_is_covered_unasked(capsys):
+    tables = {}
+    for options in ((), ("--db", "no-such.sqlite")):
+        assert main(["llama-3.1-8b", "--platform", "h200", *options]) == 0
+        tables[options] = capsys.readouterr().out
+    marks = {options: {op.status for op in parse_program(table).operations} for options, table in tables.items()}
+    assert marks == {(): {"uncovered"}, ("--db", "no-such.sqlite"): {"covered"}}
+
+
+def test_a_database_is_for_the_pass_that_marks_what_it_covers(capsys):
+    assert main(["docs/mlp.ir", "-p", "annotate-shapes", "--db", "x.sqlite"]) == 2
+    assert "--db is for the pass cover" in capsys.readouterr().err

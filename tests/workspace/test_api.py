@@ -50,6 +50,12 @@ def test_a_trace_is_served_and_rates_are_compared(model):
     assert set(found.best) <= set(found.outcomes)
 
 
+def test_what_is_covered_is_that_of_the_command(capsys):
+    found = dooly.coverage("llama-3.1-8b", gpu="H200", db="none").frame()
+    assert main(["coverage", "llama-3.1-8b", "--gpu", "h200", "--json", "--db", "none"]) == 0
+    assert found.to_dicts() == json.loads(capsys.readouterr().out)["operations"]
+
+
 def test_answers_cannot_be_changed(model):
     step = model.predict("1:8")
     with pytest.raises(dataclasses.FrozenInstanceError):
