@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.postgresql import Server
-from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples, Status
 from dooly.database.soundness import problems
 from dooly.executor.host.load import load_for
 from dooly.hardware.environment import host_environment
 from dooly.hardware.machine import machine
+from dooly.host import host_parts, is_host_part
 
 __all__ = ["FEW", "RANKS", "SOME", "Count", "Places", "Process", "Site", "living"]
 
@@ -245,7 +245,7 @@ class Site:
                 if raw.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
                     return False
         with closing(Database(self.location)) as database:
-            return not problems(record for record in database.records() if record.operation.signature not in HOST_PARTS)
+            return not problems(record for record in database.records() if not is_host_part(record.operation.signature))
 
     def count(self, row: Count, events: int) -> None:
         """Compare what is stored with what was noted, and add it to a row."""
@@ -281,7 +281,7 @@ class Site:
             return {
                 (record.operation.signature, record.measurement.point.json): list(record.measurement.samples.values_us)
                 for record in database.records()
-                if record.measurement.status is Status.OK and record.operation.signature not in HOST_PARTS
+                if record.measurement.status is Status.OK and not is_host_part(record.operation.signature)
             }
 
 
@@ -289,7 +289,7 @@ def _know_host(location: str) -> None:
     """Store some host time, so that no engine has to be started for it."""
     here = machine()
     with closing(Database(location)) as database:
-        for part in HOST_PARTS[:3]:
+        for part in host_parts()[:3]:
             database.add_operation(part, part, f"pseudo operation {part}")
             points = [Point.of(N=n) for n in (20, 40, 60)] if part == "host_dispatch" else load_for(here).points
             for point in points:

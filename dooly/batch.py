@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from dooly.errors import PredictError
 
 __all__ = [
-    "HOST_PARTS",
-    "LAUNCH_PARTS",
     "MODES",
     "MOST_CACHED",
     "MOST_REQUESTS",
     "MOST_TOKENS",
-    "POWER_LIMIT",
     "TILE",
     "Batch",
     "BatchColumns",
@@ -48,30 +45,6 @@ MOST_CACHED = 2**27
 GraphMode = Literal["FULL", "PIECEWISE", "NONE"]
 MODES: tuple[GraphMode, ...] = ("FULL", "PIECEWISE", "NONE")
 """The whole step as one CUDA graph; the pieces between attention operations as graphs; kernels launched one by one."""
-
-LAUNCH_PARTS = tuple(f"host_launch_{mode.lower()}" for mode in MODES)
-POWER_LIMIT = "power_limit"
-HOST_PARTS = (
-    "host_before",
-    "host_after",
-    "host_dispatch",
-    *LAUNCH_PARTS,
-    "host_lead",
-    "host_between",
-    "host_experts",
-    "host_flashinfer",
-    POWER_LIMIT,
-)
-"""Signatures of the pseudo operations that hold what the operations of a step leave out: mostly the host's share.
-
-Around the model: ``host_before`` and ``host_after``.  Meanwhile: ``host_dispatch`` on a CPU, where the host waits for
-each operation; on a GPU, where it queues kernels, ``host_launch_...`` by CUDA graph mode, and of those of a
-whole graph ``host_lead``, until an idle device starts.  ``host_between``, until a device that is still at the step
-before starts (measured with whole graphs, the same for all); ``host_experts``, queueing mixtures of experts;
-``host_flashinfer``, queueing FlashInfer's attention of one layer where requests decode beside prompts, beyond that of
-the host's load.
-``power_limit``, the time in which a rested GPU does the work of a step, as its power limit lets it.
-"""
 
 
 class StepBatch(Protocol):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dooly"
 
 # What each part of dooly may import from dooly, bottom up.  What stands in BASE may be imported everywhere above it.
-BASE = {"errors", "escape", "files", "batch"}
+BASE = {"errors", "escape", "files", "batch", "host"}
 COMPILER = BASE | {"ir", "passes"}
 FACTS = COMPILER | {"database", "hardware"}
 PREDICTION = FACTS | {"fit", "predict"}
@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": {"escape"},
     "files": {"errors"},
     "batch": {"errors", "files"},
+    "host": {"batch"},
     "ir": {"errors", "files"},
     "passes": {"errors", "escape", "files", "ir"},
     "models": BASE,

@@ -156,7 +156,7 @@ def _all_reduce(model: SavedModel, limits: Limits, outside: Outside) -> Iterable
 
 def _each(work: Work, values: Mapping[str, int], batch: Batch, outside: Outside) -> float:
     """us of one run; extrapolations are noted."""
-    total, beyond = work.total_us_one(values)
+    total, beyond = work.alone_us(values)
     outside.note(batch, beyond)
     return total / work.count
 

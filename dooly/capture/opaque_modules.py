@@ -15,6 +15,7 @@ from dooly.capture import mixers
 from dooly.capture.configint import size_of
 from dooly.capture.schemes import scheme_of
 from dooly.errors import CaptureError
+from dooly.hardware.backends import backend_of
 from dooly.ir import Owner, attributes
 
 __all__ = ["DTYPES", "opaque_kind", "owners"]
@@ -73,8 +74,8 @@ def owners(calls: Iterable[tuple[str, str]], modules: Mapping[str, Any], names: 
 
 
 def _plans_ahead(owner: Owner) -> bool:
-    """Whether one plan of the kernel's tiles may serve all layers of a step: FlashAttention's, for windows alike."""
-    return owner.kind == "attention" and dict(owner.attrs)["backend"] == "FLASH_ATTN"
+    """Whether one plan of the kernel's tiles may serve all layers of a step, where their windows are alike."""
+    return owner.kind == "attention" and backend_of(dict(owner.attrs)["backend"]).tiles_planned_once
 
 
 def _planned_per_layer(owner: Owner) -> Owner:

@@ -12,6 +12,7 @@ from dooly.escape import show
 if TYPE_CHECKING:
     from dooly.database import PointSource
     from dooly.fit import Formula, Observation
+    from dooly.hardware.gpus import PlatformSpec
     from dooly.ir import Operation
 
 __all__ = ["formulas"]
@@ -53,7 +54,6 @@ def formulas(
     from dooly.database import place_of
     from dooly.errors import FitError
     from dooly.files import write_text
-    from dooly.fit import DATASHEETS
     from dooly.fit.chart import formula_chart
     from dooly.fit.format import latex as latex_of
     from dooly.fit.format import sympy_text
@@ -73,7 +73,7 @@ def formulas(
         (one, *others) = found
         if others or one.operation is None:
             raise FitError(f"--plot shows one operation, {len(found)} formulas match; give the name of one of them")
-        sheet = DATASHEETS.get(one.platform)
+        sheet = _sheet(one.platform)
         write_text(plot, formula_chart(one.formula, subject_of(one.operation), one.observations, sheet))
         say(f"written: {plot}")
     if as_json:
@@ -87,7 +87,7 @@ def formulas(
 
 
 def _line(found: _Found) -> str:
-    from dooly.fit import DATASHEETS, reached
+    from dooly.fit import reached
     from dooly.fit.format import line
     from dooly.fit.target import subject_of
 
@@ -95,17 +95,25 @@ def _line(found: _Found) -> str:
     if found.operation is None:
         return equation
     there = reached(subject_of(found.operation), found.observations)
-    return f"{equation} | {there.beside(DATASHEETS.get(found.platform))}"
+    return f"{equation} | {there.beside(_sheet(found.platform))}"
+
+
+def _sheet(platform: str) -> "PlatformSpec | None":
+    """The data sheet of a GPU that has one."""
+    from dooly.hardware.gpus import PLATFORMS
+
+    spec = PLATFORMS.get(platform)
+    return spec if spec is not None and spec.tflops else None
 
 
 def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Found]:
     """Every formula of the operations asked for; where only points are stored, fitted now but not kept."""
-    from dooly.batch import HOST_PARTS
     from dooly.cli.output import progress_bar, say
     from dooly.database import Status
     from dooly.errors import FitError
     from dooly.fit.store import from_json
     from dooly.hardware.environment import home_of, stored_machine
+    from dooly.host import is_host_part
     from dooly.workspace.formulas import fit_stored, observed
 
     environments = {each.key: each for each in database.environments()}
@@ -130,7 +138,7 @@ def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Fo
             except FitError as error:
                 say(f"not fitted: {error}")
                 continue
-            host = row.signature in HOST_PARTS
+            host = is_host_part(row.signature)
             found.append(
                 _Found(
                     environment.key,

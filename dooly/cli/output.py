@@ -69,7 +69,6 @@ def tell_notes() -> None:
     """Let the notes of the library, which it logs under ``dooly``, reach stderr as talk."""
     log = logging.getLogger("dooly")
     log.setLevel(logging.INFO)
-    log.propagate = False
     log.handlers = [_Talk()]
 
 

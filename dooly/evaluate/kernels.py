@@ -91,13 +91,13 @@ def predicted_us(work: Work, batch: Batch, padded: int) -> float:
     values: dict[str, float] = {**batch.attention(work.subject.window), "L": batch.logits}
     if not work.operation.kind.stateful:
         values["T"] = padded
-    return work.total_us_one(values)[0]
+    return work.alone_us(values)[0]
 
 
 def recorded_cost(model: StepModel, batch: Batch, padded: int) -> StepCost:
     """Cost of a step that was padded to so many tokens; as `StepModel.step_time`, whatever that would pad it to."""
     work_us = sum(predicted_us(work, batch, padded) for work in model.work)
-    device, limited, _ = model.limited(work_us, batch.tokens, batch.count)
+    device, limited = model.limited(work_us, batch)
     cost = model.step_time(batch)._replace(device_us=device, work_us=limited)
     return cost._replace(total_us=cost.host_before_us + cost.span_us(idle=True) + cost.host_after_us)
 
@@ -122,7 +122,7 @@ def account(step: EngineStep, model: StepModel | None) -> tuple[RoleTime, ...]:
         predicted[role] += predicted_us(work, step.batch, step.padded)
     work_us, longer = sum(predicted.values()), 1.0
     if model and work_us:
-        longer = model.limited(work_us, step.batch.tokens, step.batch.count)[0] / work_us
+        longer = model.limited(work_us, step.batch)[0] / work_us
     return tuple(
         RoleTime(role, launches[role], operations[role], measured[role], longer * predicted[role])
         for role in ROLES

@@ -14,6 +14,7 @@ import numpy as np
 
 from dooly.database import Measurement, Record, Status
 from dooly.executor.plan.sweep import Ranges, coarse_points
+from dooly.hardware.backends import backend_of
 from dooly.ir import Kind, Operation, attributes
 
 __all__ = ["FIXED_GRID", "Ledger", "ModelRow", "PointTime", "by_operation", "make_ledger", "with_backends"]
@@ -107,8 +108,8 @@ def with_backends(operations: Iterable[Operation], backends: Sequence[str]) -> t
             continue
         for backend in backends:
             attrs = dict(operation.attrs) | {"backend": backend}
-            if backend != "FLASH_ATTN":
-                attrs.pop("planned_per_layer", None)  # that is the way of FlashAttention alone
+            if not backend_of(backend).tiles_planned_once:
+                attrs.pop("planned_per_layer", None)
             found.append(replace(operation, attrs=attributes(**attrs)))
     return tuple(found)
 

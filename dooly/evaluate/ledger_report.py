@@ -4,17 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dooly.batch import HOST_PARTS
 from dooly.database.exchange import read_parquet
 from dooly.evaluate.grid_errors import Track, grid_errors
 from dooly.evaluate.ledger import Ledger, by_operation, make_ledger, with_backends
+from dooly.hardware.backends import offered
 from dooly.hardware.environment import at_home
+from dooly.host import is_host_part
 from dooly.report import Column, Table
 from dooly.workspace.shipped import MEASURED, evaluation, measured_models, measured_on, measurements
 
 __all__ = ["LedgerReport", "ledger_of"]
-
-BACKENDS = ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN")
 
 _SECONDS = (
     Column("model", "model"),
@@ -133,10 +132,10 @@ def ledger_of(platform: str, backend: str | None = None, *, errors: bool = True,
         DatabaseError: no measurements of this GPU ship, or a file is damaged.
     """
     program = measured_models()
-    backends = BACKENDS if backend is None else (backend,)
+    backends = offered(platform) if backend is None else (backend,)
     models = [(name, tp, with_backends(program.for_model(name), backends)) for name, tp in MEASURED]
     found = at_home(read_parquet(measurements(platform)), measured_on(platform))
-    sweep = by_operation(record for record in found if record.operation.target not in HOST_PARTS)
+    sweep = by_operation(record for record in found if not is_host_part(record.operation.target))
     grid, held_out = (
         by_operation(read_parquet(path)) if path.exists() else {}
         for path in (evaluation(platform, what) for what in ("vidur-grid", "heldout"))

@@ -131,5 +131,5 @@ def _point(operation: Operation, use: Use, batch: Batch) -> Point:
 
 def _work_us(work: Work, batch: Batch) -> float:
     if work.operation.kind.stateful:
-        return work.total_us_one(batch.attention(work.subject.window))[0]
-    return work.total_us_one({"T": batch.tokens, "R": len(batch.requests), "L": batch.logits})[0]
+        return work.alone_us(batch.attention(work.subject.window))[0]
+    return work.alone_us({"T": batch.tokens, "R": len(batch.requests), "L": batch.logits})[0]

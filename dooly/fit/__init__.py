@@ -4,13 +4,11 @@ from dooly.fit.family import ENOUGH, Families, Family, family_key, fit_families
 from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.latency import typical_us
 from dooly.fit.observation import Observation, experts_reached
-from dooly.fit.roofline import DATASHEETS, Datasheet, reached
+from dooly.fit.roofline import reached
 from dooly.fit.select import fewest_points, fit, fit_host
 
 __all__ = [
-    "DATASHEETS",
     "ENOUGH",
-    "Datasheet",
     "Families",
     "Family",
     "Formula",

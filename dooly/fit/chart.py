@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from dooly.fit.format import equation
 from dooly.fit.formula import Formula
 from dooly.fit.observation import Observation
-from dooly.fit.roofline import Datasheet, roofline_us
+from dooly.fit.roofline import roofline_us
 from dooly.fit.target import Subject
+from dooly.hardware.gpus import PlatformSpec
 
 __all__ = ["formula_chart"]
 
@@ -51,7 +52,7 @@ class _Frame:
 
 
 def formula_chart(
-    formula: Formula, subject: Subject, observations: Sequence[Observation], datasheet: Datasheet | None = None
+    formula: Formula, subject: Subject, observations: Sequence[Observation], datasheet: PlatformSpec | None = None
 ) -> str:
     """Latency upwards; to the right the size, or where several sizes decide the time that the formula gives.
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from dooly.batch import HOST_PARTS, Batch
+from dooly.batch import Batch
 from dooly.errors import FitError, PredictError
 from dooly.fit.latency import served_us, typical_us
+from dooly.host import is_host_part
 
 if TYPE_CHECKING:
     from dooly.database import Measurement
@@ -85,7 +86,7 @@ class Observation:
             FitError: there are no positive times.
         """
         samples = measurement.samples
-        stands_for = served_us if measurement.operation in HOST_PARTS else typical_us
+        stands_for = served_us if is_host_part(measurement.operation) else typical_us
         found = cls.read(measurement.point.json, *stands_for(samples.values_us))
         aside = dict(samples.aside)
         return replace(found, plan_us=aside.get("metadata_us", 0.0), queued_us=aside.get("queued_us", 0.0))

@@ -9,27 +9,11 @@ from numpy.typing import NDArray
 from dooly.fit.evaluator import column_evaluator
 from dooly.fit.observation import Observation
 from dooly.fit.target import Subject
+from dooly.hardware.gpus import PlatformSpec
 
-__all__ = ["DATASHEETS", "Datasheet", "Reached", "reached", "roofline_us"]
+__all__ = ["Reached", "reached", "roofline_us"]
 
 Column = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Datasheet:
-    """Peaks of a GPU.
-
-    Attributes:
-        tflops: dense bf16 products, TFLOP/s.
-        gbs: memory, GB/s.
-    """
-
-    tflops: float
-    gbs: float
-
-
-DATASHEETS: Mapping[str, Datasheet] = {"h100": Datasheet(989.4, 3350.0), "h200": Datasheet(989.4, 4800.0)}
-"""Data sheets by platform: the SXM boards."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +23,7 @@ class Reached:
     tflops: float
     gbs: float
 
-    def beside(self, datasheet: Datasheet | None) -> str:
+    def beside(self, datasheet: PlatformSpec | None) -> str:
         """In words: ``reaches 781 TFLOP/s (79 % of 989) and 4,210 GB/s (88 % of 4,800)``.
 
         Memory beyond the peak was not read from memory but from a cache.
@@ -64,7 +48,7 @@ def reached(subject: Subject, observations: Sequence[Observation]) -> Reached:
     return Reached(float(np.max(flops / latency)) / 1e6, float(np.max(moved / latency)) / 1e3)
 
 
-def roofline_us(subject: Subject, columns: Mapping[str, Column], datasheet: Datasheet) -> Column:
+def roofline_us(subject: Subject, columns: Mapping[str, Column], datasheet: PlatformSpec) -> Column:
     """The least time that the datasheet allows, float64[points]: the longer of compute and memory."""
     count = len(next(iter(columns.values())))
     flops, moved = _work(subject, columns, count)

@@ -7,15 +7,15 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.batch import POWER_LIMIT
 from dooly.errors import FitError
 from dooly.fit.evaluator import column_evaluator
 from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation
 from dooly.fit.residual import Residual, fit_curve, fit_field
 from dooly.fit.solve import Estimate, estimate, intervals
-from dooly.fit.target import HOST_SUBJECTS, Subject, subject_of
+from dooly.fit.target import Subject, host_subject, subject_of
 from dooly.fit.terms import PARAMETERS, Regime, Structure, regimes
+from dooly.host import POWER_LIMIT
 from dooly.ir.expr import FloorDiv, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
@@ -43,14 +43,12 @@ def fit(operation: Operation, observations: Iterable[Observation]) -> Formula:
 
 
 def fit_host(signature: str, observations: Iterable[Observation]) -> Formula:
-    """Fit host work: one of `HOST_SUBJECTS`.
+    """Fit a part of host time, one of `dooly.host`.
 
     Raises:
         FitError: no such host work, or too few points.
     """
-    if signature not in HOST_SUBJECTS:
-        raise FitError(f"{signature}: no work of the host; expected one of {', '.join(HOST_SUBJECTS)}")
-    return fit_subject(HOST_SUBJECTS[signature], observations)
+    return fit_subject(host_subject(signature), observations)
 
 
 def fewest_points(operation: Operation) -> int:

@@ -9,14 +9,15 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from dooly.batch import LAUNCH_PARTS, POWER_LIMIT
 from dooly.errors import FitError
 from dooly.fit.observation import Mixture, Observation
+from dooly.hardware.backends import backend_of
+from dooly.host import host_parts, part_of
 from dooly.ir.expr import Expr, evaluate, normal, symbol
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
 
-__all__ = ["AROUND", "HOST_SUBJECTS", "Subject", "subject_of"]
+__all__ = ["Subject", "host_subject", "subject_of"]
 
 Column = NDArray[np.float64]
 
@@ -121,14 +122,8 @@ def subject_of(operation: Operation) -> Subject:
     )
 
 
-_SPLIT_PAIRS = {"TRITON_ATTN": 128, "FLASHINFER": 263}
-"""Up to so many pairs of a request and a KV head, contexts are split.  Facts of vllm 0.26 (TRITON_ATTN; the engine
-rounds the requests to a captured size, which they are for 2, 4, 8, 16 heads), and of flashinfer 0.6 on a GPU of 132
-multiprocessors with two blocks on each, of which one pair more would fill all."""
-
-
 def _split(operation: Operation) -> int | None:
-    pairs, heads = _SPLIT_PAIRS.get(str(operation.attr("backend"))), _integer(operation, "kv_heads")
+    pairs, heads = backend_of(operation.attr("backend")).split_pairs, _integer(operation, "kv_heads")
     return None if pairs is None or heads is None else pairs // heads
 
 
@@ -137,31 +132,14 @@ def _integer(operation: Operation, name: str) -> int | None:
     return int(value) if isinstance(value, sympy.Integer) else None
 
 
-def _host(signature: str, *names: str) -> Subject:
-    zero = cast(Expr, sympy.Integer(0))
+def host_subject(signature: str) -> Subject:
+    """The subject of a part of host time (us over its axes).
+
+    Raises:
+        FitError: there is no such part.
+    """
+    part = part_of(signature)
+    if part is None:
+        raise FitError(f"{signature}: no work of the host; expected one of {', '.join(host_parts())}")
+    zero, names = cast(Expr, sympy.Integer(0)), part.axes
     return Subject(signature, signature, None, zero, zero, names, tuple(normal(symbol(name)) for name in names))
-
-
-AROUND = ("R", "T", "Rp")
-"""Symbols of host work around a step: requests, new tokens, and requests with more than one new token."""
-
-
-HOST_SUBJECTS = {
-    subject.signature: subject
-    for subject in (
-        _host("host_before", *AROUND),
-        _host("host_after", *AROUND),
-        _host("host_dispatch", "N"),
-        *(_host(part, "N", "R") for part in LAUNCH_PARTS),
-        _host("host_lead", "R"),
-        _host("host_between", "R"),
-        _host("host_experts", "N", "R"),
-        _host("host_flashinfer", "R"),
-        _host(POWER_LIMIT, "U"),
-    )
-}
-"""Work of the host around the operations of a step: before them, after them (us, over `AROUND`), between
-them (us added to a forward pass of N operations), queueing them (us, over N operations and R requests), until an idle
-device starts, until one that is at the step before does (us, over R each), queueing N mixtures of experts (us, over N
-and R), and one attention of FlashInfer beyond another backend's (us, over R); and what a power limit makes of U us of
-work."""

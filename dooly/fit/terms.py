@@ -8,7 +8,8 @@ from typing import TypeVar, cast
 import sympy
 
 from dooly.fit.observation import Mixture
-from dooly.fit.target import AROUND, Subject
+from dooly.fit.target import Subject
+from dooly.host import AROUND
 from dooly.ir.expr import Expr, FloorDiv, normal, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind

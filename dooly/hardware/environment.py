@@ -8,13 +8,15 @@ torch; a region is compiled by torch and Triton from the engine's native code; a
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 
-from dooly.batch import HOST_PARTS
 from dooly.database import Environment, PointSource, Record, Status, StoredOperation
 from dooly.database.environment import Fact
 from dooly.errors import ProfileError
+from dooly.hardware.backends import backend_of
 from dooly.hardware.gpus import PLATFORMS
 from dooly.hardware.machine import Machine, kv_block_size
+from dooly.host import is_host_part
 from dooly.ir import Kind, Operation
 from dooly.ir.opset import BETWEEN_STAGES
 
@@ -23,10 +25,9 @@ __all__ = ["at_home", "environment_for", "home_of", "host_environment", "machine
 
 _BETWEEN_GPUS = ("all_reduce", "communication", "links", "nccl")
 _OF_HOST = ("cores", "processor")
-_FACTS = tuple(
-    sorted((*_BETWEEN_GPUS, *_OF_HOST, "caches", "clocks", "cublas", "cuda", "driver", "flashinfer", "triton"))
-)
-"""`Machine.facts` of a GPU."""
+_OF_MACHINES = frozenset(field.name for field in fields(Machine)) - {"facts"}
+_OF_POINTS = frozenset(("compiler", "kernels", "scheduling"))
+"""Facts of an environment that are no `Machine.facts`: fields of a machine, and how a point was taken."""
 
 
 def environment_for(operation: Operation, machine: Machine) -> Environment:
@@ -88,8 +89,8 @@ def _on_gpu(operation: Operation, machine: Machine) -> Environment:
 
 def _backend_library(backend: object, machine: Machine) -> dict[str, str]:
     """The library that an attention backend takes its kernels from; FlashAttention is the engine's own."""
-    name = {"FLASHINFER": "flashinfer", "TRITON_ATTN": "triton", "TRITON_MLA": "triton"}.get(str(backend))
-    return {} if name is None else {name: machine.fact(name)}
+    name = backend_of(backend).library
+    return {name: machine.fact(name)} if name else {}
 
 
 def host_environment(machine: Machine) -> Environment:
@@ -110,7 +111,7 @@ def host_environment(machine: Machine) -> Environment:
 
 def home_of(stored: StoredOperation, machine: Machine) -> Environment:
     """The environment of an operation, or of a part of host time, as the engine runs it on this machine."""
-    if stored.signature in HOST_PARTS:
+    if is_host_part(stored.signature):
         return host_environment(machine)
     return environment_for(stored.parsed(), machine)
 
@@ -184,5 +185,5 @@ def machine_behind(points: Mapping[Environment, int], platform: str) -> Machine:
         python=text.get("python", ""),
         block_size=int(text.get("block_size", "0")),
         mode="eager" if text["mode"] == "eager" else "graph",
-        facts=tuple((name, text[name]) for name in _FACTS if name in text),
+        facts=tuple((name, text[name]) for name in sorted(text) if name not in _OF_MACHINES | _OF_POINTS),
     )

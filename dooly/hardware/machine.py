@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dooly.errors import ProfileError
+from dooly.hardware.backends import backend_of
 from dooly.hardware.processor import cpuinfo, processor_name
 from dooly.hardware.software import engine_release, gpu_present, installed
 
@@ -16,9 +17,6 @@ __all__ = ["BLOCK_SIZE", "Machine", "Mode", "kv_block_size", "machine"]
 _ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "asimd")
 BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 """Tokens in a KV-cache block: the engine's own choice on CUDA, and the size that suits its CPU kernels."""
-
-_ONLY_BLOCK_SIZE = {"CPU_MLA": 16, "FLASHMLA": 64}
-"""Block sizes of backends that have kernels for just one."""
 
 Mode = Literal["eager", "graph"]
 """Whether kernels are launched one by one or replayed from a CUDA graph."""
@@ -72,7 +70,7 @@ class Machine:
 
 def kv_block_size(backend: object, machine: Machine) -> int:
     """Tokens in one KV-cache block under an attention backend: what the engine is started with, if it has a choice."""
-    return _ONLY_BLOCK_SIZE.get(str(backend), machine.block_size)
+    return backend_of(backend).block_size or machine.block_size
 
 
 def machine(*, block_size: int | None = None, mode: Mode | None = None, custom_all_reduce: bool = True) -> Machine:

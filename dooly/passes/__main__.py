@@ -11,12 +11,11 @@ from typing import NoReturn
 from dooly.errors import DoolyError
 from dooly.escape import show
 from dooly.files import write_text
+from dooly.hardware.gpus import PLATFORMS
 from dooly.ir import Graph, Program, parse_program, read_program
 from dooly.passes import PIPELINE, Pass, run, select
 
 __all__ = ["main"]
-
-PLATFORMS = ("cpu", "h100", "h200")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +58,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--dp", type=int, default=1, metavar="N", help="data-parallel size of a mixture (default: 1)")
     parser.add_argument("--expert-parallel", action="store_true", help="a rank holds whole experts, not slices")
     parser.add_argument("--pp", type=int, default=1, metavar="N", help="pipeline stages (default: 1)")
-    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="what the engine sees (default: cpu)")
+    parser.add_argument("--platform", choices=tuple(PLATFORMS), default="cpu", help="what the engine sees (default: cpu)")
     parser.add_argument("--backend", metavar="NAME", help="attention backend (default: the engine's choice)")
     parser.add_argument("--quantization", choices=("fp8",), help="quantize the weights while they are loaded (GPUs)")
     parser.add_argument("--kv-cache-dtype", choices=("fp8",), help="element type of the KV cache (GPUs)")

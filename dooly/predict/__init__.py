@@ -1,6 +1,6 @@
 """Step time of a batch: operations by their formulas, with the host around them."""
 
-from dooly.batch import HOST_PARTS, Batch, StepCost
+from dooly.batch import Batch, StepCost
 from dooly.fit.observation import Routing
 from dooly.predict.breakdown import Breakdown, Row
 from dooly.predict.by_part import Parts
@@ -12,7 +12,6 @@ from dooly.predict.step_model import StepModel, StepTimes
 from dooly.predict.step_ops import Work, collect_work
 
 __all__ = [
-    "HOST_PARTS",
     "NO_LIMIT",
     "Batch",
     "Breakdown",

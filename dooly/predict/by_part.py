@@ -50,7 +50,7 @@ class Parts:
         values = {"T": self.steps.padded(tokens, requests), "R": requests, "L": logits}
         times = [0.0] * len(self.names)
         for work, targets in self._fixed:
-            total, _ = work.total_us_one(values)
+            total, _ = work.alone_us(values)
             for i, share in targets:
                 times[i] += total * share
         return tuple(times)
@@ -58,7 +58,7 @@ class Parts:
     def varying(self, batch: StepBatch) -> float:
         """us of the work that looks at each request."""
         return sum(
-            work.total_us_one({**batch.attention(window), "L": batch.logits})[0]
+            work.alone_us({**batch.attention(window), "L": batch.logits})[0]
             for window, group in self._varying
             for work, _ in group
         )
@@ -71,7 +71,7 @@ class Parts:
         for window, group in self._varying:
             values = {**batch.attention(window), "L": batch.logits}
             for work, targets in group:
-                total, _ = work.total_us_one(values)
+                total, _ = work.alone_us(values)
                 for i, share in targets:
                     times[i] += total * share
         return cost, times, cost.total_us - cost.host_before_us - cost.host_after_us - sum(times)

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dooly.batch import HOST_PARTS
 from dooly.errors import DoolyError, PredictError
 from dooly.files import write_text
 from dooly.fit.formula import Formula
 from dooly.fit.store import from_json, to_json
+from dooly.host import is_host_part
 from dooly.ir.expr import evaluate
 from dooly.ir.graph import Graph
 from dooly.ir.operation import Operation
@@ -87,7 +87,7 @@ class SavedModel:
         """
         operations = program.for_model(name)
         needed = {each.operation.signature for each in collect_work(operations, formulas, name, device=device)}
-        kept = {key: value for key, value in formulas.items() if key in needed or key in HOST_PARTS}
+        kept = {key: value for key, value in formulas.items() if key in needed or is_host_part(key)}
         if host_known:
             HostModel.of(kept)
         graph = next((graph for graph in program.graphs if graph.name == name), None)
@@ -100,7 +100,12 @@ class SavedModel:
     def steps(self) -> StepModel:
         """Its step times."""
         return StepModel.build(
-            self.operations, self.formulas, self.name, device_only=self.device_only, graphs=self.graphs
+            self.operations,
+            self.formulas,
+            self.name,
+            device_only=self.device_only,
+            graphs=self.graphs,
+            device=self.device,
         )
 
     def under(self, max_num_seqs: int, max_num_batched_tokens: int) -> "SavedModel":

@@ -4,22 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dooly.errors import PredictError
 from dooly.fit.formula import Formula
 from dooly.fit.observation import Mixture, Routing, experts_reached
 from dooly.fit.target import Subject, subject_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import BETWEEN_STAGES, Kind
+from dooly.predict.sizes import ONE_STEP, Number, Sizes
 
-__all__ = ["GRID", "Work", "collect_work", "on_grid"]
-
-Column = NDArray[np.float64]
-
-GRID = float(2**20)
-"""Times are whole multiples of 1/GRID us: sums of them are exact, in whatever order they are taken."""
+__all__ = ["Work", "collect_work"]
 
 
 @dataclass(frozen=True)
@@ -59,38 +52,32 @@ class Work:
         names = {name for _, name in self.sizes}
         return names.pop() if len(names) == 1 else None
 
-    def total_us(self, columns: Mapping[str, Column]) -> tuple[Column, NDArray[np.bool_]]:
-        """us of all `count` runs and whether extrapolated, for many steps.
+    def total_us(self, values: Mapping[str, Number], sizes: Sizes) -> tuple[Number, Number]:
+        """us of all `count` runs, and whether extrapolated.
 
         Args:
-            columns: float64[steps] by request symbol of the step; of attention `BatchColumns.attention` of its window.
-
-        Times are whole multiples of 2**-20 us, so that sums come out the same in whatever order they are taken.
+            values: by request symbol of the step; of attention, `Batch.attention` of its window.
+            sizes: says whether these are of one step or of many.
         """
-        values = dict(columns)
-        values |= {axis: columns[name] for axis, name in self.sizes}
-        if self._mixture is not None:
-            values["A"] = self._mixture.reached(values["T"], self.routing)
-        idle = np.zeros(1, dtype=bool)
-        if self._rows:
-            values |= {axis: np.maximum(values[axis], 1.0) for axis in self._rows}
-            if self.axis == "L":
-                idle = columns["L"] < 1
-        latency, outside = self.formula.predict(values)
-        return np.where(idle, 0.0, on_grid(latency * self.count)), outside & ~idle
-
-    def total_us_one(self, values: Mapping[str, float]) -> tuple[float, bool]:
-        """`total_us` of one step."""
         if self.bind:
             values = {**values, **{axis: values[name] for axis, name in self.sizes}}
-        if self._rows and values["L"] < 1:
-            if self.axis == "L":
-                return 0.0, False
-            values = {**values, **dict.fromkeys(self._rows, 1.0)}
         if self._mixture is not None:
             values = {**values, "A": self._mixture.reached(values["T"], self.routing)}
-        latency, outside = self.formula.predict_one(values)
-        return round(latency * self.count * GRID) / GRID, outside
+        if not self._rows:
+            latency, outside = sizes.latency(self.formula, values)
+            return latency * self.count, outside
+        some = values["L"] >= 1
+        if self.axis == "L" and not sizes.any(some):
+            return 0.0, False
+        values = {**values, **{axis: sizes.longest(values[axis], 1.0) for axis in self._rows}}
+        latency, outside = sizes.latency(self.formula, values)
+        if self.axis == "L":
+            return sizes.choose(some, latency * self.count, 0.0), outside & some
+        return latency * self.count, outside
+
+    def alone_us(self, values: Mapping[str, float]) -> tuple[float, bool]:
+        """`total_us` of one step."""
+        return self.total_us(values, ONE_STEP)
 
     @cached_property
     def _rows(self) -> list[str]:
@@ -100,11 +87,6 @@ class Work:
     @cached_property
     def _mixture(self) -> Mixture | None:
         return self.subject.mixture
-
-
-def on_grid(latency_us: Column) -> Column:
-    """Rounded to whole multiples of 2**-20 us."""
-    return np.rint(latency_us * GRID) / GRID
 
 
 def collect_work(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dooly.predict.sizes import Number, columns_of
 from dooly.predict.step_ops import Work
 
 __all__ = ["SizeTable"]
@@ -32,21 +33,20 @@ class SizeTable:
         size = max(_FIRST, 1 << largest.bit_length())
         more = np.arange(have, size, dtype=np.float64)
         latency, outside = np.zeros(len(more)), np.zeros(len(more), dtype=bool)
+        sizes = columns_of(len(more))
         for each in self._work:
-            total, beyond = each.total_us({self._symbol: more})
+            total, beyond = each.total_us({self._symbol: more}, sizes)
             latency += total
             outside |= beyond
         self._latency_us = np.concatenate([self._latency_us, latency])
         self._outside = np.concatenate([self._outside, outside])
         self._rows = list(zip(self._latency_us.tolist(), self._outside.tolist(), strict=True))
 
-    def at(self, value: int) -> tuple[float, bool]:
-        """us and whether extrapolated."""
-        if value >= len(self._rows):
-            self._reach(value)
-        return self._rows[value]
-
-    def many(self, values: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """`at` for many values."""
+    def at(self, values: Number) -> tuple[Number, Number]:
+        """us and whether extrapolated, of one value or of many."""
+        if isinstance(values, int):
+            if values >= len(self._rows):
+                self._reach(values)
+            return self._rows[values]
         self._reach(int(values.max()))
         return self._latency_us[values], self._outside[values]

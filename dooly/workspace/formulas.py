@@ -4,13 +4,13 @@ import logging
 from collections.abc import Sequence
 from itertools import groupby
 
-from dooly.batch import HOST_PARTS
 from dooly.database import Environment, PointSource, StoredOperation
 from dooly.errors import FitError
 from dooly.fit import Families, Formula, Observation
 from dooly.fit.store import from_json
 from dooly.hardware.environment import environment_for, host_environment
 from dooly.hardware.machine import Machine
+from dooly.host import host_parts, is_host_part
 from dooly.ir import Kind, Operation
 from dooly.workspace.transfer import lent_host_parts, lent_products
 
@@ -28,7 +28,7 @@ def fit_stored(database: PointSource, stored: StoredOperation, environment: Envi
     from dooly.fit import fit, fit_host
 
     observations = observed(database, stored.signature, environment)
-    if stored.signature in HOST_PARTS:
+    if is_host_part(stored.signature):
         return _useful(fit_host(stored.signature, observations))
     return _useful(fit(stored.parsed(), observations))
 
@@ -109,7 +109,7 @@ def _fit_host(
     """Formulas of what is known of the host's time; parts that were not measured here may be another machine's."""
     found: dict[str, Formula] = {}
     home = host_environment(machine)
-    stored = {each.signature: each for each in database.operations() if each.signature in HOST_PARTS}
+    stored = {each.signature: each for each in database.operations() if is_host_part(each.signature)}
     homes = {part: home for part in stored if part not in known and database.points(part, home)}
     here = [part for part in stored if part in known or part in homes]
     lent = lent_host_parts(database, here, machine, rested=rested)
@@ -147,7 +147,7 @@ def formulas_here(database: PointSource, operations: Sequence[Operation], machin
     Where there is none here but one in another environment, that is said, never used; neither is a useless one.
     """
     homes = {operation.signature: environment_for(operation, machine) for operation in operations}
-    homes |= dict.fromkeys(HOST_PARTS, host_environment(machine))
+    homes |= dict.fromkeys(host_parts(), host_environment(machine))
     found: dict[str, Formula] = {}
     elsewhere: dict[str, str] = {}
     for signature, home in homes.items():

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from dooly.batch import HOST_PARTS
 from dooly.database import Database, Environment
 from dooly.errors import FitError
 from dooly.executor import Plan
 from dooly.fit import Formula
 from dooly.fit.store import from_json, to_json
 from dooly.hardware.environment import host_environment
+from dooly.host import host_parts
 from dooly.ir import Kind
 from dooly.predict import needed_parts
 from dooly.workspace.formulas import fit_stored, observed
@@ -51,7 +51,7 @@ def fit_measured(
 def fit_new(plan: Plan, database: Database, track: Track = iter) -> list[Formula]:
     """Formulas of what the plan names and the database has points of, if any was taken since the last fit."""
     home = host_environment(plan.machine)
-    places = [(row.operation.signature, row.environment) for row in plan.rows] + [(part, home) for part in HOST_PARTS]
+    places = [(row.operation.signature, row.environment) for row in plan.rows] + [(part, home) for part in host_parts()]
     measured = [place for place in places if _is_newer(database, *place)]
     return [formula for formula, _ in fit_measured(database, measured, track)]
 

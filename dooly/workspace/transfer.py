@@ -9,23 +9,18 @@ a machine's own.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from dooly.batch import HOST_PARTS, POWER_LIMIT
 from dooly.database import Environment, PointSource
 from dooly.fit import Observation
 from dooly.hardware.environment import environment_for, host_environment
+from dooly.hardware.gpus import PLATFORMS, PlatformSpec
 from dooly.hardware.machine import Machine
+from dooly.host import POWER_LIMIT, host_parts
 from dooly.ir import Operation
 
 __all__ = ["lent_host_parts", "lent_products"]
 
-_SAME_CHIP = {("h100", "h200"): 1.03}
-"""How long products of more than `_ROWS` rows take the first, in times of the second.
-
-The median over 178 points that both were measured at, the first at 1,900 MHz and more; half of them lie between 1.02
-and 1.05.  Below, memory has its part in it: 1.08 from 257 to 400 rows (8 points).
-"""
-
 _ROWS = 512
+"""Rows of products up to which memory has its part: 1.08 between H100 and H200 from 257 to 400 rows (8 points)."""
 
 
 def lent_products(
@@ -64,7 +59,7 @@ def lent_host_parts(
     """
     if not set(known) - {POWER_LIMIT}:
         return {}
-    wanted = [part for part in HOST_PARTS if part not in known and (rested or part != POWER_LIMIT)]
+    wanted = [part for part in host_parts() if part not in known and (rested or part != POWER_LIMIT)]
     lent: dict[str, Environment] = {}
     for other, _ in _lenders(database, host_environment(machine)):
         lent |= {part: other for part in wanted if part not in lent and database.points(part, other)}
@@ -83,6 +78,7 @@ def _lenders(database: PointSource, home: Environment) -> Iterator[tuple[Environ
     """Environments of GPUs of the same chip that differ in nothing else that counts, nearest first, with factors."""
     for other, differences in database.near_environments(home):
         here, there = str(home.get("platform")), str(other.get("platform"))
-        factor = 1.0 if here == there else _SAME_CHIP.get((here, there))
-        if factor is not None and set(differences) <= {"clocks", "cores", "device", "platform"}:
-            yield other, factor
+        own, others = (PLATFORMS.get(name, PlatformSpec()) for name in (here, there))
+        alike = here == there or (own.chip and own.chip == others.chip)
+        if alike and set(differences) <= {"clocks", "cores", "device", "platform"}:
+            yield other, own.product_time / others.product_time

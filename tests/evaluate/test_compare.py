@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from dooly.batch import POWER_LIMIT, Batch, StepCost
+from dooly.batch import Batch, StepCost
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.evaluate.compare import compare, compare_requests, compare_steps, costs_along
 from dooly.fit import Observation, fit_host
+from dooly.host import POWER_LIMIT
 from dooly.predict import PowerLimit
 from dooly.simulate.records import RequestRecord, Run, StepRecord
 
@@ -60,7 +61,7 @@ def test_predicted_steps_are_of_a_device_that_has_done_those_before() -> None:
     """Prompts of 40 ms in a row, then one after a pause; after 30 ms of work it takes a fifth longer."""
     held = [Observation((("U", u),), None, u + 0.2 * max(0, u - 30_000)) for u in range(10_000, 200_000, 5_000)]
     limit = PowerLimit(fit_host(POWER_LIMIT, held))
-    rested_us, _ = limit.one(40_000)
+    rested_us, _ = limit.us(40_000)
     model = SimpleNamespace(
         power=limit, step_time=lambda _: StepCost(100, rested_us, 50, 150 + rested_us, work_us=40_000)
     )

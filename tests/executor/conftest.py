@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples
 from dooly.executor import run as executing
 from dooly.executor.host.load import load_for
@@ -12,6 +11,7 @@ from dooly.executor.timing.cpu import measure
 from dooly.executor.trial import Trial
 from dooly.hardware.environment import host_environment
 from dooly.hardware.machine import Machine
+from dooly.host import host_parts
 from dooly.ir import Operation, TensorType, attributes, parse_expr, parse_program
 from dooly.passes import run, select
 
@@ -129,7 +129,7 @@ def somewhere() -> Machine:
 def database(tmp_path: Path, somewhere):
     """A database that knows host time already."""
     opened = Database(tmp_path / "latency.db")
-    for signature in HOST_PARTS[:3]:
+    for signature in host_parts()[:3]:
         opened.add_operation(signature, signature, signature)
         points = [Point.of(N=n) for n in (20, 40, 60)] if signature == "host_dispatch" else load_for(somewhere).points
         for point in points:

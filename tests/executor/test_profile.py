@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples, Status
 from dooly.executor import Precision, Ranges, make_plan, run_plan
 from dooly.executor.host.load import load_for
 from dooly.hardware.environment import environment_for, host_environment
 from dooly.hardware.machine import machine
+from dooly.host import host_parts
 from dooly.ir import Program
 
 pytestmark = pytest.mark.engine
@@ -25,7 +25,7 @@ RANGES = Ranges(max_tokens=16, max_requests=4, max_context=64)
 def database(tmp_path: Path):
     """A database that knows host time of this machine, so that no engine has to be started."""
     opened = Database(tmp_path / "latency.db")
-    for signature in HOST_PARTS[:3]:
+    for signature in host_parts()[:3]:
         opened.add_operation(signature, signature, signature)
         points = [Point.of(N=n) for n in (20, 40, 60)] if signature == "host_dispatch" else load_for(machine()).points
         for point in points:

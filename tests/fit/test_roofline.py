@@ -1,9 +1,10 @@
 import pytest
 
-from dooly.fit import DATASHEETS, Datasheet, Observation, fit, reached
+from dooly.fit import Observation, fit, reached
 from dooly.fit.chart import formula_chart
 from dooly.fit.roofline import roofline_us
 from dooly.fit.target import subject_of
+from dooly.hardware.gpus import PLATFORMS, PlatformSpec
 from tests.fit.laws import SIZES, attention, batches, flops, linear, moved, over_batches, over_tokens
 
 OPERATION = linear(4096, 4096)
@@ -18,26 +19,28 @@ def test_what_points_reach_is_their_best_by_the_operations_own_work() -> None:
     found = reached(subject_of(OPERATION), points)
     assert found.tflops == pytest.approx(500, rel=0.03)
     assert found.gbs == pytest.approx(max(moved(OPERATION, {"T": n}) / law({"T": n}) / 1e3 for n in SIZES))
-    assert found.beside(Datasheet(1000.0, 4000.0)).startswith("reaches 49")
+    assert found.beside(PlatformSpec(tflops=1000.0, gbs=4000.0)).startswith("reaches 49")
     assert "%" not in found.beside(None)
 
 
 def test_no_measured_time_is_below_the_roofline_of_its_law() -> None:
     points = over_tokens(law)
     columns = subject_of(OPERATION).columns(points)
-    for each, least in zip(points, roofline_us(subject_of(OPERATION), columns, Datasheet(500, 2000)), strict=True):
+    for each, least in zip(
+        points, roofline_us(subject_of(OPERATION), columns, PlatformSpec(tflops=500, gbs=2000)), strict=True
+    ):
         assert each.latency_us == pytest.approx(least + 4.0)
 
 
 def test_the_datasheets_are_of_the_known_gpus() -> None:
-    from dooly.hardware.gpus import PLATFORMS
-
-    assert set(DATASHEETS) == {name for name, spec in PLATFORMS.items() if spec.is_cuda}
+    assert {name for name, spec in PLATFORMS.items() if spec.tflops} == {
+        name for name, spec in PLATFORMS.items() if spec.is_cuda
+    }
 
 
 def test_a_chart_shows_each_point_the_formula_and_the_roofline() -> None:
     points = over_tokens(law)
-    picture = formula_chart(fit(OPERATION, points), subject_of(OPERATION), points, DATASHEETS["h200"])
+    picture = formula_chart(fit(OPERATION, points), subject_of(OPERATION), points, PLATFORMS["h200"])
     assert picture.count("<circle") == len(points)
     assert picture.count("<polyline") == 2
     assert 'stroke-dasharray="5 4"' in picture
@@ -49,7 +52,7 @@ def test_a_chart_shows_each_point_the_formula_and_the_roofline() -> None:
 def test_of_several_sizes_the_chart_is_over_the_fitted_time() -> None:
     operation = attention()
     points = over_batches(lambda v: 5.0 + flops(operation, v) / 500e6 + moved(operation, v) / 3e6, batches())
-    picture = formula_chart(fit(operation, points), subject_of(operation), points, DATASHEETS["h100"])
+    picture = formula_chart(fit(operation, points), subject_of(operation), points, PLATFORMS["h100"])
     assert picture.count("<circle") == picture.count("<rect") - 1 == len(points)
     assert "fitted (us)" in picture
 

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.batch import POWER_LIMIT, StepCost
+from dooly.batch import StepCost
 from dooly.fit import Observation, fit_host
+from dooly.host import POWER_LIMIT
 from dooly.predict import NO_LIMIT, PowerLimit, PowerState
+from dooly.predict.sizes import columns_of
 
 WORK_US = [round(10_000 * 2 ** (place / 4)) for place in range(29)]
 
@@ -22,31 +24,31 @@ LIMIT = PowerLimit(fit_host(POWER_LIMIT, [Observation((("U", u),), None, taken(u
 
 @given(st.integers(1, 1_200_000))
 def test_work_takes_as_long_as_was_measured(work_us: int):
-    found_us, beyond = LIMIT.one(work_us)
+    found_us, beyond = LIMIT.us(work_us)
     assert found_us == pytest.approx(taken(work_us), rel=0.015)
     assert found_us >= work_us
     assert not beyond
-    assert NO_LIMIT.one(work_us) == (work_us, False)
+    assert NO_LIMIT.us(work_us) == (work_us, False)
 
 
 @given(st.lists(st.integers(1, 3_000_000), min_size=1, max_size=20))
 def test_many_are_as_one_by_one(work: list[int]):
-    found, beyond = LIMIT.many(np.array(work, dtype=np.float64))
-    singly = [LIMIT.one(each) for each in work]
+    found, beyond = LIMIT.us(np.array(work, dtype=np.float64), columns_of(len(work)))
+    singly = [LIMIT.us(each) for each in work]
     assert list(found) == pytest.approx([us for us, _ in singly], rel=1e-9)
     assert list(beyond) == [outside for _, outside in singly]
 
 
 def test_longer_work_never_takes_less_and_beyond_the_longest_is_said():
     work = np.geomspace(1e3, 1e7, 2000)
-    found, beyond = LIMIT.many(work)
+    found, beyond = LIMIT.us(work, columns_of(len(work)))
     assert np.all(np.diff(found) > 0)
     assert np.all(np.diff(found / work) > -1e-9)
     assert list(beyond) == list(work > WORK_US[-1])
 
 
 def prompts(work_us: float) -> StepCost:
-    return StepCost(0.0, LIMIT.one(work_us)[0], 0.0, work_us, work_us=work_us)
+    return StepCost(0.0, LIMIT.us(work_us)[0], 0.0, work_us, work_us=work_us)
 
 
 def decode(device_us: float) -> StepCost:

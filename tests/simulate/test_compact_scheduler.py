@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dooly.batch import POWER_LIMIT, Batch, StepBatch, StepCost
+from dooly.batch import Batch, StepBatch, StepCost
 from dooly.engine.settings import EngineSettings
 from dooly.fit import Observation, fit_host
+from dooly.host import POWER_LIMIT
 from dooly.predict import NO_LIMIT, PowerLimit
 from dooly.simulate import Trace, TraceRequest, simulate_fast
 from dooly.simulate.block_pool import BlockPool

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import POWER_LIMIT, Batch, StepCost
+from dooly.batch import Batch, StepCost
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.fit import Observation, fit_host
+from dooly.host import POWER_LIMIT
 from dooly.predict import NO_LIMIT, PowerLimit
 from dooly.simulate import Run, Trace, TraceRequest, shipped_trace, simulate, simulate_fast, summarize
 

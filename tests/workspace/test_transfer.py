@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from dooly.batch import POWER_LIMIT
+from dooly.cli.output import tell_notes
 from dooly.database import Database, Point, Samples
 from dooly.hardware.environment import environment_for, host_environment
 from dooly.hardware.machine import Machine
+from dooly.host import POWER_LIMIT
 from dooly.ir import Program
 from dooly.ir.operation import Operation, Use
 from dooly.ir.types import attributes
@@ -130,6 +131,7 @@ def test_a_host_of_another_size_lends_what_no_nearer_one_has(database):
 
 
 def test_predictions_are_the_same_before_and_after_formulas_are_stored(database, capsys):
+    tell_notes()
     host_parts(database)
     sizes = (8, 64, 256, 512, 768, 1024, 2048)
     store(database, PRODUCT, environment_for(PRODUCT, H100), {size: 5.0 + 0.05 * size for size in sizes})

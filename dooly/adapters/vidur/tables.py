@@ -15,7 +15,8 @@ from dooly.adapters.shape import Shape, shape_of
 from dooly.batch import Batch
 from dooly.escape import csv_cell
 from dooly.files import write_text
-from dooly.predict import HOST_PARTS, Parts, SavedModel
+from dooly.host import is_host_part
+from dooly.predict import Parts, SavedModel
 
 __all__ = ["write_tables"]
 
@@ -46,7 +47,7 @@ def write_tables(model: SavedModel, folder: Path, limits: Limits, block_size: in
         power limit does is in none.
     """
     shape, outside = shape_of(model), Outside()
-    model = replace(model, formulas={key: each for key, each in model.formulas.items() if key not in HOST_PARTS})
+    model = replace(model, formulas={key: each for key, each in model.formulas.items() if not is_host_part(key)})
     parts = Parts(model.steps, (*LAYER_PARTS, *STEP_PARTS), shares_of)
     ranks = model.tensor_parallel
     common = {"n_embd": shape.hidden, "n_kv_head": shape.kv_heads, "num_tensor_parallel_workers": ranks}
@@ -80,7 +81,7 @@ def _messages(
     works = [work for work in model.steps.work if work.operation.target == target and work.axis == "T"]
     name = "send_recv" if target == "send" else target
     for tokens in _sizes(limits.tokens) if works else ():
-        found = [work.total_us_one({"T": tokens}) for work in works]
+        found = [work.alone_us({"T": tokens}) for work in works]
         runs = 1 if target == "send" else sum(work.count for work in works)
         outside.note(Batch.of((tokens, 0)), any(beyond for _, beyond in found))
         yield {

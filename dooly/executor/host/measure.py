@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dooly.batch import HOST_PARTS, LAUNCH_PARTS, MODES, POWER_LIMIT, GraphMode
+from dooly.batch import MODES, GraphMode
 from dooly.database import Claim, Database, Environment, Measurement, Point, PointSource, Samples
 from dooly.engine.process import in_own_process
 from dooly.engine.settings import one_line
@@ -39,6 +39,7 @@ from dooly.executor.timing.cpu import Precision
 from dooly.fit import Observation, fit_host
 from dooly.hardware.environment import host_environment
 from dooly.hardware.machine import Machine
+from dooly.host import POWER_LIMIT, host_parts, launch_of
 from dooly.ir import Kind, Operation, Program
 
 __all__ = ["host_cost_s", "measure_host"]
@@ -47,7 +48,7 @@ _COST_S = {"cpu": 20.0, "cuda": 190.0}
 _MORE_ON_GPU_S = {"host_experts": 160.0, "host_flashinfer": 70.0, POWER_LIMIT: 30.0}
 """Rough wall seconds of the engines of several depths, and of what else is measured on a GPU; imports not included."""
 
-_AROUND = HOST_PARTS[:2]
+_AROUND = host_parts()[:2]
 _DEVICE = "host_lead", "host_between"
 _FEWEST = 3
 """Samples that make a point of steps of one shape."""
@@ -64,7 +65,7 @@ def host_cost_s(database: PointSource, machine: Machine) -> float:
     def depths(part: str) -> int:
         return len({point.axes.get("N") for point in known(part)})
 
-    between = LAUNCH_PARTS if on_gpu else ("host_dispatch",)
+    between = tuple(map(launch_of, MODES)) if on_gpu else ("host_dispatch",)
     whole = (
         all(set(load.points) <= set(known(part)) for part in _AROUND)
         and all(depths(part) >= len(load.depths) for part in between)
@@ -307,7 +308,7 @@ def _store_launch(
     """
     (attention,) = (alone[op.signature] for op in operations if op.kind.stateful)
     aside = tuple((name, us) for name, us in attention.aside if name == "queued_us")
-    for mode, signature in zip(MODES, LAUNCH_PARTS, strict=True):
+    for mode in MODES:
         alike: dict[int, list[TimedStep]] = {}
         for step in steps:
             if step.mode == mode:
@@ -315,7 +316,7 @@ def _store_launch(
         for requests, seen in alike.items():
             point = Point.of(N=_queued(operations, mode), R=requests)
             if len(seen) >= _FEWEST:
-                _store(book, signature, point, [step.launch_us for step in seen], aside)
+                _store(book, launch_of(mode), point, [step.launch_us for step in seen], aside)
 
 
 def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
@@ -365,7 +366,7 @@ def _beyond(
     Raises:
         ProfileError: the load itself was measured with too few of those.
     """
-    part = LAUNCH_PARTS[MODES.index(mode)]
+    part = launch_of(mode)
     try:
         usual = fit_host(part, map(Observation.of, book.known(part)))
     except FitError as error:

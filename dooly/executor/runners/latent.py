@@ -9,6 +9,7 @@ from dooly.executor.runners.paged import PagedRunner, integer
 from dooly.executor.session import Session
 from dooly.executor.tensors import copies_for, dtype_of, need_memory
 from dooly.executor.trial import Trial, Unsupported, is_out_of_memory
+from dooly.hardware.backends import backend_of
 from dooly.hardware.machine import kv_block_size
 from dooly.ir import Operation
 from dooly.ir.types import ITEM_BYTES
@@ -22,7 +23,6 @@ _MODEL: dict[str, object] = {
 }
 """Configuration of a model with latent attention, beside the sizes that the operation names."""
 
-_WHOLE_PROMPTS = ("CPU_MLA",)
 """Backends that need the engine to run without chunked prefill."""
 
 
@@ -105,7 +105,7 @@ class LatentRunner(PagedRunner):
         Raises:
             NotImplementedError: a chunk with history, and a backend that reads whole prompts only.
         """
-        if self.backend in _WHOLE_PROMPTS and any(new > 1 and cached for new, cached in point.batch):
+        if backend_of(self.backend).whole_prompts and any(new > 1 and cached for new, cached in point.batch):
             raise NotImplementedError(f"the engine's {self.backend} reads no prompt in chunks")
         return super().trial(point)
 

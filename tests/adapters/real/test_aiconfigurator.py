@@ -65,7 +65,7 @@ def test_gemms_come_back_and_are_interpolated(exported: tuple[SavedModel, Tables
         gemm = operations.GEMM("gemm", 1.0, n, k, common.GEMMQuantMode.bfloat16)
         for m, within in ((1, 1e-6), (64, 1e-6), (50, 0.1)):
             ms, source = ask(gemm, 1, m)
-            expected = work.total_us_one({"T": m, "L": m})[0] / work.count / 1e3
+            expected = work.alone_us({"T": m, "L": m})[0] / work.count / 1e3
             assert ms == pytest.approx(expected, rel=within)
             assert source == "silicon"
 
@@ -76,11 +76,11 @@ def test_attention_comes_back(exported: tuple[SavedModel, Tables]) -> None:
     modes = common.KVCacheQuantMode.bfloat16, common.FMHAQuantMode.bfloat16
     decode = operations.GenerationAttention("decode", 1.0, 32, 8, modes[0], 0, 128)
     ms, source = ask(decode, 8, 1025, context=False)
-    expected = work.total_us_one(Batch.of(*[(1, 1024)] * 8).attention())[0] / work.count / 1e3
+    expected = work.alone_us(Batch.of(*[(1, 1024)] * 8).attention())[0] / work.count / 1e3
     assert (ms, source) == (pytest.approx(expected, rel=1e-3), "silicon")
     prefill = operations.ContextAttention("prefill", 1.0, 32, 8, *modes, 0, 128)
     times = {tokens: ask(prefill, 1, tokens)[0] for tokens in (512, 1024)}
-    own = {n: work.total_us_one(Batch.of((n, 0)).attention())[0] / work.count / 1e3 for n in times}
+    own = {n: work.alone_us(Batch.of((n, 0)).attention())[0] / work.count / 1e3 for n in times}
     assert times[1024] - times[512] == pytest.approx(own[1024] - own[512], rel=0.1), "beside a KV write of its own"
 
 
@@ -89,7 +89,7 @@ def test_experts_come_back(exported: tuple[SavedModel, Tables]) -> None:
     for work in works(model, Kind.MOE):
         mode = common.MoEQuantMode.bfloat16
         moe = operations.MoE("moe", 1.0, 512, 1024, 2, 8, 1, 1, mode, "balanced", 1)
-        expected = work.total_us_one({"T": 256})[0] / work.count / 1e3
+        expected = work.alone_us({"T": 256})[0] / work.count / 1e3
         assert ask(moe, 1, 256)[0] == pytest.approx(expected, rel=1e-3)
 
 
@@ -97,7 +97,7 @@ def test_all_reduces_come_back(exported: tuple[SavedModel, Tables]) -> None:
     model, ask = exported
     for work in works(model, Kind.COLLECTIVE):
         if work.operation.target == "all_reduce":
-            expected = work.total_us_one({"T": 256})[0] / work.count / 1e3
+            expected = work.alone_us({"T": 256})[0] / work.count / 1e3
             assert ask(operations.CustomAllReduce("reduce", 1.0, 512, 2), 1, 256)[0] == pytest.approx(
                 expected, rel=1e-3
             )

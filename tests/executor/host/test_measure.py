@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from dooly.batch import HOST_PARTS
 from dooly.database import Database, Point, Samples
 from dooly.engine.probe import SeenStep
 from dooly.engine.process import in_own_process
@@ -18,6 +17,7 @@ from dooly.executor.trial import Unsupported
 from dooly.fit import Observation
 from dooly.hardware.environment import host_environment
 from dooly.hardware.machine import machine
+from dooly.host import host_parts
 
 pytestmark = pytest.mark.engine
 
@@ -33,7 +33,7 @@ def test_host_time_is_measured_once_from_the_real_engine(tmp_path: Path):
     taken = measure_host(database, here, said.append)
     assert taken == 2 * len(load_for(machine()).points) + 3
     assert len(said) == 4
-    for signature in HOST_PARTS[:3]:
+    for signature in host_parts()[:3]:
         points = database.points(signature, host_environment(here))
         assert points
         assert all(measurement.latency_us > 0.0 for measurement in points)
