@@ -130,7 +130,8 @@ def surface(model: str, gpu: str, count: int, seed: int = 0) -> Surface:
     times = [saved.steps.step_times([pair[side] for pair in fitting]).total_us for side in (0, 1)]
     found.tried = count
     found.wrong = sum(int(np.sum(~((each > 0) & np.isfinite(each)))) for each in times)
-    gains = 1 - times[1] / times[0]
+    with np.errstate(all="ignore"):
+        gains = np.nan_to_num(1 - times[1] / times[0], nan=0.0, neginf=0.0)
     found.most = max(0.0, float(gains.max()))
     for at in np.flatnonzero(gains > FASTER):
         found.faster += 1
