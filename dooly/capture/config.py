@@ -211,6 +211,8 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name in (*_REQUIRED, "model_type"):
         if name not in config:
             raise CaptureError(f"{path}: {name} is missing")
+    if not isinstance(config["model_type"], str) or not config["model_type"]:
+        raise CaptureError(f"{path}: model_type is {str(config['model_type'])[:80]!r}, expected a name")
     for name in _SIZES:
         value = config.get(name, 1)
         if name in _REQUIRED or not isinstance(value, list | None):

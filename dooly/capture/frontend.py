@@ -171,11 +171,22 @@ def counted_ops(ops: Iterable[Op], counts: Mapping[int, Expr], path: str) -> tup
 
 
 def counted_by(counts: Mapping[int, Expr], path: str) -> Callable[[str], Expr]:
-    """How many layers of the stage that of a module or parameter stands for; one outside of the layers is once."""
+    """How many layers of the stage that of a module or parameter stands for; one outside of the layers is once.
+
+    Raises:
+        CaptureError: of the function, for a layer that was not asked for.
+    """
 
     def count(name: str) -> Expr:
         number = _layer(name, path)
-        return sympy.Integer(1) if number is None else counts[number]
+        if number is None:
+            return sympy.Integer(1)
+        if number not in counts:
+            raise CaptureError(
+                f"{name}: a layer beyond the {len(counts)} that were asked for; the model does not go by its "
+                "num_hidden_layers, which is not captured"
+            )
+        return counts[number]
 
     return count
 

@@ -94,8 +94,8 @@ class Parallel:
             )
 
     def _check_experts(self, config: Mapping[str, Any], place: str) -> None:
-        experts = experts_of(config)
-        if experts is None:
+        field = experts_of(config)
+        if field is None:
             if self.expert:
                 raise CaptureError(f"{place}: expert parallelism needs a mixture of experts; this model has none")
             if self.dp > 1:
@@ -104,7 +104,7 @@ class Parallel:
                 )
             return
         ranks = self.tp * self.dp  # each pipeline stage has experts of its own
-        if self.expert and ranks > experts:
+        if self.expert and ranks > (experts := _size(config, field, place)):
             raise CaptureError(f"{place}: {ranks} expert-parallel ranks are more than the {experts} experts")
         own = "moe_intermediate_size" if config.get("moe_intermediate_size") else "intermediate_size"
         width = _size(config, own, place) if isinstance(config.get(own), int) else None
@@ -127,6 +127,6 @@ def _size(config: Mapping[str, Any], name: str, place: str) -> int:
     return value
 
 
-def experts_of(config: Mapping[str, Any]) -> int | None:
-    """Experts of a mixture; None for any other model."""
-    return next((config[name] for name in _EXPERTS if config.get(name)), None)
+def experts_of(config: Mapping[str, Any]) -> str | None:
+    """The field that counts the experts of a mixture; None for any other model."""
+    return next((name for name in _EXPERTS if config.get(name)), None)

@@ -43,11 +43,13 @@ def coverage(
     from dooly.cli.output import print_json
     from dooly.evaluate.shared_work import shared_work
     from dooly.executor import Ranges
+    from dooly.workspace.lowering import check_models
     from dooly.workspace.planning import Engine, plan_rows, planned, usual_ranges
     from dooly.workspace.store import look_into
 
     if plot is not None and plot.suffix != ".svg":
         raise DoolyError(f"--plot {plot}: expected a file name that ends in .svg")
+    check_models(models)
     with look_into(db) as database:
         usual = usual_ranges(platform)
         limits = Ranges(

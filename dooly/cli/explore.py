@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["explore"]
 
 DEFAULT_TRACE = "azure-conv"
+LONGEST = 8192
+"""Most tokens of one request that are tried unless more are asked for."""
 
 
 @expanded(engine=("max_num_seqs", "max_num_batched_tokens", "max_model_len"))
@@ -52,7 +54,10 @@ def explore(
         str | None,
         typer.Option(help="most tokens in one step, several separated by commas; the engine's own if not given"),
     ] = None,
-    max_model_len: Annotated[int, typer.Option(help="most tokens of one request; longer ones are cut")] = 8192,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(help="most tokens of one request; longer ones are cut; if not given the model's, up to 8,192"),
+    ] = None,
     *,
     engine: EngineOptions,
     ttft: Annotated[float | None, typer.Option(help="target for the time to the first token, ms")] = None,
@@ -77,6 +82,7 @@ def explore(
     from dooly.files import write_text
     from dooly.predict import SavedModel
     from dooly.simulate import Targets, evaluate, frontier, frontier_chart
+    from dooly.workspace.limits import check_context, context_of
     from dooly.workspace.serving import clipped, load_trace
 
     targets = Targets(ttft, tpot, percentile)
@@ -86,16 +92,18 @@ def explore(
         [None] if max_num_seqs is None else whole("--max-num-seqs", max_num_seqs),
         [None] if max_num_batched_tokens is None else whole("--max-num-batched-tokens", max_num_batched_tokens),
     )
-    served = clipped(load_trace(trace, requests, None, options=trace_option), max_model_len)
     models = [SavedModel.load(path) for path in steps]
+    longest = min(LONGEST, *map(context_of, models)) if max_model_len is None else max_model_len
     for model in models:
         model.check_whole("dooly explore")
+        check_context(model, longest)
+    served = clipped(load_trace(trace, requests, None, options=trace_option), longest)
     by_device: dict[str, float] = {}
     for name, amount in by_name.items():
         if not (meant := [model.device for model in models if name.lower() in model.device.lower()]):
             say(f"note: a price for {name!r}, but none of the step times is of such a device")
         by_device |= dict.fromkeys(meant, amount)
-    asked = replace(engine, max_model_len=max_model_len)
+    asked = replace(engine, max_model_len=longest)
     candidates = [candidate for model in models for candidate in combinations(model, grid, asked)]
 
     def arrive(requests_of: "Trace", rate: float) -> "Trace":

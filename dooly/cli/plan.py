@@ -32,9 +32,11 @@ def plan(
     """
     from dooly.cli.output import print_json
     from dooly.executor import Ranges
+    from dooly.workspace.lowering import check_models
     from dooly.workspace.planning import Engine, plan_rows, planned
     from dooly.workspace.store import open_or_empty
 
+    check_models(models)
     with open_or_empty(db) as database:
         limits = Ranges(max_tokens, max_requests, max_context, sweep)
         found = planned(database, models, Engine(tp, backend, eager, not disable_custom_all_reduce), limits)

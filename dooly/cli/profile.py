@@ -47,12 +47,14 @@ def profile(
     from dooly.cli.output import print_json, say, tracked
     from dooly.cli.plan import print_plan
     from dooly.executor import Ranges
+    from dooly.workspace.lowering import check_models
     from dooly.workspace.measuring import fit_new, lacking
     from dooly.workspace.planning import Engine, plan_rows, planned
     from dooly.workspace.store import open_database
 
     if budget <= 0:
         raise ProfileError(f"--budget is {budget:g} s, expected more than 0")
+    check_models(models)
     with open_database(db, create=True) as database:
         engine = Engine(tp, backend, eager, not disable_custom_all_reduce)
         limits = Ranges(max_tokens, max_requests, max_context, sweep)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from dooly.batch import Batch
+from dooly.batch import MOST_CACHED, Batch
 from dooly.engine.defaults import OTHER_BYTES, UTILIZATION
-from dooly.errors import PredictError
+from dooly.errors import PredictError, SimulationError
 from dooly.ir import Graph, Kind, Operation
 from dooly.ir.types import ITEM_BYTES
 from dooly.predict import SavedModel, weight_bytes
 
-__all__ = ["check_step", "check_weights", "kv_bytes"]
+__all__ = ["check_context", "check_step", "check_weights", "context_of", "kv_bytes"]
 
 _RANKS = (2, 4, 8, 16, 32, 64)
 
@@ -33,6 +33,26 @@ def check_weights(graph: Graph, device: str, memory_bytes: int) -> None:
     )
 
 
+def context_of(model: SavedModel) -> int:
+    """Most tokens of a request: the model's positions, or to what they are stretched; `MOST_CACHED` if unknown."""
+    sizes = model.config
+    if "Np" not in sizes:
+        return MOST_CACHED
+    return max(sizes["Np"], sizes.get("No", sizes["Np"]) * sizes.get("Fp", 1))
+
+
+def check_context(model: SavedModel, max_model_len: int) -> None:
+    """Check that the engine would take requests of so many tokens.
+
+    Raises:
+        SimulationError: the model's context is shorter.
+    """
+    if max_model_len > (positions := context_of(model)):
+        raise SimulationError(
+            f"--max-model-len is {max_model_len:,d}, the context of {model.name} is {positions:,d}; give that or less"
+        )
+
+
 def check_step(model: SavedModel, step: Batch, max_num_seqs: int, max_num_batched_tokens: int) -> None:
     """Check that the engine would run such a step: its limits, the model's context, and the memory of the device.
 
@@ -51,8 +71,8 @@ def check_step(model: SavedModel, step: Batch, max_num_seqs: int, max_num_batche
             "give fewer, or raise --max-num-batched-tokens as the engine's"
         )
     contexts = [new + cached for new, cached in step.requests]
-    longest, positions = max(contexts), model.config.get("Np")
-    if positions is not None and longest > positions:
+    longest, positions = max(contexts), context_of(model)
+    if longest > positions:
         raise PredictError(
             f"--batch: a request of {longest:,d} tokens, the context of {model.name} is {positions:,d}; shorten it"
         )

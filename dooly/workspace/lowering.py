@@ -1,13 +1,13 @@
 """Models lowered to operations: captured from a configuration, or read from an .ir file."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dooly.errors import CaptureError
 from dooly.ir import Graph, Program, read_program
 
-__all__ = ["lower", "model_path"]
+__all__ = ["check_models", "lower", "model_path"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +74,17 @@ def _holds(graph: Graph, stage: int) -> bool:
     """Whether a graph stands for this pipeline stage."""
     first, _, last = dict(graph.settings).get("stages", "0").partition("-")
     return int(first) <= stage <= int(last or first)
+
+
+def check_models(models: Iterable[str]) -> None:
+    """Check that there are such models, so that a mistyped name is told before anything is read or made.
+
+    Raises:
+        CaptureError: as `model_path`.
+    """
+    for model in models:
+        if not model.endswith(".ir"):
+            model_path(model)
 
 
 def model_path(model: str) -> Path:

@@ -13,7 +13,7 @@ from dooly.predict import GraphPlan, SavedModel, knows_host, weight_bytes
 from dooly.workspace.fitted import fit_once
 from dooly.workspace.formulas import formulas_here
 from dooly.workspace.limits import check_weights
-from dooly.workspace.lowering import lower, model_path
+from dooly.workspace.lowering import check_models, lower
 from dooly.workspace.store import look_into
 
 __all__ = ["machine_of", "saved_from", "saved_model", "untimed_model"]
@@ -59,8 +59,7 @@ def saved_model(
         PredictError: the weights do not fit; a formula is missing, and how to get it; or a file does not hold just one
             model.
     """
-    if not model.endswith(".ir"):
-        model_path(model)  # a mistyped name is told before anything is read
+    check_models([model])
     with look_into(location) as database:
         here = machine_of(database, platform, block_size)
         program = lower([model], tp, backend, platform, stage=stage, here=here.platform)

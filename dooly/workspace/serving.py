@@ -28,6 +28,7 @@ from dooly.simulate import (
     simulate_fast,
 )
 from dooly.simulate.memory import kv_row_bytes
+from dooly.workspace.limits import check_context, context_of
 from dooly.workspace.lowering import model_path
 from dooly.workspace.models import saved_model
 
@@ -64,6 +65,9 @@ class Served:
             on_gpu, device, memory_bytes = True, here.device, here.memory_bytes
         settings = asked.settings(on_gpu, device, memory_bytes, folder)
         saved = saved_model(model, db, backend, settings.block_size, tp, platform)
+        if asked.max_model_len is None:
+            settings = replace(settings, max_model_len=min(settings.max_model_len, context_of(saved)))
+        check_context(saved, settings.max_model_len)
         settings = filled(asked, settings, saved, on_gpu)
         return cls(folder, saved.under(settings.max_num_seqs, settings.max_num_batched_tokens), settings)
 

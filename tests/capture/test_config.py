@@ -74,6 +74,7 @@ def test_a_head_size_need_not_divide_the_hidden_size(write: Writer) -> None:
         ({"num_hidden_layers": None}, "num_hidden_layers is None, expected a positive integer"),
         ({"hidden_size": ...}, "hidden_size is missing"),
         ({"model_type": ...}, "model_type is missing"),
+        ({"architectures": ..., "model_type": []}, "model_type is '[]', expected a name"),
         ({"architectures": ["LlamaForCausalML"]}, "did you mean LlamaForCausalLM"),
         (
             {"architectures": ["BertModel"]},

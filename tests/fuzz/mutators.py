@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -244,13 +245,13 @@ def change_json(random: Random, seeds: Sequence[bytes]) -> bytes:
         elif how == 2 and isinstance(holder, dict):
             holder[random.choice([k for h, k in places if isinstance(h, dict)])] = holder.pop(key)
         elif how == 3 and isinstance(holder, list):
-            holder.insert(key, holder[key])
+            holder.insert(key, deepcopy(holder[key]))
         elif isinstance(holder[key], str) and random.random() < 0.5:
             holder[key] = change_bytes(random, [holder[key].encode(errors="surrogatepass")]).decode(errors="replace")
         elif isinstance(holder[key], int | float) and random.random() < 0.5:
             holder[key] = _other_number(random, holder[key])
         else:
-            holder[key] = random.choice(_JSON)
+            holder[key] = deepcopy(random.choice(_JSON))
     return json.dumps(document).encode()
 
 

@@ -30,10 +30,10 @@ def test_a_spoiled_input_is_read_or_refused_in_words(reader, random, tmp_path_fa
 
 
 @ROWS
-def test_inputs_have_numbers(reader):
-    assert [limits.input_of(reader, reader.seeds(), n) for n in (7, 8, 7)][::2] == [
-        limits.input_of(reader, reader.seeds(), 7)
-    ] * 2
+def test_an_input_is_its_number_whatever_came_before(reader):
+    seeds, numbers = reader.seeds(), range(40)
+    backwards = [limits.input_of(reader, seeds, number) for number in reversed(numbers)]
+    assert [limits.input_of(reader, seeds, number) for number in numbers] == backwards[::-1]
 
 
 def broken(error: Exception) -> Reader:

@@ -1,10 +1,13 @@
 """Requests that no engine on that device would serve: one line, and what would fit."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from dooly.batch import MOST_CACHED
 from dooly.cli import main
+from dooly.workspace.limits import context_of
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,40 @@ def test_a_gpu_is_named_in_capitals_or_by_another_option(tmp_path, capsys):
         assert "--tp 8 would fit" in capsys.readouterr().err
 
 
-def test_a_mistyped_model_is_told_before_anything_is_read(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "command", [["predict", "--batch", "1:1"], ["coverage", "--gpu", "h200"], ["plan"], ["profile"]]
+)
+def test_a_mistyped_model_is_told_before_anything_is_read_or_made(tmp_path, capsys, monkeypatch, command):
     monkeypatch.setattr("dooly.workspace.models.look_into", None)
-    assert main(["predict", "lama-3.1-8b", "--batch", "1:1", "--db", str(tmp_path / "none.sqlite")]) == 2
-    assert "did you mean llama-3.1-8b" in capsys.readouterr().err
+    assert main([*command, "lama-3.1-8b", "--db", str(tmp_path / "none.sqlite")]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean llama-3.1-8b" in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def step_file(tmp_path_factory):
+    """Step times of a model with a context of 4,096 tokens."""
+    folder = tmp_path_factory.mktemp("steps")
+    arguments = ["export", "steps", "llama-2-7b", "--gpu", "h200", "--db", str(folder / "none.sqlite")]
+    assert main([*arguments, "-o", str(folder / "steps.json")]) == 0
+    return folder / "steps.json"
+
+
+def test_every_command_that_serves_keeps_to_the_context(step_file, capsys):
+    simulate = ["simulate", "llama-2-7b", "--gpu", "h200", "--fast", "--requests", "2"]
+    for arguments in (simulate, ["explore", str(step_file), "--rates", "2", "--requests", "2"]):
+        assert main([*arguments, "--max-model-len", "4097"]) == 2
+        assert "--max-model-len is 4,097, the context of llama-2-7b is 4,096" in capsys.readouterr().err
+        assert main(arguments) == 0
+
+
+def test_a_stretched_context_is_the_longer_one():
+    def model(**sizes):
+        return SimpleNamespace(config=sizes)
+
+    assert context_of(model(Np=4096)) == 4096
+    assert context_of(model(Np=131072, No=32768, Fp=4)) == 131072
+    assert context_of(model(Np=32768, No=32768, Fp=4)) == 131072
+    assert context_of(model()) == MOST_CACHED
