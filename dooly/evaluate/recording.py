@@ -15,7 +15,7 @@ from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.evaluate.spans import from_spans, to_spans
 from dooly.files import write_bytes
-from dooly.simulate.reading import check_format, finite, reading, whole
+from dooly.simulate.reading import check_format, finite, named, reading, whole
 from dooly.simulate.records import RequestRecord, Run, StepRecord
 
 __all__ = ["Recording", "load_recording", "save_recording"]
@@ -97,11 +97,11 @@ def load_recording(path: str | Path) -> Recording:
         check_format(path, content, FORMAT)
         facts = tuple(sorted((str(name), str(value)) for name, value in content["facts"].items()))
         return Recording(
-            model=str(content["model"]),
+            model=named(content["model"]),
             tp=whole(content["tp"]),
             backend=str(content["backend"]),
             facts=facts,
-            runs=tuple(_run(str(content["model"]), facts, fields) for fields in content["runs"]),
+            runs=tuple(_run(named(content["model"]), facts, fields) for fields in content["runs"]),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.files import write_text
-from dooly.simulate.reading import check_format, finite, reading, whole
+from dooly.simulate.reading import check_format, finite, named, reading, whole
 
 __all__ = ["FORMAT", "EngineStep", "Kernel", "StepRecording", "load_steps", "save_steps"]
 
@@ -162,7 +162,7 @@ def load_steps(path: str | Path) -> StepRecording:
         content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         check_format(path, content, FORMAT)
         return StepRecording(
-            model=str(content["model"]),
+            model=named(content["model"]),
             tp=whole(content["tp"]),
             backend=str(content["backend"]),
             settings=EngineSettings(**content["settings"]),

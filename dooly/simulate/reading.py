@@ -9,7 +9,7 @@ from typing import Any
 
 from dooly.errors import DoolyError, SimulationError
 
-__all__ = ["check_format", "finite", "reading", "whole"]
+__all__ = ["check_format", "finite", "named", "reading", "whole"]
 
 
 @contextmanager
@@ -62,6 +62,20 @@ def finite(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"expected a finite number, found {str(value)[:80]!r}")
     return float(value)
+
+
+def named(value: object) -> str:
+    """A name of a file, not empty.
+
+    Raises:
+        ValueError: something else.
+
+    >>> named("llama-3.1-8b")
+    'llama-3.1-8b'
+    """
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected a name, found {str(value)[:80]!r}")
+    return value
 
 
 def whole(value: object) -> int:

@@ -15,7 +15,7 @@ from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
 from dooly.files import write_text
-from dooly.simulate.reading import check_format, finite, reading, whole
+from dooly.simulate.reading import check_format, finite, named, reading, whole
 from dooly.simulate.tokens import TokenTimes
 
 __all__ = ["RequestRecord", "Run", "StepRecord", "load_run", "save_run"]
@@ -204,7 +204,7 @@ def load_run(path: str | Path) -> Run:
             raise SimulationError(f"{path}: source {content['source']!r}; expected simulated or measured")
         return Run(
             source=content["source"],
-            model=str(content["model"]),
+            model=named(content["model"]),
             trace=str(content["trace"]),
             settings=EngineSettings(**content["settings"]),
             clipped=whole(content["clipped"]),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dooly
 from dooly.engine.local import start_engine
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
@@ -93,4 +94,13 @@ def test_files_that_hold_none(tmp_path: Path) -> None:
     fields = {"format": "dooly-recording 1", "model": "m", "tp": 1, "backend": "", "facts": {}, "runs": [{}]}
     path.write_bytes(gzip.compress(json.dumps(fields).encode()))
     with pytest.raises(SimulationError, match="not a recording: KeyError"):
+        load_recording(path)
+
+
+def test_a_recording_of_no_model_is_refused(tmp_path):
+    (shipped, *_) = sorted((Path(dooly.__path__[0]) / "data" / "recorded").glob("*.json.gz"))
+    content = json.loads(gzip.decompress(shipped.read_bytes()))
+    path = tmp_path / "nameless.json.gz"
+    path.write_bytes(gzip.compress(json.dumps({**content, "model": ""}).encode(), 1))
+    with pytest.raises(SimulationError, match=r"nameless\.json\.gz.*expected a name, found ''"):
         load_recording(path)
