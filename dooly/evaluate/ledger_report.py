@@ -131,10 +131,11 @@ def ledger_of(platform: str, backend: str | None = None, *, errors: bool = True,
     Raises:
         DatabaseError: no measurements of this GPU ship, or a file is damaged.
     """
+    shipped = measurements(platform)
     program = measured_models()
     backends = offered(platform) if backend is None else (backend,)
     models = [(name, tp, with_backends(program.for_model(name), backends)) for name, tp in MEASURED]
-    found = at_home(read_parquet(measurements(platform)), measured_on(platform))
+    found = at_home(read_parquet(shipped), measured_on(platform))
     sweep = by_operation(record for record in found if not is_host_part(record.operation.target))
     grid, held_out = (
         by_operation(read_parquet(path)) if path.exists() else {}
