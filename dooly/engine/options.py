@@ -40,7 +40,8 @@ class EngineOptions:
         """Settings of an engine: on a GPU those of `vllm serve`, on a CPU small ones.  Nothing sizes the KV cache here.
 
         Args:
-            device, memory_bytes: of the GPU, which decide what it takes by itself.
+            device: name of the GPU, which with its memory decides what the engine takes by itself.
+            memory_bytes: of the GPU.
             folder: of the model's config.json, which states the longest context.
 
         Raises:
