@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from dooly.errors import PassError
 from dooly.ir import Kind, Operation, Program, kind_of
 from dooly.passes.facts import LOWERED, Fact
 

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import networkx as nx
 
-from dooly.errors import PassError
 from dooly.ir import Operation, Program, Use, format_type
 from dooly.passes.facts import LOWERED, Fact
 from dooly.passes.flow import flow_of, isomorphic
