@@ -14,8 +14,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 _TEXT = re.compile(rb"[\x20-\x7e\n\t]{8,}")
-_SCHEMA = re.compile(r"(\w+)\s*(\([^;{}]*\))\s*->\s*([^;{}]+)")
-_CALL = re.compile(r"torch\.ops\.(\w+)\.(\w+)")
+_SCHEMA = re.compile(r"(\w+(?:\.\w+)?)\s*(\([^;{}]*\))\s*->\s*([^;{}]+)")
+_CALL = re.compile(r"torch\.ops\.(\w+)\.(\w+)(\.out\b)?")
 _MODULE = re.compile(r"_(?:[a-z0-9]+_)*C(?![a-z])")
 """What the name of an extension module and the namespaces of its operations begin with."""
 
@@ -27,7 +27,8 @@ def schemas(wheel: Path) -> Iterator[str]:
     with ZipFile(wheel) as archive:
         for file in archive.namelist():
             if file.endswith(".py"):
-                called.update(_CALL.findall(archive.read(file).decode()))
+                for space, name, overload in _CALL.findall(archive.read(file).decode()):
+                    called |= {(space, name), (space, name + overload)}
             elif file.endswith(".so") and (module := _MODULE.match(Path(file).name)):
                 for text in _TEXT.findall(archive.read(file)):
                     if match := _SCHEMA.fullmatch(text.decode().strip()):

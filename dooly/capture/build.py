@@ -79,6 +79,7 @@ def build(
     plain: bool = False,
     loaded: bool = True,
     ties: Mapping[str, Expr] | None = None,
+    numbers: Set[str] = frozenset(),
 ) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
@@ -87,6 +88,7 @@ def build(
         plain: from the numbers as they are, no symbol anywhere: what ``verify_provenance`` compares with.
         loaded: with parameters as they are once a checkpoint is loaded.
         ties: fields that are expressions of others, whatever the file says of them.
+        numbers: symbols of fields of which the engine gets the plain number.
 
     Raises:
         CaptureError: the engine refuses the configuration.
@@ -103,7 +105,7 @@ def build(
         ):
             if not plain:
                 with explained(place, "the engine refuses this configuration"):
-                    values = _symbolize(vllm_config, config, facts, ties or {})
+                    values = _symbolize(vllm_config, config, facts, ties or {}, numbers)
                 values |= options.parallel.symbols
                 for group in groups:
                     group.world_size = ConfigInt(*options.parallel.group(group_kind(group)), facts)
@@ -194,7 +196,9 @@ def explained(place: str, what: str) -> Generator[None]:
         raise CaptureError(f"{place}: {what}: {text[:300]}") from error
 
 
-def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: Mapping[str, Expr]) -> dict[str, int]:
+def _symbolize(
+    vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: Mapping[str, Expr], numbers: Set[str]
+) -> dict[str, int]:
     """Replace integers of the engine's configuration object, and what its class computed from them."""
     known, cache_config = vllm_config.model_config.hf_config, vllm_config.cache_config
     values: dict[str, int] = {}
@@ -208,7 +212,8 @@ def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: 
         e = tied.get(str(field.place[0]), symbol(field.symbol))
         if field.place[0] not in tied:
             values[field.symbol] = field.value
-        _put(given, field, ConfigInt(field.value, e, facts))
+        if field.symbol not in numbers:
+            _put(given, field, ConfigInt(field.value, e, facts))
     asserted = set(facts)
     computed = type(known).from_dict(given)
     if not any(_is_quotient(value) for value in vars(computed).values()):

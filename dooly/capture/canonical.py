@@ -30,7 +30,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     known = dict(config)
     for name, stored in kind.attribute_map.items():
         if stored in known and (name in known or (name in FIELDS and stored not in FIELDS)):
-            known[name] = known.pop(stored)
+            known.setdefault(name, known[stored])  # of two the class takes the value of its second name
+            del known[stored]
     if not _has(kind, "num_key_value_heads") and known.get("num_key_value_heads") == known.get("num_attention_heads"):
         known.pop("num_key_value_heads", None)
     return {name: value for name, value in known.items() if not _is_computed(kind, name)}

@@ -205,6 +205,7 @@ def _stand_in_for_triton() -> None:
     if not utilities.HAS_TRITON:
         utilities.triton.Config = _TuningEntry
         utilities.triton.set_allocator = _nothing
+        utilities.triton.next_power_of_2 = lambda number: 1 << (int(number) - 1).bit_length()
 
 
 class _TuningEntry:

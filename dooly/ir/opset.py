@@ -8,6 +8,7 @@ FLOPs count additions, multiplications, divisions and transcendental functions, 
 Moving, choosing, comparing and converting elements counts none, and integer arithmetic on indices is not told apart.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -149,6 +150,8 @@ def _commutative(flops: int, **passed: Attribute) -> Spec:
 
 
 _VIEWS = ("reshape", "slice", "split", "transpose", "expand", "insert")
+_OTHER_VIEWS = ("as_strided", "diagonal", "select", "unbind", "unfold")
+"""Further functions of ATen that return a view of what they are given."""
 
 
 def _recurrent(flops: Rule, bytes_: Rule, *batch: str) -> Spec:
@@ -160,7 +163,7 @@ BETWEEN_STAGES = ("send", "recv")
 
 OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("input", "weight"), Spec(Kind.SOURCE, _none, bytes=_none)),
-    **dict.fromkeys(_VIEWS, Spec(Kind.VIEW, _none, bytes=_none)),
+    **dict.fromkeys((*_VIEWS, *_OTHER_VIEWS), Spec(Kind.VIEW, _none, bytes=_none)),
     **dict.fromkeys(("linear", "matmul", "packed_linear", "scaled_linear"), Spec(Kind.GEMM, _linear_flops)),
     "attention": Spec(
         Kind.ATTENTION,
@@ -225,14 +228,24 @@ OPSET: Mapping[str, Spec] = {
     **dict.fromkeys(("bitwise_and", "bitwise_or", "logical_and", "logical_or"), _commutative(0)),
     "bitwise_not": _memory(0),
 }
-"""Targets by name.  Anything else is an explicit unknown that ``cover`` reports."""
+"""Targets by name.  Of what is not here, ATen's functions that multiply no matrices are memory-bound, and anything else
+is an explicit unknown that ``cover`` reports."""
 
 _UNKNOWN = Spec(Kind.UNKNOWN, _none)
+_ELEMENTS = _memory(1)
+_COMPUTES = re.compile(r"mm|matmul|dot|conv|einsum|attention|fft|linalg|lstm|gru|rnn")
+"""Parts of the names of ATen's functions that do more than some operations for each element."""
 
 
 def spec_of(target: str) -> Spec:
-    """The rules of a target; an unknown target counts no FLOPs and its operands and results as bytes."""
-    return OPSET.get(target, _UNKNOWN)
+    """The rules of a target.
+
+    A function of ATen that the table does not list counts one FLOP for each element that it returns.  An unknown target
+    counts no FLOPs and its operands and results as bytes.
+    """
+    if (listed := OPSET.get(target)) is not None:
+        return listed
+    return _ELEMENTS if target.startswith("aten.") and not _COMPUTES.search(target) else _UNKNOWN
 
 
 def kind_of(target: str) -> Kind:
