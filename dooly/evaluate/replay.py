@@ -10,7 +10,7 @@ from dooly.evaluate.kernel_report import KernelReport
 from dooly.evaluate.ledger import with_backends
 from dooly.evaluate.recording import Recording
 from dooly.evaluate.steps import StepRecording
-from dooly.hardware.gpus import PLATFORMS
+from dooly.hardware.gpus import PLATFORMS, platform_of
 from dooly.ir import Program
 from dooly.predict import SavedModel
 from dooly.workspace.lowering import lower
@@ -34,9 +34,8 @@ def recorded_platform(recording: StepRecording | Recording) -> str:
         PredictError: not a GPU that is known.
     """
     device = dict(recording.facts).get("device", "")
-    for name, spec in PLATFORMS.items():
-        if spec.is_cuda and name in device.lower():
-            return name
+    if (found := platform_of(device)) is not None:
+        return found
     known = ", ".join(name for name, spec in PLATFORMS.items() if spec.is_cuda)
     raise PredictError(f"steps recorded on {device!r}; expected one of {known}")
 

@@ -91,18 +91,26 @@ def fit_once(
 def fitted_key(database: PointSource, operations: Sequence[Operation], machine: Machine, known: Collection[str]) -> str:
     """Digest of all that decides the formulas, but for the code."""
     signatures = [each.signature for each in operations]
-    return digest([signatures, repr(machine), _points(database), sorted(known)])
+    return digest([signatures, repr(machine), _points(database, machine), sorted(known)])
 
 
-def _points(database: PointSource) -> list[object]:
-    """The state of all points that may decide what a GPU takes: the files', and the database's own of any GPU."""
+def _points(database: PointSource, machine: Machine) -> list[object]:
+    """The state of all points that may decide what a GPU takes: the files', and the database's own of any GPU.
+
+    What others published counts only for the machine that it is of.
+    """
     files = database.files if isinstance(database, Known) else ()
     own = database.own if isinstance(database, Known) else database
-    gpus = {
-        each.key for each in own.environments() if (gpu := PLATFORMS.get(str(each.get("platform")))) and gpu.is_cuda
-    }
-    rows = [[row.environment, row.signature, row.status, row.points, row.cost_s] for row in own.summary()]
-    return [files_digest(files), [row for row in rows if row[0] in gpus]]
+    published = machine.fact("source"), machine.platform
+    homes = [
+        each
+        for each in own.environments()
+        if (gpu := PLATFORMS.get(platform := str(each.get("platform"))))
+        and gpu.is_cuda
+        and (not each.source or (each.source, platform) == published)
+    ]
+    rows = [[row.environment, row.signature, row.status, row.points, row.cost_s] for row in own.summary(homes)]
+    return [files_digest(files), rows]
 
 
 def _at_hand(key: str) -> Fitted | None:
