@@ -236,7 +236,7 @@ class Database:
         return domain_of(self.points(signature, environment))
 
     def dealt_with(self, homes: Collection[Environment]) -> list[tuple[str, str, str, str]]:
-        """Signature, key of the environment, point as JSON, and status of every point there that is not a mere claim."""
+        """Signature, key of the environment, point as JSON, and status of every point there but mere claims."""
         question = (
             select(operations.c.signature, environments.c.key, points.c.point, points.c.status)
             .join(operations, operations.c.id == points.c.operation)
