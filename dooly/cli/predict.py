@@ -40,6 +40,7 @@ def predict(
     from dooly.cli.output import print_json, print_table
     from dooly.engine.defaults import gpu_limits
     from dooly.report import Column
+    from dooly.workspace.foreign import expected_error
     from dooly.workspace.limits import check_step
     from dooly.workspace.models import saved_model
 
@@ -73,7 +74,7 @@ def predict(
         f"{cost.total_us:,.0f} us {'of device time only; host time is not measured' if saved.device_only else parts}"
     )
     if saved.sources:
-        title += f"; not measured by dooly: {', '.join(saved.sources)}"
+        title += f"; not measured by dooly: {', '.join(saved.sources)}; {expected_error(saved.sources[0])}"
     print_table(title, columns, rows)
 
 

@@ -40,8 +40,11 @@ def recorded_platform(recording: StepRecording | Recording) -> str:
     raise PredictError(f"steps recorded on {device!r}; expected one of {known}")
 
 
-def recorded_model(recording: StepRecording | Recording, location: str) -> SavedModel:
+def recorded_model(recording: StepRecording | Recording, location: str, source: str = "") -> SavedModel:
     """Step times of what was recorded.  Operations of the measured models ship; others are captured by the engine.
+
+    Args:
+        source: a publication whose points are taken in place of dooly's own.
 
     Raises:
         PredictError: a formula is missing, or the GPU is unknown.
@@ -53,7 +56,8 @@ def recorded_model(recording: StepRecording | Recording, location: str) -> Saved
     else:
         program = lower([recording.model], recording.tp, recording.backend, platform)
     with look_into(location) as database:
-        here = machine_of(database, platform, cores=dict(recording.facts).get("cores"))
+        named = f"{platform}@{source}" if source else platform
+        here = machine_of(database, named, cores=None if source else dict(recording.facts).get("cores"))
         saved = saved_from(database, program, here, fit_missing=True)
     settings = recording.settings if isinstance(recording, StepRecording) else recording.runs[0].settings
     return saved.under(settings.max_num_seqs, settings.max_num_batched_tokens)

@@ -5,6 +5,7 @@ lend a family.  What it has not at all follows from a rule, and host time is tha
 formula names which of these it rests on.
 """
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -31,17 +32,21 @@ from dooly.ir import Kind, Operation
 from dooly.ir.expr import evaluate
 from dooly.ir.types import Attribute
 from dooly.workspace.formulas import fit_stored, observed
+from dooly.workspace.shipped import DATA
 
 if TYPE_CHECKING:
     from dooly.database import Database
 
-__all__ = ["HOST", "RULE", "add_foreign", "fit_foreign"]
+__all__ = ["ERRORS", "HOST", "RULE", "add_foreign", "expected_error", "fit_foreign"]
 
 HOST = "h200"
 """The GPU whose host's time is taken where nothing of the platform's own host was measured."""
 
 RULE = "rule"
 """Source of formulas of what nobody measured there: a launch, and bytes at the bandwidth of the device."""
+
+ERRORS = DATA / "foreign.json"
+"""Median and 90th percentile of the absolute error (%) of recorded steps, by source and class of step."""
 
 _LENDERS = 12
 """Operations of the nearest shapes that lend a family."""
@@ -128,6 +133,17 @@ def _measured(database: PointSource, platform: str) -> Machine | None:
     return None if found.fact("source") or not found.host else found
 
 
+def expected_error(source: str) -> str:
+    """Say how far predictions from a source were off recorded steps of GPUs that dooly has; empty where nobody knows.
+
+    Args:
+        source: of formulas; others may stand behind it.
+    """
+    errors = json.loads(ERRORS.read_text(encoding="utf-8")) if ERRORS.exists() else {}
+    found = next((each for name, each in errors.items() if source.startswith(name)), {})
+    return ", ".join(f"{kind} {median:.0f} % (90 %: {p90:.0f} %)" for kind, (median, p90) in found.items())
+
+
 class _Published:
     """The points of one machine that a source published."""
 
@@ -185,10 +201,10 @@ class _Published:
     def _nearest(self, operation: Operation) -> dict[Operation, tuple[float, list[Observation]]]:
         """Operations of the nearest shapes that have points, with how far they are apart: nearest first.
 
-        The same work on the same element types; by the same kernel if there are enough.
+        The same work on the same element types, attention by the same library; by the same kernel if there are enough.
         """
-        alike = [each for each in self._of(operation.target) if stored_types(each) == stored_types(operation)]
-        key = family_key(operation)
+        key, kept = family_key(operation), (stored_types(operation), _library(operation))
+        alike = [each for each in self._of(operation.target) if (stored_types(each), _library(each)) == kept]
         by_distance = sorted(alike, key=lambda each: (_apart(operation, each), family_key(each) != key))
         found: dict[Operation, tuple[float, list[Observation]]] = {}
         for each in by_distance:
@@ -210,6 +226,11 @@ class _Published:
 
 _LARGE_BYTES = 2**27
 """Weights that no cache holds."""
+
+
+def _library(operation: Operation) -> Attribute:
+    """Attention backend; other work is alike whichever kernels the engine has for it."""
+    return operation.attr("backend") if operation.kind is Kind.ATTENTION else None
 
 
 def _few(observation: Observation) -> bool:
