@@ -63,6 +63,17 @@ class Package:
         """Whether there is such a file."""
         return self._root.joinpath(*parts).is_file()
 
+    def read(self, *parts: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            DatabaseError: there is none, or it is damaged.
+        """
+        try:
+            return self._root.joinpath(*parts).read_bytes()
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise DatabaseError(f"{self.place}: {'/'.join(parts)}: cannot be read: {error}") from error
+
     def table(self, columns: Sequence[str], *parts: str) -> pl.DataFrame:
         """The rows of a Parquet file.
 
@@ -72,10 +83,10 @@ class Package:
         Raises:
             DatabaseError: it is damaged or truncated, or lacks a column.
         """
-        place = f"{self.place}: {'/'.join(parts)}"
+        place, content = f"{self.place}: {'/'.join(parts)}", self.read(*parts)
         try:
-            frame = pl.read_parquet(io.BytesIO(self._root.joinpath(*parts).read_bytes()))
-        except (OSError, zipfile.BadZipFile, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            frame = pl.read_parquet(io.BytesIO(content))
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             told = " ".join(str(error).split())[:120]
             raise DatabaseError(f"{place}: cannot be read as Parquet: {told}") from error
         if missing := [name for name in columns if name not in frame.columns]:
