@@ -54,6 +54,11 @@ class HostModel:
         """Whether this part was measured."""
         return part in self.formulas
 
+    @property
+    def source(self) -> str:
+        """The host that was measured, where that is another machine's; else empty."""
+        return next((each.source for each in self.formulas.values() if each.source), "")
+
     @cached_property
     def _by_phase(self) -> Mapping[Phase, list[tuple[HostPart, Formula]]]:
         found: dict[Phase, list[tuple[HostPart, Formula]]] = {}
