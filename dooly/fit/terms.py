@@ -22,6 +22,7 @@ __all__ = [
     "Structure",
     "Term",
     "family_structures",
+    "linear_structure",
     "regimes",
 ]
 
@@ -63,6 +64,8 @@ PARAMETERS = {
     "per_expert": ParameterKind("us/expert"),
     "per_logit": ParameterKind("us/row"),
     "per_operation": ParameterKind("us/operation"),
+    "per_mixture": ParameterKind("us/mixture"),
+    "per_second_call": ParameterKind("us/call"),
     "per_work": ParameterKind("us/us"),
 }
 """Parameters by name.
@@ -79,6 +82,8 @@ _PER_SYMBOL = {
     "A": "per_expert",
     "L": "per_logit",
     "N": "per_operation",
+    "X": "per_mixture",
+    "Y": "per_second_call",
     "U": "per_work",
 }
 
@@ -159,6 +164,11 @@ def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
     many = cast(Expr, sympy.Min(1, FloorDiv(symbol("R"), sympy.Integer(subject.split + 1))))
     split, unsplit = _decoding(subject, decode * (1 - many)), _unsplit(subject, decode * many)
     return ((split, unsplit, mixed), *coarser)
+
+
+def linear_structure(symbols: Sequence[str]) -> Structure:
+    """A constant, and so much for each of these symbols."""
+    return (_LAUNCH, *map(_per, symbols))
 
 
 def _whole(subject: Subject, points: int) -> tuple[Regime]:
