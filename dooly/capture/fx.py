@@ -215,8 +215,13 @@ class Converter:
         self._places[node] = Place(result.name)
 
     def _name(self, base: str) -> str:
-        self._taken[base] += 1
-        return base if self._taken[base] == 1 else f"{base}_{self._taken[base]}"
+        """Return a name that no value has yet; a weight may be called as another one's number two would be."""
+        name = base
+        while name in self._taken:
+            self._taken[base] += 1
+            name = f"{base}_{self._taken[base]}"
+        self._taken[name] += 1
+        return name
 
     def _place(self, node: Any) -> Place:
         place = self._places[node]

@@ -102,6 +102,7 @@ DENSE: dict[str, dict[str, Any] | None] = {
 MIXTURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "experts-plain": (_MIXTURE, {}),
     "experts-fp8-block": (_MIXTURE, _BLOCK),
+    "experts-nvfp4": (_MIXTURE, DENSE["modelopt-nvfp4"] or {}),
     "experts-mxfp4": (
         _GPT_OSS,
         {

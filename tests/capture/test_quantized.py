@@ -129,6 +129,22 @@ def test_experts_have_their_stored_bytes_and_the_flops_of_what_they_stand_for(
     assert json.loads(str(experts.attr("scheme")))["quant_method"]
 
 
+@pytest.mark.parametrize("name", ["fp8-block", "experts-fp8-block"])
+def test_fields_that_the_engine_does_not_read_do_not_make_other_work(name: str, programs: dict[str, Program]) -> None:
+    """The checkpoints also name their format, which no kernel depends on."""
+    schemes = {json.dumps(op.attr("scheme")) for op in operations(programs[name]) if op.attr("scheme") is not None}
+    read = {"activation_scheme": "dynamic", "quant_method": "fp8", "weight_block_size": [128, 128]}
+    assert [json.loads(json.loads(each)) for each in schemes] == [read]
+
+
+def test_weights_whose_names_end_in_numbers_are_told_apart(programs: dict[str, Program]) -> None:
+    """Experts of NVFP4 have a ``w13_weight_scale`` and a ``w13_weight_scale_2``."""
+    (graph,) = programs["experts-nvfp4"].graphs
+    names = [value.name for op in graph.ops for value in op.results]
+    assert len(set(names)) == len(names)
+    assert "routed_experts_w13_weight_scale_2" in names
+
+
 def test_a_quantization_that_the_engine_ignores_is_refused(tmp_path: Path) -> None:
     _, config = resolve_model("llama-3.2-1b")
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_algo": "FP8"}}))
