@@ -119,12 +119,6 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     if not book.held:
         return
     deepest = max(folders)
-    if book.holds(POWER_LIMIT):
-        note("power limit")
-        try:
-            _store_power_limit(book, machine, [op for op in programs[deepest] if op.count == deepest])
-        except ProfileError as error:  # no reason to leave the host out; a later run tries again
-            note(str(error))
 
     def wanted(depth: int) -> bool:
         """Whether an earlier run has not come so far."""
@@ -170,6 +164,12 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
             note(f"host time with FlashInfer is left out: {one_line(error)}")
         else:
             _store_launch(book, [step for step in steps if step.kind == "mixed"], programs[depth], twice=True)
+    if book.holds(POWER_LIMIT):
+        note("power limit")
+        try:
+            _store_power_limit(book, machine, [op for op in programs[deepest] if op.count == deepest])
+        except ProfileError as error:  # no reason to leave the host out; a later run tries again
+            note(str(error))
 
 
 def _claim_around(book: "_Claims", load: HostLoad, machine: Machine) -> None:
