@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "traces": BASE,
     "database": COMPILER,
     "hardware": BASE | {"ir", "database"},
+    "foreign": BASE | {"ir", "database", "hardware"},
     "engine": BASE | {"ir", "hardware"},
     "fit": FACTS,
     "capture": COMPILER | {"engine", "hardware", "models"},
@@ -39,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulate": SIMULATION,
     "bench": SIMULATION,
     "adapters": PREDICTION | {"simulate"},
-    "workspace": SIMULATION | {"bench", "capture", "executor", "adapters", "provenance"},
+    "workspace": SIMULATION | {"bench", "capture", "executor", "adapters", "foreign", "provenance"},
     "report": {"errors", "escape"},
     "evaluate": SIMULATION | {"capture", "executor", "adapters", "provenance", "workspace", "report"},
 }

@@ -90,6 +90,7 @@ def bench(
     from dooly.bench import Arrivals, Asked, Dataset, RandomPrompts, measure
     from dooly.cli.output import counted, print_json, say
     from dooly.files import write_text
+    from dooly.workspace.foreign import expected_error
     from dooly.workspace.serving import Served
 
     dataset = Dataset(
@@ -120,6 +121,8 @@ def bench(
         run = served.run(load, fast=compact, concurrency=max_concurrency, progress=progress)
     result = measure(run, load, arrivals, max_concurrency)
     content = result.json(asked, label, None if tokenizer is None else str(tokenizer))
+    if served.saved.sources:
+        content["not_measured_by_dooly"] = list(served.saved.sources)
     if save_result:
         path = result_filename or Path(_file_name(content))
         write_text(path, json.dumps(content))
@@ -128,6 +131,8 @@ def bench(
         print_json(content)
         return
     show(result.block(asked, served.saved.tensor_parallel))
+    if served.saved.sources:
+        show(f"not measured by dooly: {', '.join(served.saved.sources)}; {expected_error(served.saved.sources[0])}")
 
 
 def _ramp_up(

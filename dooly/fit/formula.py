@@ -125,6 +125,7 @@ class Formula:
         lenders: operations whose points it rests on, where it has too few of its own: then it is extrapolated anywhere
             but within the `domain` of its own, if it has one, and `held` is of operations left out of the family,
             median and 90th percentile.
+        source: what it rests on where that is not dooly's own points of this machine; else empty.
     """
 
     signature: str
@@ -139,6 +140,7 @@ class Formula:
     plan_us: tuple[float, float] = (0.0, 0.0)
     queued_us: float = 0.0
     lenders: int = 0
+    source: str = ""
 
     def __post_init__(self) -> None:
         named = [contribution.parameter for term in self.structure for contribution in term]

@@ -7,17 +7,24 @@ from dooly.passes.canonicalize import Canonicalize
 from dooly.passes.cover import Cover
 from dooly.passes.dedup import Dedup
 from dooly.passes.expand_opaque import ExpandOpaque
+from dooly.passes.facts import CANONICAL, EXPANDED, FUSED, LOWERED, ORIGINS, Fact
 from dooly.passes.fuse_regions import FuseRegions
 from dooly.passes.lower import Lower
 from dooly.passes.propagate_taint import PropagateTaint
 
 __all__ = [
+    "CANONICAL",
+    "EXPANDED",
+    "FUSED",
+    "LOWERED",
+    "ORIGINS",
     "PIPELINE",
     "AnnotateShapes",
     "Canonicalize",
     "Cover",
     "Dedup",
     "ExpandOpaque",
+    "Fact",
     "FuseRegions",
     "Lower",
     "Pass",

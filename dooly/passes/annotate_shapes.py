@@ -21,6 +21,7 @@ from dooly.ir import (
     well_formed,
 )
 from dooly.ir.expr import Expr
+from dooly.passes.facts import Fact
 from dooly.passes.shape_rules import infer
 
 __all__ = ["AnnotateShapes"]
@@ -43,6 +44,8 @@ class AnnotateShapes:
     """
 
     name: ClassVar[str] = "annotate-shapes"
+    requires: ClassVar[tuple[Fact, ...]] = ()
+    establishes: ClassVar[tuple[Fact, ...]] = ()
 
     def run(self, program: Program, /) -> Program:
         return program.map_graphs(_graph)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dooly.ir import Free, Graph, Kind, Op, Program, Value, kind_of, well_formed
+from dooly.passes.facts import CANONICAL, Fact
 from dooly.passes.rotary import fold_rotary
 from dooly.passes.rules import RULES, Context
 
@@ -33,6 +34,8 @@ class Canonicalize:
     """
 
     name: ClassVar[str] = "canonicalize"
+    requires: ClassVar[tuple[Fact, ...]] = ()
+    establishes: ClassVar[tuple[Fact, ...]] = (CANONICAL,)
 
     def run(self, program: Program, /) -> Program:
         return program.map_graphs(_graph)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from dooly.errors import PassError
 from dooly.ir import Kind, Operation, Program, kind_of
+from dooly.passes.facts import LOWERED, Fact
 
 __all__ = ["Cover"]
 
@@ -20,12 +21,11 @@ class Cover:
     """
 
     name: ClassVar[str] = "cover"
+    requires: ClassVar[tuple[Fact, ...]] = (LOWERED,)
+    establishes: ClassVar[tuple[Fact, ...]] = (LOWERED,)
     known: frozenset[str] = field(default=frozenset())
 
     def run(self, program: Program, /) -> Program:
-        for graph in program.graphs:
-            if graph.work() and not program.for_model(graph.name):
-                raise PassError(f"there are no operations of {graph.name!r} yet; run lower first")
         return replace(program, operations=tuple(replace(op, status=self._status(op)) for op in program.operations))
 
     def _status(self, operation: Operation) -> str:

@@ -8,6 +8,7 @@ import networkx as nx
 
 from dooly.errors import PassError
 from dooly.ir import Operation, Program, Use, format_type
+from dooly.passes.facts import LOWERED, Fact
 from dooly.passes.flow import flow_of, isomorphic
 
 __all__ = ["Dedup"]
@@ -22,11 +23,10 @@ class Dedup:
     """
 
     name: ClassVar[str] = "dedup"
+    requires: ClassVar[tuple[Fact, ...]] = (LOWERED,)
+    establishes: ClassVar[tuple[Fact, ...]] = (LOWERED,)
 
     def run(self, program: Program, /) -> Program:
-        for graph in program.graphs:
-            if graph.work() and not program.for_model(graph.name):
-                raise PassError(f"there are no operations of {graph.name!r} yet; run lower first")
         by_signature: dict[str, list[Operation]] = {}
         for operation in sorted(program.operations, key=_order):
             by_signature.setdefault(operation.signature, []).append(operation)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from dooly.errors import PassError
 from dooly.ir import Attribute, Graph, Op, Owner, Program, Value, attributes, well_formed
+from dooly.passes.facts import EXPANDED, Fact
 from dooly.passes.propagate_taint import with_origins
 
 __all__ = ["ExpandOpaque"]
@@ -30,6 +31,8 @@ class ExpandOpaque:
     """
 
     name: ClassVar[str] = "expand-opaque"
+    requires: ClassVar[tuple[Fact, ...]] = ()
+    establishes: ClassVar[tuple[Fact, ...]] = (EXPANDED,)
 
     def run(self, program: Program, /) -> Program:
         return program.map_graphs(_graph)

@@ -10,6 +10,7 @@ import sympy
 
 from dooly.errors import PassError
 from dooly.ir import Block, Graph, Kind, Op, Program, Value, kind_of
+from dooly.passes.facts import CANONICAL, FUSED, Fact
 
 __all__ = ["FuseRegions"]
 
@@ -32,15 +33,14 @@ class FuseRegions:
     """
 
     name: ClassVar[str] = "fuse-regions"
+    requires: ClassVar[tuple[Fact, ...]] = (CANONICAL,)
+    establishes: ClassVar[tuple[Fact, ...]] = (FUSED,)
 
     def run(self, program: Program, /) -> Program:
         return program.map_graphs(_graph)
 
 
 def _graph(graph: Graph) -> Graph:
-    for op in graph.ops:
-        if op.target in ("aten.t", "aten.linear", "aten.detach", "aten.embedding"):  # it always rewrites these
-            raise PassError(f"%{op.name} is still {op.target}; run canonicalize first")
     eager = dict(graph.settings).get("mode") == "eager"
     groups = [[op] for op in graph.ops if kind_of(op.target) is Kind.MEMORY] if eager else _groups(graph)
     if not groups:

@@ -25,6 +25,7 @@ from dooly.ir import (
     well_formed,
 )
 from dooly.ir.expr import Expr, substitute
+from dooly.passes.facts import EXPANDED, FUSED, LOWERED, ORIGINS, Fact
 from dooly.passes.canonical_block import in_canonical_order, with_plain_views
 from dooly.passes.representative import flat_rows, standard_numbers, table_arguments, with_table_rows
 
@@ -45,6 +46,8 @@ class Lower:
     """
 
     name: ClassVar[str] = "lower"
+    requires: ClassVar[tuple[Fact, ...]] = (ORIGINS, EXPANDED, FUSED)
+    establishes: ClassVar[tuple[Fact, ...]] = (LOWERED,)
 
     def run(self, program: Program, /) -> Program:
         lowered = {graph.name for graph in program.graphs}
@@ -57,10 +60,6 @@ def _operations(graph: Graph) -> list[Operation]:
     values = graph.values()
     found: list[Operation] = []
     for op in graph.work():
-        if kind_of(op.target) is Kind.MEMORY:
-            raise PassError(f"%{op.name} ({op.target}) is in no region; run fuse-regions first")
-        if any(value.origins is None for value in op.results):
-            raise PassError(f"%{op.name} has no origins; run propagate-taint first")
         with well_formed(op.target, op.place):
             found.append(_operation(graph, op, values))
     return found

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from dooly.errors import PassError
 from dooly.ir import Graph, Op, Origin, Program, Value, format_expr, origin_of
+from dooly.passes.facts import ORIGINS, Fact
 
 __all__ = ["PropagateTaint", "with_origins"]
 
@@ -24,6 +25,8 @@ class PropagateTaint:
     """
 
     name: ClassVar[str] = "propagate-taint"
+    requires: ClassVar[tuple[Fact, ...]] = ()
+    establishes: ClassVar[tuple[Fact, ...]] = (ORIGINS,)
 
     def run(self, program: Program, /) -> Program:
         return program.map_graphs(with_origins)

@@ -60,6 +60,11 @@ class HostModel:
         parts = [part for part in host.PARTS if part.name in self.formulas]
         return any(part.instead_of == axis or axis in self.formulas[part.name].symbols for part in parts)
 
+    @property
+    def source(self) -> str:
+        """The host that was measured, where that is another machine's; else empty."""
+        return next((each.source for each in self.formulas.values() if each.source), "")
+
     @cached_property
     def _by_phase(self) -> Mapping[Phase, list[tuple[HostPart, Formula]]]:
         found: dict[Phase, list[tuple[HostPart, Formula]]] = {}

@@ -189,9 +189,14 @@ class StepModel:
             rows.append((POWER_LIMIT, POWER_LIMIT, "power", 1, cost.device_us - cost.work_us, beyond))
         if self.host is not None:
             rows = self._host_rows(self.host, sizes, cost, rows)
+        sources = {each.operation.signature: each.formula.source for each in self.work}
+        of_host = "" if self.host is None else self.host.source
         return Breakdown(
             tuple(
-                Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)
+                Row(
+                    *(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated),
+                    source=sources.get(signature, of_host),
+                )
                 for name, signature, kind, count, total, extrapolated in rows
             ),
             cost,

@@ -58,8 +58,8 @@ class Served:
         """
         folder = model_folder(model_path(model))
         on_gpu, device, memory_bytes = platform is not None, "", 0
-        if platform is not None and platform in PLATFORMS:
-            device, memory_bytes = PLATFORMS[platform].device_name, PLATFORMS[platform].memory_bytes
+        if (spec := PLATFORMS.get((platform or "").partition("@")[0])) is not None:
+            device, memory_bytes = spec.device_name, spec.memory_bytes
         elif gpu_present():
             here = machine()
             on_gpu, device, memory_bytes = True, here.device, here.memory_bytes

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dooly.errors import PassError, VerifyError
 from dooly.ir import Graph, Op, Program, parse_program, verify
-from dooly.passes import PIPELINE, run, select
+from dooly.passes import PIPELINE, Lower, run, select
 from tests.strategies import captured_graphs
 
 
@@ -79,6 +79,40 @@ def test_a_pass_that_fails_names_itself_and_those_before():
     )
     with pytest.raises(PassError, match=r"^dedup: .*run lower first \(passes before it: annotate-shapes\)"):
         run(program, select("annotate-shapes,dedup"))
+
+
+class Forgetful(Lower):
+    name = "forgetful"
+
+    def run(self, program: Program, /) -> Program:
+        return program
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        ("annotate-shapes,fuse-regions", r"^fuse-regions: %.* is still aten\..*; run canonicalize first"),
+        ("canonicalize,lower", r"^lower: %.* has no origins; run propagate-taint first"),
+        ("canonicalize,propagate-taint,lower", r"^lower: %.* is in no region; run fuse-regions first"),
+        ("canonicalize,cover", r"^cover: there are no operations of 'g' yet; run lower first"),
+    ],
+)
+def test_a_pass_is_not_run_without_the_facts_that_it_requires(passes, message):
+    program = parse_program(
+        'graph "g" { config H = 4 request T\n captured 2 %x = input() : f32[T, H] %w = weight() : f32[H, H] '
+        "%y = aten.linear(%x, %w) : f32[T, H] nodes 0 %z = silu(%y) : f32[T, H] nodes 1 return %z }"
+    )
+    with pytest.raises(PassError, match=message):
+        run(program, select(passes))
+
+
+def test_a_pass_that_does_not_establish_what_it_says_is_named():
+    program = parse_program(
+        'graph "g" { config H = 4 request T\n captured 1 %x = input() : f32[T, H] %w = weight() : f32[H, H] '
+        "%y = linear(%x, %w) : f32[T, H] nodes 0 return %y }"
+    )
+    with pytest.raises(PassError, match=r"^forgetful: there are no operations of 'g' yet, though the pass says otherwise"):
+        run(program, (*select("propagate-taint"), Forgetful()))
 
 
 def test_unknown_pass_lists_the_known_ones():
