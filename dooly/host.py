@@ -55,6 +55,7 @@ class HostPart:
         on: kind of device; None for both.
         optional: whether the host is known without it.
         difference: whether only two times together can be measured: what is to be taken away stands aside the samples.
+        constant: whether it is one time whatever the step; its axes only tell its points apart.
         instead_of: axis of `OPTIONAL_AXES` that says the same from whole steps.  Such a part is no longer measured:
             databases of before 0.3 hold it as what was left when a formula was taken away.
     """
@@ -68,6 +69,7 @@ class HostPart:
     on: Literal["cpu", "cuda"] | None = "cuda"
     optional: bool = False
     difference: bool = False
+    constant: bool = False
     instead_of: str | None = None
 
 
@@ -83,7 +85,7 @@ PARTS: tuple[HostPart, ...] = (
     HostPart("host_launch_full", "launch", ("N", "R"), "operations", ("FULL",)),
     HostPart("host_launch_piecewise", "launch", ("N", "R", "Y"), "attention", ("PIECEWISE",)),
     HostPart("host_launch_none", "launch", ("N", "R", "X", "Y"), "others", ("NONE",)),
-    HostPart("host_lead", "lead", ("R",), modes=("FULL",), optional=True, difference=True),
+    HostPart("host_lead", "lead", ("R",), modes=("FULL",), optional=True, difference=True, constant=True),
     HostPart("host_between", "between", ("R",), optional=True),
     HostPart("host_experts", "launch", ("N", "R"), "mixtures", ("NONE",), optional=True, instead_of="X"),
     HostPart(

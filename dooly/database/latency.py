@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dooly.host import part_of
+from dooly.host import is_host_part
 
 __all__ = ["LESS", "Latency", "latency_of", "undisturbed"]
 
@@ -53,8 +53,7 @@ def latency_of(operation: str, values_us: Sequence[float], less_us: float = 0.0)
         raise ValueError("samples: none, or not all of them numbers; measure the point again")
     if float(np.median(values)) <= 0:
         raise ValueError(f"samples: {len(values)} times, most of them not positive; measure the point again")
-    part = part_of(operation)
-    counted = _undisturbed(values) if part is None or part.difference else values
+    counted = values if is_host_part(operation) and not less_us else _undisturbed(values)
     low, middle, high = (float(each) for each in np.quantile(counted, (0.25, 0.5, 0.75)))
     return Latency(middle - less_us, (high - low) / middle * len(values) / len(counted))
 

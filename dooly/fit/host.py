@@ -19,6 +19,7 @@ from dooly.fit.select import Data, collect, domain_of, fit_subject, parameters_o
 from dooly.fit.solve import Estimate, design, intervals
 from dooly.fit.target import Subject, host_subject
 from dooly.fit.terms import Structure, linear_structure
+from dooly.host import part_of
 
 __all__ = ["fit_host"]
 
@@ -50,7 +51,8 @@ def _fit_difference(subject: Subject, observations: tuple[Observation, ...]) -> 
     data = collect(subject, observations)
     less_us = np.array([each.less_us for each in data.observations])
     weights = np.sqrt(data.trust) / data.latency_us
-    every = linear_structure(subject.symbols)
+    part = part_of(subject.signature)
+    every = linear_structure(() if part is not None and part.constant else subject.symbols)
     chosen = [each for size in range(1, len(every) + 1) for each in combinations(every, size)]
     found = {each: _solved(each, data, less_us, weights) for each in chosen}
     errors = {each: _left_out(each, data, less_us, weights) for each in chosen if len(each) < len(data)}

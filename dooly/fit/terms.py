@@ -9,7 +9,7 @@ import sympy
 
 from dooly.fit.observation import Mixture
 from dooly.fit.target import Subject
-from dooly.host import AROUND
+from dooly.host import AROUND, part_of
 from dooly.ir.expr import Expr, FloorDiv, normal, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
@@ -152,6 +152,9 @@ def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
     Args:
         points: how many points there are; few cannot tell tiles from noise.
     """
+    part = part_of(subject.signature)
+    if part is not None and part.constant:
+        return ((Regime(_ONE, ((_LAUNCH,),)),),)
     if subject.symbols == AROUND:
         return ((Regime(_ONE, tuple(_around())),),)
     if subject.kind is not Kind.ATTENTION or "Sp" in subject.symbols:
