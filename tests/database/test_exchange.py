@@ -118,7 +118,7 @@ def test_shipped_data_is_sound_and_of_this_version():
         assert len(taken) > 1000
         kinds = {"attention", "linear", "mla_attention", "moe", "region", "scaled_linear"}
         kinds |= {"all_gather", "all_reduce", "recv", "reduce_scatter", "send"}
-        assert {record.operation.target for record in taken} == kinds
+        assert {record.operation.target for record in taken} - {"packed_linear"} == kinds  # that of the H200 alone
         assert all(record.environment.get("driver") for record in taken)
         assert all(record.measurement.samples.clock_mhz for record in taken)
         for text in {record.operation.text for record in taken}:
