@@ -17,7 +17,7 @@ from dooly.errors import DatabaseError
 __all__ = ["measurement_of_row", "read_frame", "read_parquet", "shipped_files", "write_parquet"]
 
 _DATA = Path(__file__).resolve().parent.parent / "data"
-"""What comes with dooly."""
+"""Folder of the files that come with dooly."""
 
 _SCHEMA = {
     "signature": pl.String,
