@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "capture": COMPILER | {"engine", "hardware", "models"},
     "provenance": COMPILER | {"capture"},
     "predict": FACTS | {"fit"},
-    "executor": FACTS | {"engine", "capture", "fit"},
+    "executor": FACTS | {"engine", "capture"},
     "simulate": SIMULATION,
     "bench": SIMULATION,
     "adapters": PREDICTION | {"simulate"},

@@ -35,16 +35,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True)
     options = parser.parse_args(argv)
     logging.disable(logging.CRITICAL)
-    with open(options.output, "w", newline="", encoding="utf-8") as file:
+    try:
+        _write(options.wheel, options.output)
+    finally:
+        logging.disable(logging.NOTSET)
+    return 0
+
+
+def _write(wheel: str, path: str) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("id", "ttft_ms", "tpot_ms"))
-        for row in _rows(options.wheel):
+        for row in _rows(wheel):
             try:
                 writer.writerow((row["id"], *_estimate(row)))
             except Exception as error:
                 sys.stderr.write(f"{row['id']}: {error}\n")
             file.flush()
-    return 0
 
 
 def _rows(wheel: str) -> Iterator[dict[str, str]]:

@@ -30,7 +30,7 @@ _SCHEMA = {
     "coordinate_system": "iteration_totals_balanced_v1",
     "measurement_policy": "dynamo_native_single_sample_v1",
 }
-"""What its reader asks for.  The policy is the only one that it knows; `producer` says that nothing was sampled."""
+"""Facts that its reader asks for.  It knows no other policy; `producer` says that nothing was sampled."""
 
 
 def write_pair(model: SavedModel, root: Path, limits: Limits, system: str, name: str) -> tuple[list[Path], Outside]:

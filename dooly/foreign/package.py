@@ -1,14 +1,15 @@
 """The files of a published package: a wheel, or the folder that it was unpacked or installed into."""
 
-import io
 import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Self
 
 import polars as pl
 
+from dooly.database.trial import read_any, try_out
 from dooly.errors import DatabaseError
 
 __all__ = ["Package", "release_key"]
@@ -84,11 +85,16 @@ class Package:
             DatabaseError: it is damaged or truncated, or lacks a column.
         """
         place, content = f"{self.place}: {'/'.join(parts)}", self.read(*parts)
-        try:
-            frame = pl.read_parquet(io.BytesIO(content))
-        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            told = " ".join(str(error).split())[:120]
-            raise DatabaseError(f"{place}: cannot be read as Parquet: {told}") from error
+        with NamedTemporaryFile(suffix=".parquet") as file:
+            copy = Path(file.name)
+            try:
+                copy.write_bytes(content)
+                try_out(copy)
+                frame = read_any(copy)
+            except OSError as error:
+                raise DatabaseError(f"{place}: cannot be read: {' '.join(str(error).split())[:120]}") from error
+            except DatabaseError as error:
+                raise DatabaseError(str(error).replace(file.name, place)) from error
         if missing := [name for name in columns if name not in frame.columns]:
             raise DatabaseError(f"{place}: without {', '.join(missing)}; not a table of this package")
         return frame

@@ -275,7 +275,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[Mapping[str
     launches = sum(each.count for each in work)
     attention = [each for each in work if each.operation.kind.stateful]
     twice = [each for each in attention if backend_of(each.operation.attr("backend")).calls_twice]
-    known = host is not None and host.knows("host_experts")
+    known = host is not None and host.tells("X")
     experts = [each for each in work if each.operation.kind is Kind.MOE and (known or each.formula.queued_us)]
     mixtures = sum(each.count for each in experts)
     counts = {
@@ -287,7 +287,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[Mapping[str
     }
     if host is None or not host.on_gpu:
         return counts, (0.0, 0.0, 0.0)
-    measured = twice if host.knows("host_flashinfer") else []
+    measured = twice if host.tells("Y") else []
     by_themselves = [each for each in attention if each not in measured]
 
     def beyond_us(part: str) -> float:
