@@ -9,7 +9,17 @@ from typing import Literal
 
 from dooly.batch import MODES, GraphMode
 
-__all__ = ["AROUND", "POWER_LIMIT", "HostPart", "Phase", "host_parts", "is_host_part", "launch_of", "part_of"]
+__all__ = [
+    "AROUND",
+    "OPTIONAL_AXES",
+    "POWER_LIMIT",
+    "HostPart",
+    "Phase",
+    "host_parts",
+    "is_host_part",
+    "launch_of",
+    "part_of",
+]
 
 Phase = Literal["before", "launch", "dispatch", "lead", "between", "after", "device"]
 """Share of a step that a part belongs to.
@@ -24,6 +34,10 @@ Counted = Literal["operations", "others", "attention", "mixtures", "called_twice
 attention, around which the rest is graphs; those mixtures; attention that is called twice where requests decode beside
 prompts."""
 
+OPTIONAL_AXES: dict[str, Counted] = {"X": "mixtures", "Y": "called_twice"}
+"""Axes that a point leaves out where it has none of them: mixtures of experts, and second calls of attention, which
+count in steps only in which requests decode beside prompts."""
+
 
 @dataclass(frozen=True)
 class HostPart:
@@ -33,13 +47,17 @@ class HostPart:
         name: signature of its pseudo operation.
         phase: where it counts.
         axes: symbols of its formula: ``N`` operations, ``R`` requests, ``T`` tokens, ``Rp`` prompts among requests
-            that decode, ``U`` us of work.
+            that decode, ``X`` and ``Y`` of `OPTIONAL_AXES`, ``U`` us of work.
         counted: operations of the model that ``N`` stands for, or that the time is multiplied by where ``N`` is no
             axis; None where the model does not matter.
         modes: CUDA graph modes of the steps that it is a part of.
         mixed: whether it is a part of steps only in which requests decode beside prompts.
         on: kind of device; None for both.
         optional: whether the host is known without it.
+        difference: whether only two times together can be measured: what is to be taken away stands aside the samples.
+        constant: whether it is one time whatever the step; its axes only tell its points apart.
+        instead_of: axis of `OPTIONAL_AXES` that says the same from whole steps.  Such a part is no longer measured:
+            databases of before 0.3 hold it as what was left when a formula was taken away.
     """
 
     name: str
@@ -50,6 +68,9 @@ class HostPart:
     mixed: bool = False
     on: Literal["cpu", "cuda"] | None = "cuda"
     optional: bool = False
+    difference: bool = False
+    constant: bool = False
+    instead_of: str | None = None
 
 
 POWER_LIMIT = "power_limit"
@@ -60,14 +81,23 @@ AROUND = ("R", "T", "Rp")
 PARTS: tuple[HostPart, ...] = (
     HostPart("host_before", "before", AROUND, on=None),
     HostPart("host_after", "after", AROUND, on=None),
-    HostPart("host_dispatch", "dispatch", ("N",), "operations", on="cpu"),
+    HostPart("host_dispatch", "dispatch", ("N",), "operations", on="cpu", difference=True),
     HostPart("host_launch_full", "launch", ("N", "R"), "operations", ("FULL",)),
-    HostPart("host_launch_piecewise", "launch", ("N", "R"), "attention", ("PIECEWISE",)),
-    HostPart("host_launch_none", "launch", ("N", "R"), "others", ("NONE",)),
-    HostPart("host_lead", "lead", ("R",), modes=("FULL",), optional=True),
+    HostPart("host_launch_piecewise", "launch", ("N", "R", "Y"), "attention", ("PIECEWISE",)),
+    HostPart("host_launch_none", "launch", ("N", "R", "X", "Y"), "others", ("NONE",)),
+    HostPart("host_lead", "lead", ("R",), modes=("FULL",), optional=True, difference=True, constant=True),
     HostPart("host_between", "between", ("R",), optional=True),
-    HostPart("host_experts", "launch", ("N", "R"), "mixtures", ("NONE",), optional=True),
-    HostPart("host_flashinfer", "launch", ("R",), "called_twice", ("PIECEWISE", "NONE"), mixed=True, optional=True),
+    HostPart("host_experts", "launch", ("N", "R"), "mixtures", ("NONE",), optional=True, instead_of="X"),
+    HostPart(
+        "host_flashinfer",
+        "launch",
+        ("R",),
+        "called_twice",
+        ("PIECEWISE", "NONE"),
+        mixed=True,
+        optional=True,
+        instead_of="Y",
+    ),
     HostPart(POWER_LIMIT, "device", ("U",), optional=True),
 )
 

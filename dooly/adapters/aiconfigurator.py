@@ -10,6 +10,7 @@ import polars as pl
 from dooly.adapters.grid import Limits, Outside, doubling
 from dooly.adapters.shape import unquantized
 from dooly.batch import Batch
+from dooly.database.trial import read_any, try_out
 from dooly.errors import PredictError
 from dooly.files import write_bytes, write_text
 from dooly.ir.expr import evaluate
@@ -173,7 +174,8 @@ def _write_table(folder: Path, name: str, frame: pl.DataFrame, version: str) -> 
     path = folder / f"{name}.parquet"
     keys = [column for column in frame.columns if column != "latency"]
     if path.exists():
-        frame = pl.concat([pl.read_parquet(path), frame])
+        try_out(path)
+        frame = pl.concat([read_any(path), frame])
     frame = frame.unique(keys, keep="last", maintain_order=True)
     content = io.BytesIO()
     frame.write_parquet(content)

@@ -46,12 +46,19 @@ def keep_layers(model: torch.nn.Module, numbers: Sequence[int], start: int = 0) 
 
     Args:
         start: the first layer of this pipeline stage; places of those before it stay, empty as the engine made them.
+
+    Raises:
+        CaptureError: the model has a second list of such layers.
     """
     path = layers_path(model)
     layers: Any = model.get_submodule(path)
     kept = {str(number): layers[number] for number in (*range(start), *numbers)}
+    kind = type(layers[numbers[0]])
     layers.__class__ = _Kept
     layers._modules = kept
+    other = layers_path(model)
+    if other != path and any(type(layer) is kind for layer in model.get_submodule(other).children()):
+        raise CaptureError(f"{other}: a second list of layers beside {path}; a model of several is not captured")
     owner: Any = model.get_submodule(path.rpartition(".")[0])
     if getattr(owner, "end_layer", None) is not None:
         owner.end_layer = len(kept)

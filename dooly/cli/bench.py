@@ -9,6 +9,7 @@ import typer
 
 from dooly.cli.expand import expanded
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform, TensorParallel
+from dooly.cli.serving import Fast
 from dooly.engine.options import EngineOptions
 from dooly.errors import SimulationError, TraceError
 from dooly.escape import show
@@ -65,12 +66,7 @@ def bench(
     save_result: Annotated[bool, typer.Option("--save-result", help="write the result as JSON")] = False,
     save_detailed: Annotated[bool, typer.Option("--save-detailed", help="with every request and token")] = False,
     result_filename: Annotated[Path | None, typer.Option(help="file for --save-result")] = None,
-    fast: Annotated[
-        bool | None,
-        typer.Option(
-            "--fast/--no-fast", help="compact scheduler or the engine's own; compact where it covers the model"
-        ),
-    ] = None,
+    fast: Fast = None,
     *,
     engine: EngineOptions,
     db: Db = DATABASE,
@@ -90,6 +86,7 @@ def bench(
     from dooly.bench import Arrivals, Asked, Dataset, RandomPrompts, measure
     from dooly.cli.output import counted, print_json, say
     from dooly.files import write_text
+    from dooly.workspace.foreign import expected_error
     from dooly.workspace.serving import Served
 
     dataset = Dataset(
@@ -115,11 +112,12 @@ def bench(
     served = Served.of(model, engine, db, backend, tp, platform)
     for line in served.told():
         say(line)
-    compact = served.compact() if fast is None else fast
     with counted("requests", "simulating", len(load)) as progress:
-        run = served.run(load, fast=compact, concurrency=max_concurrency, progress=progress)
+        run = served.run(load, fast=fast, concurrency=max_concurrency, progress=progress)
     result = measure(run, load, arrivals, max_concurrency)
     content = result.json(asked, label, None if tokenizer is None else str(tokenizer))
+    if served.saved.sources:
+        content["not_measured_by_dooly"] = list(served.saved.sources)
     if save_result:
         path = result_filename or Path(_file_name(content))
         write_text(path, json.dumps(content))
@@ -128,6 +126,8 @@ def bench(
         print_json(content)
         return
     show(result.block(asked, served.saved.tensor_parallel))
+    if served.saved.sources:
+        show(f"not measured by dooly: {', '.join(served.saved.sources)}; {expected_error(served.saved.sources[0])}")
 
 
 def _ramp_up(

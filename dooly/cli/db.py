@@ -1,7 +1,7 @@
 """``dooly db``: look into a latency database."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -86,15 +86,30 @@ def export(path: Annotated[Path, typer.Argument(help="Parquet file to write")], 
 def import_(
     paths: Annotated[list[Path] | None, typer.Argument(help="Parquet files; what ships with dooly if none")] = None,
     db: Db = DATABASE,
+    foreign: Annotated[
+        Literal["aiconfigurator"] | None, typer.Option(help="PATH is others' measurements: the wheel or its folder")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="only this GPU of --foreign, e.g. b200")] = None,
 ) -> None:
     """Add the points of Parquet files to the database; points that are measured there already stay.
 
+    With --foreign, add what others published, in an environment of its own that names the source.
+
     Example: dooly db import h200.parquet --db dooly.sqlite
     """
+    from dooly.cli.output import say
     from dooly.database.exchange import read_parquet
+    from dooly.errors import DatabaseError
+    from dooly.workspace.foreign import add_foreign
     from dooly.workspace.store import add_shipped, open_database
 
+    if (foreign is not None and len(paths or ()) != 1) or (foreign is None and system is not None):
+        raise DatabaseError("--foreign takes one PATH, and --system goes with it; see `dooly db import --help`")
     with open_database(db, create=True) as database:
+        if foreign is not None and paths:
+            new = add_foreign(database, foreign, paths[0], system, say)
+            show(f"{database.place}: {new:,d} new points")
+            return
         new = sum(database.add_records(read_parquet(path)) for path in paths) if paths else add_shipped(database)
         show(f"{database.place}: {new:,d} new points")
 

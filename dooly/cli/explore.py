@@ -68,6 +68,7 @@ def explore(
         typer.Option(help="DEVICE=PRICE of one device for an hour; a part of its name will do; may be repeated"),
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="JSON file of such prices by device")] = None,
+    every: Annotated[bool, typer.Option("--all", help="print every configuration, not just the best")] = False,
     plot: Annotated[Path | None, typer.Option(help="also draw latency against throughput into this SVG file")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,6 +83,7 @@ def explore(
     from dooly.files import write_text
     from dooly.predict import SavedModel
     from dooly.simulate import Targets, evaluate, frontier, frontier_chart
+    from dooly.workspace.foreign import expected_error
     from dooly.workspace.limits import check_context, context_of
     from dooly.workspace.serving import clipped, load_trace
 
@@ -122,10 +124,13 @@ def explore(
         say(f"wrote {plot}")
     if as_json:
         chosen = {id(outcome) for outcome in best}
-        rows = [{**outcome.json(), "frontier": id(outcome) in chosen} for outcome in outcomes]
+        rows = [
+            {**outcome.json(), "error_to_expect": expected_error(outcome.source), "frontier": id(outcome) in chosen}
+            for outcome in outcomes
+        ]
         print_json({"trace": served.name, "requests": len(served), "percentile": percentile, "outcomes": rows})
         return
-    print_frontier(outcomes, best, percentile)
+    print_frontier(outcomes, outcomes if every else best, percentile)
 
 
 def combinations(
@@ -207,16 +212,21 @@ def read_prices(options: Sequence[str], path: Path | None) -> dict[str, float]:
 
 
 def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], percentile: float) -> None:
-    """The frontier as a table; a line where nothing meets the targets."""
+    """The frontier, or all that is asked for, as a table; a line where nothing meets the targets."""
     from dooly.cli.output import print_table
     from dooly.report import Column
+    from dooly.workspace.foreign import expected_error
 
     meeting = sum(outcome.meets for outcome in outcomes)
     if not best:
         show(f"none of {len(outcomes)} configurations meets the targets")
         return
+    chosen = f"{len(best)} best of" if len(best) < len(outcomes) else "all, of which"
+    foreign: tuple[Column, ...] = ()
+    if any(outcome.source for outcome in best):
+        foreign = Column("source", "not measured by dooly"), Column("error", "step error to expect")
     print_table(
-        f"{len(best)} best of {meeting} configurations that meet the targets, of {len(outcomes)} tried",
+        f"{chosen} {meeting} configurations that meet the targets, of {len(outcomes)} tried",
         (
             Column("device", "device"),
             Column("tp", "TP", "d"),
@@ -229,6 +239,7 @@ def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], per
             Column("tpot_ms", f"TPOT p{percentile:g} (ms)", ",.1f"),
             Column("tokens_per_s_per_device", "tokens/s/device", ",.1f"),
             Column("cost", "cost per 1M tokens", ",.3f"),
+            *foreign,
         ),
-        [outcome.json() for outcome in best],
+        [{**outcome.json(), "error": expected_error(outcome.source)} for outcome in best],
     )

@@ -26,7 +26,9 @@ def fit(db: Db = DATABASE, platform: Platform = None, as_json: AsJson = False) -
         measured = [
             row
             for row in database.summary()
-            if row.status is Status.OK and platform in (None, environments[row.environment].get("platform"))
+            if row.status is Status.OK
+            and platform in (None, environments[row.environment].get("platform"))
+            and not environments[row.environment].source
         ]
         if not measured:
             where = f" on {platform}" if platform else ""

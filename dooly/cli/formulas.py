@@ -128,6 +128,8 @@ def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Fo
         machine = stored_machine(database, platform)
         homes = {signature: home_of(stored[signature], machine).key for signature in {row.signature for row in rows}}
         rows = [row for row in rows if row.environment == homes[row.signature]]
+    else:
+        rows = [row for row in rows if not environments[row.environment].source]
     found: list[_Found] = []
     with progress_bar("operations") as progress:
         for row in progress.track(rows, description="formulas"):

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dooly.cli.options import DATABASE, AsJson, Backend, CapturedModel, Db, Platform, TensorParallel
 from dooly.cli.serving import BatchedTokens, Sequences
+
+if TYPE_CHECKING:
+    from dooly.predict.breakdown import Row
 
 __all__ = ["predict"]
 
@@ -37,6 +40,7 @@ def predict(
     from dooly.cli.output import print_json, print_table
     from dooly.engine.defaults import gpu_limits
     from dooly.report import Column
+    from dooly.workspace.foreign import expected_error
     from dooly.workspace.limits import check_step
     from dooly.workspace.models import saved_model
 
@@ -49,12 +53,10 @@ def predict(
     cost = breakdown.cost
     if as_json:
         rows = [asdict(row) for row in breakdown.rows]
-        print_json({"batch": batch, "device_only": saved.device_only, "cost": cost._asdict(), "rows": rows})
+        facts = {"device": saved.device, "sources": saved.sources, "device_only": saved.device_only}
+        print_json({"batch": batch, **facts, "cost": cost._asdict(), "rows": rows})
         return
-    rows = [
-        {**asdict(row), "share_percent": 100 * row.share, "note": "extrapolated" if row.extrapolated else ""}
-        for row in breakdown.rows
-    ]
+    rows = [{**asdict(row), "share_percent": 100 * row.share, "note": _note(row)} for row in breakdown.rows]
     columns = (
         Column("name", "operation"),
         Column("kind", "kind"),
@@ -71,4 +73,11 @@ def predict(
         f"{Path(model).name}, {step.kind} step of {step.tokens} tokens in {len(step.requests)} requests: "
         f"{cost.total_us:,.0f} us {'of device time only; host time is not measured' if saved.device_only else parts}"
     )
+    if saved.sources:
+        title += f"; not measured by dooly: {', '.join(saved.sources)}; {expected_error(saved.sources[0])}"
     print_table(title, columns, rows)
+
+
+def _note(row: "Row") -> str:
+    """Say what a row rests on that is not its own measured points."""
+    return ", ".join(filter(None, [row.source, "extrapolated" if row.extrapolated else ""]))

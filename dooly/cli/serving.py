@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["Arrivals", "BatchedTokens", "Rate", "Requests", "Seed", "Sequences", "TraceOption", "TraceSource"]
+__all__ = ["Arrivals", "BatchedTokens", "Fast", "Rate", "Requests", "Seed", "Sequences", "TraceOption", "TraceSource"]
 
 
 TraceSource = Annotated[
@@ -33,3 +33,10 @@ Seed = Annotated[int, typer.Option(help="of synthetic traces and of Poisson arri
 _OWN = "the engine's own if not given"
 Sequences = Annotated[int | None, typer.Option("--max-num-seqs", help=f"most requests in one step; {_OWN}")]
 BatchedTokens = Annotated[int | None, typer.Option("--max-num-batched-tokens", help=f"most tokens in one step; {_OWN}")]
+Fast = Annotated[
+    bool | None,
+    typer.Option(
+        "--fast/--no-fast",
+        help="compact scheduler or vLLM's own, same batches; compact where it covers the model if not given",
+    ),
+]

@@ -7,7 +7,7 @@ import typer
 
 from dooly.cli.expand import expanded
 from dooly.cli.options import DATABASE, AsJson, Backend, Db, Model, Platform, TensorParallel
-from dooly.cli.serving import Arrivals, Rate, Requests, Seed, TraceOption, TraceSource
+from dooly.cli.serving import Arrivals, Fast, Rate, Requests, Seed, TraceOption, TraceSource
 from dooly.engine.options import EngineOptions
 from dooly.escape import show
 
@@ -26,9 +26,7 @@ def simulate(
     rate: Rate = None,
     arrivals: Arrivals = "trace",
     seed: Seed = 2023,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="compact scheduler instead of the engine's: same batches")
-    ] = False,
+    fast: Fast = None,
     *,
     engine: EngineOptions,
     db: Db = DATABASE,
@@ -47,8 +45,9 @@ def simulate(
 ) -> None:
     """Serve a trace on a simulated clock.
 
-    Runs vLLM's own scheduler, or with --fast one of our own that composes the same batches, at the step times
-    predicted for this machine, or with --platform for a GPU that was measured; reports latencies and throughput.
+    Runs a compact scheduler that composes the batches of vLLM's, or with --no-fast and where it does not cover the
+    model vLLM's own, at the step times predicted for this machine, or with --platform for a GPU that was measured;
+    reports latencies and throughput.
     The engine's settings default on a GPU to those of `vllm serve` there, on a CPU to 16 requests, 512 tokens and
     2,048 tokens a request.
 

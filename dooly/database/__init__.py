@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dooly.database.environment import Environment
 from dooly.database.known import Known, NoPoints, PointSource
 from dooly.database.point import Measurement, Point, Samples, Status
-from dooly.database.records import Domain, Record, StoredOperation, SummaryRow
+from dooly.database.records import Domain, Record, StoredOperation, SummaryRow, Times
 
 if TYPE_CHECKING:
     from dooly.database.claims import Claim
@@ -31,6 +31,7 @@ __all__ = [
     "Status",
     "StoredOperation",
     "SummaryRow",
+    "Times",
     "place_of",
 ]
 

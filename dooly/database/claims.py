@@ -9,12 +9,14 @@ import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dooly.database.owner import Owner
 from dooly.database.point import Measurement, Point, Samples, Status
+from dooly.database.records import Times
 from dooly.database.schema import points
 
-__all__ = ["Claim", "finish", "insert_claim", "insert_finished", "release", "take_over"]
+__all__ = ["Claim", "finish", "insert_claim", "insert_finished", "insert_times", "release", "take_over"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,15 @@ def insert_finished(connection: Connection, operation: int, environment: int, me
     values |= {"started_s": measured.started_s, "finished_s": measured.finished_s}
     connection.execute(insert(points).values(**values))
     return True
+
+
+def insert_times(connection: Connection, operation: int, environment: int, times: Times) -> int:
+    """Insert one time a point, but for points that have a row; return how many."""
+    insert_new = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
+    alike = {"operation": operation, "environment": environment, "owner": "{}", "started_s": 0.0, "finished_s": 0.0}
+    alike |= {"status": Status.OK, "warmups_us": "[]", "loops": 1, "aside": "{}"}
+    rows = [{"point": point, "samples_us": f"[{us}]"} for point, us in zip(times.points, times.times_us, strict=True)]
+    return connection.execute(insert_new(points).values(alike).on_conflict_do_nothing(), rows).rowcount
 
 
 def _outcome(status: Status, samples: Samples, reason: str | None) -> dict[str, object]:

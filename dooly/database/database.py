@@ -1,14 +1,14 @@
 """The latency database: environments, operations, points, formulas."""
 
 import json
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from dooly.database.claims import Claim, finish, insert_claim, insert_finished, release, take_over
+from dooly.database.claims import Claim, finish, insert_claim, insert_finished, insert_times, release, take_over
 from dooly.database.connection import connect, connected, location_url, place_of, translated, use_write_ahead_log
 from dooly.database.decoding import decoding
 from dooly.database.environment import Environment
@@ -20,6 +20,7 @@ from dooly.database.records import (
     Record,
     StoredOperation,
     SummaryRow,
+    Times,
     domain_of,
     measurement_of,
     nearest,
@@ -234,29 +235,45 @@ class Database:
         """Return the ranges that the measured points span; no ranges if there are no points."""
         return domain_of(self.points(signature, environment))
 
-    def dealt_with(self) -> list[tuple[str, str, str, str]]:
-        """Signature, key of the environment, point as JSON, and status of every point that is not merely claimed."""
+    def dealt_with(self, homes: Collection[Environment]) -> list[tuple[str, str, str, str]]:
+        """Signature, key of the environment, point as JSON, and status of every point there but mere claims."""
         question = (
             select(operations.c.signature, environments.c.key, points.c.point, points.c.status)
             .join(operations, operations.c.id == points.c.operation)
             .join(environments, environments.c.id == points.c.environment)
-            .where(points.c.status != Status.CLAIMED)
+            .where(points.c.status != Status.CLAIMED, points.c.environment.in_(self._known_ids(homes)))
         )
         with self._reading() as connection:
             return [(row[0], row[1], row[2], row[3]) for row in connection.execute(question)]
 
-    def summary(self) -> list[SummaryRow]:
-        """Points and their cost by environment, operation and status."""
+    def _known_ids(self, homes: Collection[Environment]) -> list[int]:
+        found = (self._environment_id(home, create=False) for home in homes)
+        return [each for each in found if each is not None]
+
+    def summary(self, homes: Collection[Environment] | None = None) -> list[SummaryRow]:
+        """Points and their cost by environment, operation and status; in some environments, or all for None."""
         cost = func.coalesce(func.sum(points.c.finished_s - points.c.started_s), 0.0)
-        question = (
-            select(environments.c.key, operations.c.signature, operations.c.target, points.c.status, func.count(), cost)
-            .join(operations, operations.c.id == points.c.operation)
-            .join(environments, environments.c.id == points.c.environment)
-            .group_by(environments.c.key, operations.c.signature, operations.c.target, points.c.status)
-            .order_by(environments.c.key, operations.c.target, operations.c.signature, points.c.status)
+        question = select(
+            points.c.environment, points.c.operation, points.c.status, func.count().label("points"), cost.label("cost")
+        )
+        if homes is not None:
+            question = question.where(points.c.environment.in_(self._known_ids(homes)))
+        groups = question.group_by(points.c.environment, points.c.operation, points.c.status).subquery()
+        named = (
+            select(
+                environments.c.key,
+                operations.c.signature,
+                operations.c.target,
+                groups.c.status,
+                groups.c.points,
+                groups.c.cost,
+            )
+            .join(operations, operations.c.id == groups.c.operation)
+            .join(environments, environments.c.id == groups.c.environment)
+            .order_by(environments.c.key, operations.c.target, operations.c.signature, groups.c.status)
         )
         with self._reading() as connection:
-            rows = connection.execute(question).all()
+            rows = connection.execute(named).all()
         with decoding(self.place, "a stored point"):
             return [SummaryRow(row[0], row[1], row[2], Status(row[3]), int(row[4]), float(row[5])) for row in rows]
 
@@ -290,6 +307,23 @@ class Database:
                 insert_finished(connection, self._operation_ids[r.operation.signature], home, r.measurement)
                 for r in listed
                 if (home := homes[r.environment]) is not None
+            )
+
+    def add_times(self, listed: Sequence[Times]) -> int:
+        """Store published times, one a point, all or none; a point that is stored here stays.  Returns how many.
+
+        Raises:
+            DatabaseError: an operation is stored here with another text.
+        """
+        for operation in dict.fromkeys(each.operation for each in listed):
+            if operation.signature not in self._operation_ids:
+                self.add_operation(operation.signature, operation.target, operation.text)
+        homes = {each: self._environment_id(each, create=True) for each in {times.environment for times in listed}}
+        with self._writing() as connection:
+            return sum(
+                insert_times(connection, self._operation_ids[each.operation.signature], home, each)
+                for each in listed
+                if (home := homes[each.environment]) is not None
             )
 
     # -- formulas -------------------------------------------------------------------------------------------------

@@ -60,6 +60,11 @@ class Environment:
         """The value of one fact, or None."""
         return dict(self.facts).get(name)
 
+    @property
+    def source(self) -> str:
+        """The publication that the points are from; empty where dooly measured them."""
+        return str(self.get("source") or "")
+
     def differences(self, other: "Environment") -> dict[str, tuple[Fact | None, Fact | None]]:
         """Facts that differ, as name -> (here, there); None where a side lacks the fact."""
         mine, theirs = dict(self.facts), dict(other.facts)

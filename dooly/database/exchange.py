@@ -1,11 +1,9 @@
 """Databases as Parquet files: what ships with dooly, and what people send each other."""
 
 import json
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
@@ -13,14 +11,13 @@ from dooly.database.decoding import decoding
 from dooly.database.environment import Environment
 from dooly.database.point import Measurement, Point, Samples, Status, aside_from_json
 from dooly.database.records import Record, StoredOperation
+from dooly.database.trial import read_any, try_out
 from dooly.errors import DatabaseError
 
 __all__ = ["measurement_of_row", "read_frame", "read_parquet", "shipped_files", "write_parquet"]
 
-_Read = TypeVar("_Read")
-
-MAX_ROWS = 2_000_000
-"""Most points of a file."""
+_DATA = Path(__file__).resolve().parent.parent / "data"
+"""Folder of the files that come with dooly."""
 
 _SCHEMA = {
     "signature": pl.String,
@@ -43,7 +40,7 @@ _SCHEMA = {
 
 def shipped_files() -> list[Path]:
     """Parquet files of measurements that come with dooly."""
-    return sorted((Path(__file__).resolve().parent.parent / "data").glob("*.parquet"))
+    return sorted(_DATA.glob("*.parquet"))
 
 
 def write_parquet(records: Iterable[Record], path: Path) -> int:
@@ -99,40 +96,12 @@ def read_frame(path: Path) -> pl.DataFrame:
     Raises:
         DatabaseError: it cannot be read, or holds something else.
     """
-    found = _guarded(path, lambda: dict(pl.read_parquet_schema(path)))
-    if found != _SCHEMA:
-        raise DatabaseError(f"{path}: not a latency database of dooly but {', '.join(found)[:120]}")
-    rows = _guarded(path, lambda: pl.scan_parquet(path).select(pl.len()).collect().item())
-    if rows > MAX_ROWS:
-        raise DatabaseError(f"{path}: {rows:,d} points; expected at most {MAX_ROWS:,d}")
-    return _guarded(path, lambda: pl.read_parquet(path))
-
-
-def _guarded(path: Path, read: Callable[[], _Read]) -> _Read:
-    """Result of `read`, which reads Parquet.
-
-    Raises:
-        DatabaseError: the file cannot be read.
-    """
-    try:
-        with _without_panic_texts():
-            return read()
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        told = " ".join(str(error).split())[:200]
-        raise DatabaseError(f"{path}: cannot be read as Parquet: {told}") from error
-
-
-@contextmanager
-def _without_panic_texts() -> Generator[None]:
-    """Keep what the reader's threads print of a damaged file, beside the error that they raise, from the terminal."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    if not path.resolve().is_relative_to(_DATA):
+        try_out(path)
+    frame = read_any(path)
+    if dict(frame.schema) != _SCHEMA:
+        raise DatabaseError(f"{path}: not a latency database of dooly but {', '.join(frame.columns)[:120]}")
+    return frame
 
 
 def _record(row: dict[str, Any]) -> Record:

@@ -1,6 +1,6 @@
 """A database and Parquet files seen as one: points of the files are read in place, as columns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,8 +49,8 @@ class PointSource(Protocol):
         """Ranges that the measured points span; none if there are no points."""
         ...
 
-    def summary(self) -> list[SummaryRow]:
-        """Points and their cost by environment, operation and status."""
+    def summary(self, homes: Collection[Environment] | None = None) -> list[SummaryRow]:
+        """Points and their cost by environment, operation and status; in some environments, or all for None."""
         ...
 
     def formula(self, signature: str, environment: Environment) -> dict[str, object] | None:
@@ -61,8 +61,8 @@ class PointSource(Protocol):
 class OwnPoints(PointSource, Protocol):
     """A source that measures: it also knows the points that it has dealt with."""
 
-    def dealt_with(self) -> list[tuple[str, str, str, str]]:
-        """Signature, environment, point and status of every point that was measured, failed or was skipped."""
+    def dealt_with(self, homes: Collection[Environment]) -> list[tuple[str, str, str, str]]:
+        """Signature, environment, point and status of every point there that was measured, failed or was skipped."""
         ...
 
 
@@ -102,7 +102,7 @@ class NoPoints:
         """No ranges."""
         return domain_of(())
 
-    def summary(self) -> list[SummaryRow]:
+    def summary(self, homes: Collection[Environment] | None = None) -> list[SummaryRow]:  # noqa: ARG002
         """No rows."""
         return []
 
@@ -110,7 +110,7 @@ class NoPoints:
         """No formula."""
         return None
 
-    def dealt_with(self) -> list[tuple[str, str, str, str]]:
+    def dealt_with(self, homes: Collection[Environment]) -> list[tuple[str, str, str, str]]:  # noqa: ARG002
         """No points."""
         return []
 
@@ -140,7 +140,8 @@ class Known:
             homes = {str(text): Environment.from_json(str(text)) for text in texts}
         self._environments = {home.key: home for home in homes.values()}
         frame = frame.with_columns(pl.col("environment").replace_strict({text: e.key for text, e in homes.items()}))
-        dealt_with = pl.DataFrame(own.dealt_with(), schema=dict.fromkeys((*_POINT, "here"), pl.String), orient="row")
+        taken = own.dealt_with(tuple(self._environments.values()))
+        dealt_with = pl.DataFrame(taken, schema=dict.fromkeys((*_POINT, "here"), pl.String), orient="row")
         frame = frame.join(dealt_with, on=_POINT, how="left", maintain_order="left")
         better = (pl.col("here") != Status.OK) & (pl.col("status") == Status.OK)
         frame = frame.filter(pl.col("here").is_null() | better)
@@ -184,14 +185,15 @@ class Known:
         """Ranges that the measured points span; none if there are no points."""
         return domain_of(self.points(signature, environment))
 
-    def summary(self) -> list[SummaryRow]:
-        """Points and their cost by environment, operation and status."""
+    def summary(self, homes: Collection[Environment] | None = None) -> list[SummaryRow]:
+        """Points and their cost by environment, operation and status; in some environments, or all for None."""
         cost = (pl.col("finished_s") - pl.col("started_s")).fill_null(0.0).sum()
-        groups = self._rows.group_by("environment", "signature", "target", "status").agg(pl.len(), cost)
+        asked = True if homes is None else pl.col("environment").is_in([home.key for home in homes])
+        groups = self._rows.filter(asked).group_by("environment", "signature", "target", "status").agg(pl.len(), cost)
         found: dict[tuple[str, ...], SummaryRow] = {}
         for home, signature, target, status, points, cost_s in groups.iter_rows():
             found[home, signature, target, status] = SummaryRow(home, signature, target, Status(status), points, cost_s)
-        for row in self.own.summary():
+        for row in self.own.summary(homes):
             key = (row.environment, row.signature, row.target, row.status.value)
             found[key] = row if key not in found else row.joined(found[key])
         return [found[key] for key in sorted(found)]

@@ -6,7 +6,11 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import cast
+
+from dooly.database.latency import LESS, Latency, latency_of, undisturbed
+from dooly.host import part_of
 
 __all__ = ["Measurement", "Point", "Samples", "Status", "aside_from_json"]
 
@@ -161,16 +165,8 @@ class Samples:
 
     @property
     def undisturbed_us(self) -> tuple[float, ...]:
-        """Positive samples within a factor of 1.5 of the first decile, sorted.
-
-        Other processes only ever add time, on a busy machine to most samples; on a quiet one these are all of them.
-        A difference of two timings of which the second was disturbed can be negative.
-        """
-        ordered = sorted(value for value in self.values_us if value > 0.0)
-        return tuple(value for value in ordered if value <= _REACH * ordered[len(ordered) // 10])
-
-
-_REACH = 1.5
+        """Samples that other processes did not slow down (`latency.undisturbed`)."""
+        return undisturbed(self.values_us)
 
 
 def _check_finite(what: str, values: Iterable[float]) -> None:
@@ -225,16 +221,29 @@ class Measurement:
             raise ValueError(f"{self.point} of {self.operation} is {self.status}, it has no latency")
         return statistics.median(self.samples.values_us)
 
-    @property
-    def latency_us(self) -> float:
-        """Median of the undisturbed samples: what the operation takes when nothing else runs.
+    @cached_property
+    def latency(self) -> Latency:
+        """Latency of the raw samples, as every table and every fit has it.
 
         Raises:
-            ValueError: the point was not measured.
+            ValueError: the point was not measured, or its samples do not say.
         """
         if self.status is not Status.OK:
             raise ValueError(f"{self.point} of {self.operation} is {self.status}, it has no latency")
-        return statistics.median(self.samples.undisturbed_us)
+        return latency_of(self.operation, self.samples.values_us, dict(self.samples.aside).get(LESS, 0.0))
+
+    @property
+    def derived(self) -> bool:
+        """Whether the samples are no raw times: what an earlier release had left when it took a formula away."""
+        part = part_of(self.operation)
+        if part is None:
+            return False
+        return part.instead_of is not None or (part.difference and LESS not in dict(self.samples.aside))
+
+    @property
+    def latency_us(self) -> float:
+        """`latency` without its spread (us)."""
+        return self.latency.us
 
     @property
     def spread(self) -> float:

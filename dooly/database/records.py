@@ -13,7 +13,17 @@ from dooly.ir import Operation, parse_program
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
-__all__ = ["Differences", "Domain", "Record", "StoredOperation", "SummaryRow", "domain_of", "measurement_of", "nearest"]
+__all__ = [
+    "Differences",
+    "Domain",
+    "Record",
+    "StoredOperation",
+    "SummaryRow",
+    "Times",
+    "domain_of",
+    "measurement_of",
+    "nearest",
+]
 
 Differences = dict[str, tuple[Fact | None, Fact | None]]
 """Facts that differ between two environments, by name."""
@@ -79,6 +89,21 @@ class Record:
     operation: StoredOperation
     environment: Environment
     measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Times:
+    """Published times of one operation in one environment: one for each point, and nothing of how it was taken.
+
+    Attributes:
+        points: canonical texts of the points; distinct.
+        times_us: as many.
+    """
+
+    operation: StoredOperation
+    environment: Environment
+    points: Sequence[str]
+    times_us: Sequence[float]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dooly.errors import CaptureError
-from dooly.hardware.gpus import PLATFORMS
+from dooly.hardware.gpus import PLATFORMS, platform_of
 
 __all__ = ["activate"]
 
@@ -43,7 +43,7 @@ def activate(platform: str) -> None:
         if (known := platforms._current_platform) is not None and not known.is_unspecified():
             raise CaptureError(f"vLLM runs in this process already; capture for {platform} in another process")
         stand_in_for(spec)
-    elif spec.is_cuda and platform not in (device := platforms.current_platform.get_device_name()).lower():
+    elif spec.is_cuda and platform_of(device := platforms.current_platform.get_device_name()) != platform:
         raise CaptureError(f"the GPU here is {device}, not {platform}: a real GPU is not stood in for")
     elif not spec.is_cuda and not platforms.current_platform.is_cpu():
         raise CaptureError("this vLLM is not built for CPUs; install it with: pip install 'dooly[cpu]'")

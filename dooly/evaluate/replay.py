@@ -10,7 +10,7 @@ from dooly.evaluate.kernel_report import KernelReport
 from dooly.evaluate.ledger import with_backends
 from dooly.evaluate.recording import Recording
 from dooly.evaluate.steps import StepRecording
-from dooly.hardware.gpus import PLATFORMS
+from dooly.hardware.gpus import PLATFORMS, platform_of
 from dooly.ir import Program
 from dooly.predict import SavedModel
 from dooly.workspace.lowering import lower
@@ -34,15 +34,17 @@ def recorded_platform(recording: StepRecording | Recording) -> str:
         PredictError: not a GPU that is known.
     """
     device = dict(recording.facts).get("device", "")
-    for name, spec in PLATFORMS.items():
-        if spec.is_cuda and name in device.lower():
-            return name
+    if (found := platform_of(device)) is not None:
+        return found
     known = ", ".join(name for name, spec in PLATFORMS.items() if spec.is_cuda)
     raise PredictError(f"steps recorded on {device!r}; expected one of {known}")
 
 
-def recorded_model(recording: StepRecording | Recording, location: str) -> SavedModel:
+def recorded_model(recording: StepRecording | Recording, location: str, source: str = "") -> SavedModel:
     """Step times of what was recorded.  Operations of the measured models ship; others are captured by the engine.
+
+    Args:
+        source: a publication whose points are taken in place of dooly's own.
 
     Raises:
         PredictError: a formula is missing, or the GPU is unknown.
@@ -54,7 +56,8 @@ def recorded_model(recording: StepRecording | Recording, location: str) -> Saved
     else:
         program = lower([recording.model], recording.tp, recording.backend, platform)
     with look_into(location) as database:
-        here = machine_of(database, platform, cores=dict(recording.facts).get("cores"))
+        named = f"{platform}@{source}" if source else platform
+        here = machine_of(database, named, cores=None if source else dict(recording.facts).get("cores"))
         saved = saved_from(database, program, here, fit_missing=True)
     settings = recording.settings if isinstance(recording, StepRecording) else recording.runs[0].settings
     return saved.under(settings.max_num_seqs, settings.max_num_batched_tokens)

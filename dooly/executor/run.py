@@ -17,8 +17,8 @@ from dooly.executor.session import Session, Unsupported, open_session
 from dooly.executor.timing.cpu import OTHERS, Precision, confidence
 from dooly.executor.timing.stopwatch import Stopwatch
 from dooly.executor.trial import Runner, is_out_of_memory
-from dooly.fit import fewest_points
 from dooly.ir import Operation
+from dooly.ir.opset import fewest_points
 from dooly.ir.printer import format_operation
 
 __all__ = ["Event", "Outcome", "run_plan"]
@@ -203,7 +203,7 @@ class _Run:
         for row in sorted(rows, key=lambda row: -row.share):
             while row.operation.name not in self.left | self.broken:
                 measured = self.database.points(row.operation.signature, row.environment)
-                if len(measured) < fewest_points(row.operation):
+                if len(measured) < fewest_points(len(row.operation.axes)):
                     break
                 point = next_point(row.operation, measured, self.plan.ranges, self.error)
                 if point is None or not self._take(row, point):
@@ -340,7 +340,7 @@ class _Run:
 
 def _for_a_formula(row: Row) -> Sequence[Point]:
     """The first points of a row that a formula needs, beside those that are there."""
-    return row.missing[: max(0, fewest_points(row.operation) - row.covered)]
+    return row.missing[: max(0, fewest_points(len(row.operation.axes)) - row.covered)]
 
 
 def stability(measured: Measurement) -> str:

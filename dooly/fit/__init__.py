@@ -2,10 +2,10 @@
 
 from dooly.fit.family import ENOUGH, Families, Family, family_key, fit_families
 from dooly.fit.formula import Formula, Held, Parameter, Range
-from dooly.fit.latency import typical_us
+from dooly.fit.host import fit_host
 from dooly.fit.observation import Observation, experts_reached
 from dooly.fit.roofline import reached
-from dooly.fit.select import fewest_points, fit, fit_host
+from dooly.fit.select import fit
 
 __all__ = [
     "ENOUGH",
@@ -18,10 +18,8 @@ __all__ = [
     "Range",
     "experts_reached",
     "family_key",
-    "fewest_points",
     "fit",
     "fit_families",
     "fit_host",
     "reached",
-    "typical_us",
 ]

@@ -14,7 +14,7 @@ from dooly.fit.evaluator import column_evaluator
 from dooly.fit.formula import Formula, Held, Parameter
 from dooly.fit.observation import Observation
 from dooly.fit.residual import BOUND, fit_curve
-from dooly.fit.select import Data, collect, fit, parameters_of, plan_of
+from dooly.fit.select import Data, collect, domain_of, fit, parameters_of, plan_of
 from dooly.fit.solve import Estimate, estimate, intervals
 from dooly.fit.target import Subject, subject_of
 from dooly.fit.terms import Contribution, Structure, family_structures
@@ -141,7 +141,7 @@ def _only(structure: Structure, kept: Sequence[str]) -> Structure:
 
 
 def _levelled(plain: Formula, data: Data) -> Formula:
-    """Scaled to the points, and where one axis decides drawn through them; its domain is still nothing."""
+    """Scaled to the points, and where one axis decides drawn through them: between these it is not extrapolated."""
     symbolic, _ = plain.predict(data.columns)
     level = float(np.exp(np.clip(np.median(np.log(data.latency_us / symbolic)), -BOUND, BOUND)))
     scaled = replace(plain, parameters=tuple(_scaled(each, level) for each in plain.parameters))
@@ -149,7 +149,7 @@ def _levelled(plain: Formula, data: Data) -> Formula:
     if axis is not None:
         at, flat = data.columns[axis], scaled
         curve = fit_curve(axis, at, lambda x: flat.predict({axis: x})[0], data.latency_us, data.trust)
-        scaled = replace(scaled, residual=curve)
+        scaled = replace(scaled, residual=curve, domain=domain_of(data, plain.structure))
     return replace(scaled, held=replace(plain.held, points=len(data)))
 
 

@@ -122,8 +122,10 @@ class Formula:
             where nothing is planned.
         queued_us: host time of queueing it once, by itself outside of a graph; of the host's launching, what queueing
             the attention of one layer takes by itself; 0 where that is not known.
-        lenders: operations whose points it rests on, where it has too few of its own: then it is extrapolated anywhere,
-            and `held` is of operations left out of the family, median and 90th percentile.
+        lenders: operations whose points it rests on, where it has too few of its own: then it is extrapolated anywhere
+            but within the `domain` of its own, if it has one, and `held` is of operations left out of the family,
+            median and 90th percentile.
+        source: what it rests on where that is not dooly's own points of this machine; else empty.
     """
 
     signature: str
@@ -138,6 +140,7 @@ class Formula:
     plan_us: tuple[float, float] = (0.0, 0.0)
     queued_us: float = 0.0
     lenders: int = 0
+    source: str = ""
 
     def __post_init__(self) -> None:
         named = [contribution.parameter for term in self.structure for contribution in term]
@@ -145,6 +148,11 @@ class Formula:
             raise ValueError(
                 f"{self.name}: terms need the parameters {named}, found {[p.name for p in self.parameters]}"
             )
+
+    @property
+    def _borrowed(self) -> bool:
+        """Whether no points of its own say where it holds."""
+        return self.lenders > 0 and not self.domain
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -229,7 +237,7 @@ class Formula:
         for x, (low, high) in zip(at, ranges):
             if not low <= x <= high:
                 return latency, True
-        return latency, self.lenders > 0
+        return latency, self._borrowed
 
     def predict(self, columns: Mapping[str, Any]) -> tuple[Column, NDArray[np.bool_]]:
         """Latencies in us of many batches and whether each is extrapolated.
@@ -253,7 +261,7 @@ class Formula:
                 latency *= self.residual.scale(latency, values)
         if not np.all(fine := (latency >= 0) & (latency <= MOST_US)):
             raise self._no_time(f"{latency[~fine][0]:.3g} us")
-        outside = np.full(count, self.lenders > 0)
+        outside = np.full(count, self._borrowed)
         for held in self.domain:
             quantity = column_evaluator(held.quantity)(values)
             outside |= (quantity < held.low * (1 - _SLACK)) | (quantity > held.high * (1 + _SLACK))

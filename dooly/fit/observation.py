@@ -7,9 +7,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from dooly.batch import Batch
+from dooly.database.latency import LESS
 from dooly.errors import FitError, PredictError
-from dooly.fit.latency import served_us, typical_us
-from dooly.host import is_host_part
+from dooly.host import OPTIONAL_AXES
 
 if TYPE_CHECKING:
     from dooly.database import Measurement
@@ -27,10 +27,11 @@ class Observation:
     Attributes:
         sizes: (axis, value) of a stateless operation, sorted; empty for a stateful one.
         batch: requests of a stateful operation, else None.
-        latency_us: typical time of one call (`typical_us` or `served_us` of its samples), positive.
+        latency_us: time of one call (`Measurement.latency`), positive.
         spread: of its samples, as interquartile range over median; points that scatter count less.
         plan_us: what the host took to plan it, once for all layers; 0 where nothing is planned.
         queued_us: what the host took to queue one call; 0 where that is not known.
+        less_us: what is to be taken from the latency, which is of two things together.
 
     Raises:
         FitError: the latency is not a positive number, or a size is not.
@@ -42,6 +43,7 @@ class Observation:
     spread: float = 0.0
     plan_us: float = 0.0
     queued_us: float = 0.0
+    less_us: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.latency_us) and self.latency_us > 0):
@@ -80,16 +82,21 @@ class Observation:
 
     @classmethod
     def of(cls, measurement: "Measurement") -> "Observation":
-        """From the raw samples of a measured point, by `typical_us`; of the host's own work by `served_us`.
+        """From a measured point by its latency.
 
         Raises:
-            FitError: there are no positive times.
+            FitError: its samples do not say one, or not a positive one.
         """
-        samples = measurement.samples
-        stands_for = served_us if is_host_part(measurement.operation) else typical_us
-        found = cls.read(measurement.point.json, *stands_for(samples.values_us))
-        aside = dict(samples.aside)
-        return replace(found, plan_us=aside.get("metadata_us", 0.0), queued_us=aside.get("queued_us", 0.0))
+        try:
+            latency = measurement.latency
+        except ValueError as error:
+            raise FitError(str(error)) from error
+        aside = dict(measurement.samples.aside)
+        less_us = aside.get(LESS, 0.0)
+        found = cls.read(measurement.point.json, latency.us + less_us, latency.spread)
+        return replace(
+            found, plan_us=aside.get("metadata_us", 0.0), queued_us=aside.get("queued_us", 0.0), less_us=less_us
+        )
 
     @property
     def point(self) -> str:
@@ -116,6 +123,7 @@ class Observation:
             known = {name: float(value) for name, value in self.batch.attention(window).items()}
         elif mixture is not None and "A" not in known and "T" in known:
             known["A"] = mixture.reached(known["T"])
+        known = {**dict.fromkeys(OPTIONAL_AXES, 0.0), **known}
         if "Rp" in symbols and "Rp" not in known and {"R", "T"} <= known.keys():
             known["Rp"] = 0.0 if known["T"] == known["R"] else known["R"]
         missing = [name for name in symbols if name not in known]

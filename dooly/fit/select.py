@@ -14,14 +14,14 @@ from dooly.fit.formula import Formula, Held, Parameter, Range
 from dooly.fit.observation import Observation
 from dooly.fit.residual import Residual, fit_curve, fit_field
 from dooly.fit.solve import Estimate, estimate, intervals
-from dooly.fit.target import Subject, host_subject, subject_of
+from dooly.fit.target import Subject, subject_of
 from dooly.fit.terms import PARAMETERS, Regime, Structure, regimes
 from dooly.host import POWER_LIMIT
 from dooly.ir.expr import FloorDiv, symbol, symbols_of
 from dooly.ir.operation import Operation
-from dooly.ir.opset import Kind
+from dooly.ir.opset import Kind, fewest_points
 
-__all__ = ["Data", "collect", "fewest_points", "fit", "fit_host", "fit_subject", "parameters_of", "plan_of"]
+__all__ = ["Data", "collect", "domain_of", "fit", "fit_subject", "parameters_of", "plan_of"]
 
 Column = NDArray[np.float64]
 _FOLDS = 6
@@ -43,24 +43,9 @@ def fit(operation: Operation, observations: Iterable[Observation]) -> Formula:
     return fit_subject(subject_of(operation), observations)
 
 
-def fit_host(signature: str, observations: Iterable[Observation]) -> Formula:
-    """Fit a part of host time, one of `dooly.host`.
-
-    Raises:
-        FitError: no such host work, or too few points.
-    """
-    return fit_subject(host_subject(signature), observations)
-
-
-def fewest_points(operation: Operation) -> int:
-    """Distinct points that `fit` takes of an operation at least."""
-    return _fewest(subject_of(operation))
-
-
 def _fewest(subject: Subject) -> int:
-    if subject.kind is None:
-        return 2
-    return 3 if subject.single is not None else 5
+    """Distinct points that a fit takes at least."""
+    return 2 if subject.kind is None else fewest_points(len(subject.symbols))
 
 
 @dataclass(frozen=True)
@@ -148,7 +133,7 @@ def _fit_points(subject: Subject, observations: tuple[Observation, ...]) -> Form
         structure=best.found.structure,
         parameters=parameters_of(best.found, intervals(best.found, data.columns, data.latency_us, data.trust)),
         residual=residual,
-        domain=_domain(data),
+        domain=domain_of(data, best.found.structure),
         held=held,
         plan_us=plan_of([data.planned_us]),
         queued_us=data.queued_us,
@@ -360,10 +345,16 @@ _PARTS = ("M", "Sd", "Sx", "Sp", "Sq", "Tp", "Pp", "Pt")
 """Symbols that only say how a batch divides: the coordinates tell where it lies."""
 
 
-def _domain(data: Data) -> tuple[Range, ...]:
-    """Ranges of the coordinates, and of the symbols among the axes that are no coordinate themselves."""
+def domain_of(data: Data, structure: Structure) -> tuple[Range, ...]:
+    """Ranges of the coordinates, and of the symbols among the axes that are no coordinate themselves.
+
+    Work of the host has none but the formula's own symbols: on others it does not depend.
+    """
     quantities = [symbol(name) for name in data.subject.symbols if name not in _PARTS]
     quantities += [e for e in data.subject.coordinates if e not in quantities and "M" not in symbols_of(e)]
+    if data.subject.kind is None:
+        used = {name for term in structure for c in term for name in symbols_of(c.quantity)}
+        quantities = [each for each in quantities if used & symbols_of(each)]
     ranges: list[Range] = []
     for quantity in quantities:
         column = cast(Column, column_evaluator(quantity)(data.columns))

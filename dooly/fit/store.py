@@ -59,6 +59,7 @@ def to_json(formula: Formula) -> dict[str, Any]:
         "plan_us": list(formula.plan_us),
         "queued_us": formula.queued_us,
         "lenders": formula.lenders,
+        **({"source": formula.source} if formula.source else {}),
     }
 
 
@@ -125,6 +126,7 @@ def _formula(value: Mapping[str, Any]) -> Formula:
         plan_us=_pair(value["plan_us"]),
         queued_us=_number(value["queued_us"]),
         lenders=int(_number(value["lenders"])),
+        source=_text(value.get("source", "")),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dooly.errors import FitError
 from dooly.fit.observation import Mixture, Observation
 from dooly.hardware.backends import backend_of
-from dooly.host import host_parts, part_of
+from dooly.host import OPTIONAL_AXES, host_parts, part_of
 from dooly.ir.expr import Expr, evaluate, normal, symbol
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
@@ -132,8 +132,11 @@ def _integer(operation: Operation, name: str) -> int | None:
     return int(value) if isinstance(value, sympy.Integer) else None
 
 
-def host_subject(signature: str) -> Subject:
+def host_subject(signature: str, observations: Sequence[Observation] = ()) -> Subject:
     """The subject of a part of host time (us over its axes).
+
+    Args:
+        observations: its points; an axis of `OPTIONAL_AXES` that none of them has is left out.
 
     Raises:
         FitError: there is no such part.
@@ -141,5 +144,7 @@ def host_subject(signature: str) -> Subject:
     part = part_of(signature)
     if part is None:
         raise FitError(f"{signature}: no work of the host; expected one of {', '.join(host_parts())}")
-    zero, names = cast(Expr, sympy.Integer(0)), part.axes
+    given = {name for each in observations for name, _ in each.sizes}
+    zero = cast(Expr, sympy.Integer(0))
+    names = tuple(name for name in part.axes if name not in OPTIONAL_AXES or name in given)
     return Subject(signature, signature, None, zero, zero, names, tuple(normal(symbol(name)) for name in names))

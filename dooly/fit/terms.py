@@ -9,7 +9,7 @@ import sympy
 
 from dooly.fit.observation import Mixture
 from dooly.fit.target import Subject
-from dooly.host import AROUND
+from dooly.host import AROUND, part_of
 from dooly.ir.expr import Expr, FloorDiv, normal, symbol, symbols_of
 from dooly.ir.operation import Operation
 from dooly.ir.opset import Kind
@@ -22,6 +22,7 @@ __all__ = [
     "Structure",
     "Term",
     "family_structures",
+    "linear_structure",
     "regimes",
 ]
 
@@ -63,6 +64,8 @@ PARAMETERS = {
     "per_expert": ParameterKind("us/expert"),
     "per_logit": ParameterKind("us/row"),
     "per_operation": ParameterKind("us/operation"),
+    "per_mixture": ParameterKind("us/mixture"),
+    "per_second_call": ParameterKind("us/call"),
     "per_work": ParameterKind("us/us"),
 }
 """Parameters by name.
@@ -79,6 +82,8 @@ _PER_SYMBOL = {
     "A": "per_expert",
     "L": "per_logit",
     "N": "per_operation",
+    "X": "per_mixture",
+    "Y": "per_second_call",
     "U": "per_work",
 }
 
@@ -147,6 +152,9 @@ def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
     Args:
         points: how many points there are; few cannot tell tiles from noise.
     """
+    part = part_of(subject.signature)
+    if part is not None and part.constant:
+        return ((Regime(_ONE, ((_LAUNCH,),)),),)
     if subject.symbols == AROUND:
         return ((Regime(_ONE, tuple(_around())),),)
     if subject.kind is not Kind.ATTENTION or "Sp" in subject.symbols:
@@ -159,6 +167,11 @@ def regimes(subject: Subject, points: int) -> tuple[tuple[Regime, ...], ...]:
     many = cast(Expr, sympy.Min(1, FloorDiv(symbol("R"), sympy.Integer(subject.split + 1))))
     split, unsplit = _decoding(subject, decode * (1 - many)), _unsplit(subject, decode * many)
     return ((split, unsplit, mixed), *coarser)
+
+
+def linear_structure(symbols: Sequence[str]) -> Structure:
+    """A constant, and so much for each of these symbols."""
+    return (_LAUNCH, *map(_per, symbols))
 
 
 def _whole(subject: Subject, points: int) -> tuple[Regime]:

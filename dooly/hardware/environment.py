@@ -7,7 +7,7 @@ torch; a region is compiled by torch and Triton from the engine's native code; a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 
 from dooly.database import Environment, PointSource, Record, Status, StoredOperation
@@ -35,6 +35,8 @@ def environment_for(operation: Operation, machine: Machine) -> Environment:
 
     Element types, KV-cache type and attention backend are part of the operation itself.
     """
+    if machine.fact("source"):
+        return _published(operation, machine)
     if machine.torch_device == "cuda":
         return _on_gpu(operation, machine)
     facts: dict[str, str | int] = {
@@ -51,6 +53,18 @@ def environment_for(operation: Operation, machine: Machine) -> Environment:
         facts["engine"] = machine.engine
     if operation.kind is Kind.ATTENTION:
         facts["block_size"] = kv_block_size(operation.attr("backend"), machine)
+    return Environment.of(**facts)
+
+
+def _published(operation: Operation, machine: Machine) -> Environment:
+    """The environment of what others measured, which tell no more than this."""
+    facts = {"platform": machine.platform, "device": machine.device, "mode": machine.mode}
+    facts |= {name: machine.fact(name) for name in ("source", "method")}
+    if operation.kind is not Kind.COLLECTIVE:
+        facts["engine"] = machine.engine
+    else:
+        library = "communication" if operation.target == "all_reduce" else "nccl"
+        facts[library] = machine.fact(library)
     return Environment.of(**facts)
 
 
@@ -130,31 +144,44 @@ def at_home(records: Iterable[Record], machine: Machine) -> Iterator[Record]:
 def stored_machine(database: PointSource, platform: str, cores: str | None = None) -> Machine:
     """The GPU machine whose points the database holds: `environment_for` of it gives their environments.
 
-    Where several machines of the platform were measured, it is the one that `machine_behind` finds.
+    Where several machines of the platform were measured, it is the one that `machine_behind` finds.  What others
+    published counts where nothing was measured, or where it is asked for; never beside each other.
 
     Args:
+        platform: ``b200``, or ``b200@SOURCE`` for what a source published of it; the start of its name will do.
         cores: of the host that is wanted, if host time was measured on one of so many.
 
     Raises:
         ProfileError: not a GPU, or nothing of it is stored.
     """
-    spec = PLATFORMS.get(platform)
+    name, _, source = platform.partition("@")
+    spec = PLATFORMS.get(name)
     if spec is None or not spec.is_cuda:
         known = ", ".join(name for name, each in PLATFORMS.items() if each.is_cuda)
         raise ProfileError(f"--platform {platform}: expected one of {known}; leave it out for this machine")
-    points: Counter[str] = Counter()
-    for row in database.summary():
-        if row.status is Status.OK:
-            points[row.environment] += row.points
-    found = {each: points[each.key] for each in database.environments() if each.get("platform") == platform}
-    if not any(found.values()):
+    here = [each for each in database.environments() if each.get("platform") == name]
+    homes = {each for each in here if each.source.startswith(source) and bool(each.source) == bool(source)}
+    points = _good_points(database, homes)
+    if not points and not source:
+        points = _good_points(database, {each for each in here if each.source})
+    if not points:
         raise ProfileError(
             f"{database.place}: nothing measured on {platform} is stored, and none of it ships; run `dooly profile` on "
-            "one, and `dooly db merge` its database into this one"
+            "one and `dooly db merge` its database into this one, or add what others published of it with "
+            "`dooly db import --foreign`"
         )
-    if cores is not None and any(each.get("cores") == cores for each in found):
-        found = {each: count for each, count in found.items() if each.get("cores") in (None, cores)}
-    return machine_behind(found, platform)
+    if cores is not None and any(each.get("cores") == cores for each in points):
+        points = {each: count for each, count in points.items() if each.get("cores") in (None, cores)}
+    return machine_behind(points, name)
+
+
+def _good_points(database: PointSource, homes: Collection[Environment]) -> dict[Environment, int]:
+    """How many points are measured in each of some environments that have any."""
+    by_key, points = {each.key: each for each in homes}, Counter[Environment]()
+    for row in database.summary(homes):
+        if row.status is Status.OK:
+            points[by_key[row.environment]] += row.points
+    return dict(points)
 
 
 def machine_behind(points: Mapping[Environment, int], platform: str) -> Machine:

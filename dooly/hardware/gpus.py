@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["PLATFORMS", "PlatformSpec", "Recovery", "gpu_of"]
+__all__ = ["PLATFORMS", "PlatformSpec", "Recovery", "gpu_of", "platform_of"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,38 @@ PLATFORMS: Mapping[str, PlatformSpec] = {
     # the H100 at 1,900 MHz and more; half of them lie between 1.02 and 1.05.
     "h100": PlatformSpec("NVIDIA H100 80GB HBM3", (9, 0), 80 << 30, 132, 989.4, 3350.0, "GH100", product_time=1.03),
     "h200": PlatformSpec("NVIDIA H200", (9, 0), 141 << 30, 132, 989.4, 4800.0, "GH100"),
+    # Not measured by dooly; memory as their drivers report it.  Data sheets: NVIDIA A100 80GB SXM; NVIDIA L40S; NVIDIA
+    # RTX PRO 6000 Blackwell Server Edition (dense: a quarter of half of the 4 PFLOP/s in sparse FP4); NVIDIA Blackwell
+    # (HGX B200, GB200 NVL72: eighths and 72nds); NVIDIA Blackwell Ultra (HGX B300, GB300 NVL72); NVIDIA Ada GPU
+    # architecture, appendix (RTX 4090, sums in 32 bits).
+    "a100": PlatformSpec("NVIDIA A100-SXM4-80GB", (8, 0), 80 << 30, 108, 312.0, 2039.0, "GA100"),
+    "l40s": PlatformSpec("NVIDIA L40S", (8, 9), 46068 << 20, 142, 362.05, 864.0, "AD102"),
+    "rtx-4090": PlatformSpec("NVIDIA GeForce RTX 4090", (8, 9), 24564 << 20, 128, 165.2, 1008.0, "AD102 GeForce"),
+    "rtx-pro-6000": PlatformSpec(
+        "NVIDIA RTX PRO 6000 Blackwell Server Edition", (12, 0), 97887 << 20, 188, 500.0, 1597.0, "GB202"
+    ),
+    "b200": PlatformSpec("NVIDIA B200", (10, 0), 180 << 30, 148, 2250.0, 7700.0, "GB100"),
+    "b300": PlatformSpec("NVIDIA B300 SXM6 AC", (10, 3), 275040 << 20, 148, 2250.0, 7750.0, "GB110"),
+    "gb200": PlatformSpec("NVIDIA GB200", (10, 0), 189471 << 20, 152, 2500.0, 8000.0, "GB100 Grace"),
+    "gb300": PlatformSpec("NVIDIA GB300", (10, 3), 284208 << 20, 152, 2500.0, 8000.0, "GB110 Grace"),
+    # Intel data sheet: 197 TOP/s in int8, half of that in bf16.  The engine's code for CUDA with FlashAttention stands
+    # for its code for XPUs, which calls a kernel of that name; so the capability is that of such a GPU.
+    "b60": PlatformSpec("Intel(R) Arc(TM) Pro B60 Graphics", (9, 0), 24 << 30, 20, 98.5, 456.0, "BMG-G21"),
 }
+
+
+def platform_of(device: str) -> str | None:
+    """The platform of a device by the name that its driver gives; None where no row is meant.
+
+    >>> platform_of("NVIDIA GB200"), platform_of("NVIDIA RTX PRO 6000 Blackwell Server Edition"), platform_of("Xeon")
+    ('gb200', 'rtx-pro-6000', None)
+    """
+    words = device.lower().replace(" ", "-")
+    found = [name for name, spec in PLATFORMS.items() if spec.is_cuda and name in words]
+    return max(found, key=len, default=None)
 
 
 def gpu_of(device: str) -> PlatformSpec:
     """The row of a device by the name that its driver gives; one without any facts where there is none."""
-    found = (spec for name, spec in PLATFORMS.items() if spec.is_cuda and name in device.lower())
-    return next(found, PlatformSpec())
+    name = platform_of(device)
+    return PlatformSpec() if name is None else PLATFORMS[name]

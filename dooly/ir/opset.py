@@ -20,7 +20,7 @@ from dooly.ir.call import Call, Rule
 from dooly.ir.expr import Expr, normal, symbol
 from dooly.ir.types import Attribute
 
-__all__ = ["BETWEEN_STAGES", "OPSET", "TABLE_ROWS", "Kind", "Spec", "kind_of", "spec_of"]
+__all__ = ["BETWEEN_STAGES", "OPSET", "TABLE_ROWS", "Kind", "Spec", "fewest_points", "kind_of", "spec_of"]
 
 
 class Kind(Enum):
@@ -246,6 +246,11 @@ def spec_of(target: str) -> Spec:
     if (listed := OPSET.get(target)) is not None:
         return listed
     return _ELEMENTS if target.startswith("aten.") and not _COMPUTES.search(target) else _UNKNOWN
+
+
+def fewest_points(axes: int) -> int:
+    """Distinct points that tell how the time of an operation depends on so many axes, at least."""
+    return 3 if axes == 1 else 5
 
 
 def kind_of(target: str) -> Kind:

@@ -19,6 +19,7 @@ class Row:
         each_us, total_us: of one run and of all.
         share: of the step's total, 0..1.
         extrapolated: asked outside the sizes that were measured.
+        source: what the time rests on where that is not dooly's own points of the machine; else empty.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Row:
     total_us: float
     share: float
     extrapolated: bool
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,23 @@ class HostModel:
                     f"host: no formula of {part}; `dooly profile` measures the host, `dooly fit` fits what is there"
                 )
         device = "cuda" if on_gpu else "cpu"
-        names = [part.name for part in host.PARTS if part.on in (None, device) and part.phase != "device"]
-        return cls({name: formulas[name] for name in names if name in formulas}, on_gpu)
+        parts = [part for part in host.PARTS if part.on in (None, device) and part.phase != "device"]
+        known = {part.name: formulas[part.name] for part in parts if part.name in formulas}
+        axes = {axis for part in parts if part.name in known for axis in known[part.name].symbols}
+        return cls(
+            {part.name: known[part.name] for part in parts if part.name in known and part.instead_of not in axes},
+            on_gpu,
+        )
 
-    def knows(self, part: str) -> bool:
-        """Whether this part was measured."""
-        return part in self.formulas
+    def tells(self, axis: str) -> bool:
+        """Whether it is known what the host takes for each of an axis of `OPTIONAL_AXES`."""
+        parts = [part for part in host.PARTS if part.name in self.formulas]
+        return any(part.instead_of == axis or axis in self.formulas[part.name].symbols for part in parts)
+
+    @property
+    def source(self) -> str:
+        """The host that was measured, where that is another machine's; else empty."""
+        return next((each.source for each in self.formulas.values() if each.source), "")
 
     @cached_property
     def _by_phase(self) -> Mapping[Phase, list[tuple[HostPart, Formula]]]:
@@ -75,7 +86,7 @@ class HostModel:
             holds = sizes.holds(part)
             if not count or not sizes.any(holds):
                 continue
-            each_us, beyond = sizes.latency(formula, {axis: sizes.at(axis, count) for axis in part.axes})
+            each_us, beyond = sizes.latency(formula, {axis: sizes.at(axis, part, counts) for axis in part.axes})
             times = 1 if "N" in part.axes else count
             total = total + sizes.choose(holds, each_us * times, 0.0)
             outside = outside | (holds & beyond)

@@ -124,6 +124,12 @@ class SavedModel:
         return not knows_host(self.formulas)
 
     @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Sources of its times beside dooly's own points of the device: a publication first, then a rule and a host."""
+        found = (formula.source for formula in self.formulas.values() if formula.source)
+        return tuple(sorted(set(found), key=lambda each: (each.startswith("host"), each)))
+
+    @cached_property
     def layers(self) -> int:
         """Layers with attention."""
         return sum(operation.count for operation in self.operations if operation.kind is Kind.ATTENTION)

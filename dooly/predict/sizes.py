@@ -8,7 +8,7 @@ import numpy as np
 
 from dooly.batch import MODES, BatchColumns, StepBatch
 from dooly.fit.formula import Formula
-from dooly.host import HostPart
+from dooly.host import OPTIONAL_AXES, HostPart
 from dooly.predict.graphs import GraphPlan
 
 __all__ = ["ONE_STEP", "Number", "Sizes", "columns_of", "sizes_of", "sizes_of_many"]
@@ -47,11 +47,20 @@ class Sizes:
             for place in places[1:]:
                 found = found | (self.mode == place)
         if part.mixed:
-            found = found & (self.prompts > 0) & (self.prompts < self.requests)
+            found = found & self.mixed
         return found
 
-    def at(self, axis: str, count: int) -> Number:
-        """Value of an axis of a part of the host's time; `count` is its number of operations."""
+    @property
+    def mixed(self) -> Number:
+        """Whether requests decode beside prompts."""
+        return (self.prompts > 0) & (self.prompts < self.requests)
+
+    def at(self, axis: str, part: HostPart, counts: Mapping[str, int]) -> Number:
+        """Value of an axis of a part of the host's time; `counts` of the model's operations by what a part counts."""
+        if axis in OPTIONAL_AXES:
+            count = counts[OPTIONAL_AXES[axis]]
+            return self.choose(self.mixed, count, 0) if axis == "Y" else count
+        count = 1 if part.counted is None else counts[part.counted]
         return {"N": count, "R": self.requests, "T": self.tokens, "Rp": self.prompts}[axis]
 
     # One step; `_Columns` has the same for many.
@@ -81,8 +90,8 @@ class Sizes:
 class _Columns(Sizes):
     """Sizes of many steps, int64[steps] each."""
 
-    def at(self, axis: str, count: int) -> Number:
-        return np.full(len(self.tokens), float(count)) if axis == "N" else Sizes.at(self, axis, count)
+    def at(self, axis: str, part: HostPart, counts: Mapping[str, int]) -> Number:
+        return np.broadcast_to(np.asarray(Sizes.at(self, axis, part, counts), dtype=np.float64), len(self.tokens))
 
     def latency(self, formula: Formula, values: Mapping[str, Number]) -> tuple[Number, Number]:
         us, outside = formula.predict(values)

@@ -189,9 +189,14 @@ class StepModel:
             rows.append((POWER_LIMIT, POWER_LIMIT, "power", 1, cost.device_us - cost.work_us, beyond))
         if self.host is not None:
             rows = self._host_rows(self.host, sizes, cost, rows)
+        sources = {each.operation.signature: each.formula.source for each in self.work}
+        of_host = "" if self.host is None else self.host.source
         return Breakdown(
             tuple(
-                Row(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated)
+                Row(
+                    *(name, signature, kind, count, total / count, total, total / cost.total_us, extrapolated),
+                    source=sources.get(signature, of_host),
+                )
                 for name, signature, kind, count, total, extrapolated in rows
             ),
             cost,
@@ -270,7 +275,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[Mapping[str
     launches = sum(each.count for each in work)
     attention = [each for each in work if each.operation.kind.stateful]
     twice = [each for each in attention if backend_of(each.operation.attr("backend")).calls_twice]
-    known = host is not None and host.knows("host_experts")
+    known = host is not None and host.tells("X")
     experts = [each for each in work if each.operation.kind is Kind.MOE and (known or each.formula.queued_us)]
     mixtures = sum(each.count for each in experts)
     counts = {
@@ -282,7 +287,7 @@ def _queueing(work: Sequence[Work], host: HostModel | None) -> tuple[Mapping[str
     }
     if host is None or not host.on_gpu:
         return counts, (0.0, 0.0, 0.0)
-    measured = twice if host.knows("host_flashinfer") else []
+    measured = twice if host.tells("Y") else []
     by_themselves = [each for each in attention if each not in measured]
 
     def beyond_us(part: str) -> float:

@@ -62,6 +62,7 @@ class Outcome:
         cost: of a million output tokens, in the unit of the prices; None without a price for the device.
         preemptions: over all requests.
         meets: whether both targets are kept.
+        source: what the step times rest on where dooly did not measure the device; else empty.
     """
 
     device: str
@@ -79,6 +80,7 @@ class Outcome:
     cost: float | None
     preemptions: int
     meets: bool
+    source: str = ""
 
     def json(self) -> dict[str, Any]:
         """Plain numbers and text."""
@@ -152,6 +154,7 @@ def _outcome(
         preemptions=summary.preemptions,
         meets=(targets.ttft_ms is None or ttft_ms <= targets.ttft_ms)
         and (targets.tpot_ms is None or tpot_ms is None or tpot_ms <= targets.tpot_ms),
+        source="; ".join(saved.sources),
     )
 
 

@@ -217,7 +217,7 @@ class LoadedModel:
             DoolyError: the trace cannot be read, or the compact scheduler does not cover the model.
         """
         load_ = clipped(load_trace(trace, requests, rate, seed=seed), self.served.settings.max_model_len)
-        return Simulation(self.served.run(load_, fast=self.served.compact() if fast is None else fast))
+        return Simulation(self.served.run(load_, fast=fast))
 
     def bench(
         self,
@@ -242,8 +242,7 @@ class LoadedModel:
         lengths = RandomPrompts(random_input_len, random_output_len, ratio, ratio, random_prefix_len)
         arrivals = Arrivals(request_rate, burstiness, seed=seed)
         load_ = arriving("random", random_prompts(lengths, num_prompts, seed=seed), arrivals)
-        compact = self.served.compact() if fast is None else fast
-        run = self.served.run(load_, fast=compact, concurrency=max_concurrency)
+        run = self.served.run(load_, fast=fast, concurrency=max_concurrency)
         return Benchmark(measure(run, load_, arrivals, max_concurrency), self.saved.tensor_parallel)
 
 

@@ -25,6 +25,7 @@ from dooly.hardware.machine import Machine
 from dooly.ir import Operation
 from dooly.workspace import captures
 from dooly.workspace.digest import digest, files_digest, meaning_digest, source_digest
+from dooly.workspace.foreign import fit_foreign
 from dooly.workspace.formulas import fit_missing
 from dooly.workspace.shipped import DATA
 
@@ -49,9 +50,10 @@ class Fitted:
     def now(
         cls, database: PointSource, operations: Sequence[Operation], machine: Machine, known: Collection[str]
     ) -> Self:
-        """Fit what `fit_missing` does."""
+        """Fit what `fit_missing` does, or `fit_foreign` of a machine that others measured."""
         notes: list[str] = []
-        return cls(fit_missing(database, operations, machine, known, notes.append), notes)
+        fit = fit_foreign if machine.fact("source") else fit_missing
+        return cls(fit(database, operations, machine, known, notes.append), notes)
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -91,18 +93,27 @@ def fit_once(
 def fitted_key(database: PointSource, operations: Sequence[Operation], machine: Machine, known: Collection[str]) -> str:
     """Digest of all that decides the formulas, but for the code."""
     signatures = [each.signature for each in operations]
-    return digest([signatures, repr(machine), _points(database), sorted(known)])
+    rules = meaning_digest("workspace/foreign.py") if machine.fact("source") else ""
+    return digest([signatures, repr(machine), _points(database, machine), sorted(known), *filter(None, [rules])])
 
 
-def _points(database: PointSource) -> list[object]:
-    """The state of all points that may decide what a GPU takes: the files', and the database's own of any GPU."""
+def _points(database: PointSource, machine: Machine) -> list[object]:
+    """The state of all points that may decide what a GPU takes: the files', and the database's own of any GPU.
+
+    What others published counts only for the machine that it is of.
+    """
     files = database.files if isinstance(database, Known) else ()
     own = database.own if isinstance(database, Known) else database
-    gpus = {
-        each.key for each in own.environments() if (gpu := PLATFORMS.get(str(each.get("platform")))) and gpu.is_cuda
-    }
-    rows = [[row.environment, row.signature, row.status, row.points, row.cost_s] for row in own.summary()]
-    return [files_digest(files), [row for row in rows if row[0] in gpus]]
+    published = machine.fact("source"), machine.platform
+    homes = [
+        each
+        for each in own.environments()
+        if (gpu := PLATFORMS.get(platform := str(each.get("platform"))))
+        and gpu.is_cuda
+        and (not each.source or (each.source, platform) == published)
+    ]
+    rows = [[row.environment, row.signature, row.status, row.points, row.cost_s] for row in own.summary(homes)]
+    return [files_digest(files), rows]
 
 
 def _at_hand(key: str) -> Fitted | None:

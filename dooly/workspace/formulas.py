@@ -16,6 +16,8 @@ from dooly.workspace.transfer import lent_host_parts, lent_products
 
 __all__ = ["fit_missing", "fit_stored", "formulas_here", "observed"]
 
+_CUT_US = 1.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,9 +47,12 @@ def _useful(formula: Formula) -> Formula:
 
 
 def observed(database: PointSource, signature: str, environment: Environment) -> list[Observation]:
-    """Points of an operation as a fit takes them: of mixtures, those without a given fullest expert."""
+    """Points of an operation as a fit takes them: of mixtures, those without a given fullest expert.
+
+    Differences that an earlier release derived were cut at 1 us: where the cut is the latency, the point says nothing.
+    """
     points = [point for point in database.points(signature, environment) if not point.point.skewed]
-    return [Observation.of(point) for point in points]
+    return [Observation.of(point) for point in points if not (point.derived and point.latency_us <= _CUT_US)]
 
 
 def fit_missing(

@@ -36,8 +36,11 @@ def machine_of(
     if platform is None:
         return machine(block_size=block_size)
     found = stored_machine(database, platform, cores)
-    host = f", host of {found.fact('cores')} cores" if found.fact("cores") else ""
-    _log.info(f"{found.device} as stored: {found.engine}, torch {found.torch}, driver {found.fact('driver')}{host}")
+    if source := found.fact("source"):
+        _log.info(f"{found.device} as {source} measured it under {found.engine}: {found.fact('method')}")
+    else:
+        host = f", host of {found.fact('cores')} cores" if found.fact("cores") else ""
+        _log.info(f"{found.device} as stored: {found.engine}, torch {found.torch}, driver {found.fact('driver')}{host}")
     return replace(found, block_size=block_size or found.block_size)
 
 
@@ -62,7 +65,7 @@ def saved_model(
     check_models([model])
     with look_into(location) as database:
         here = machine_of(database, platform, block_size)
-        program = lower([model], tp, backend, platform, stage=stage, here=here.platform)
+        program = lower([model], tp, backend, platform and here.platform, stage=stage, here=here.platform)
         for graph in program.graphs:
             check_weights(graph, here.device, here.memory_bytes)
         return saved_from(database, program, here, fit_missing=platform is not None)

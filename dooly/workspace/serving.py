@@ -58,8 +58,8 @@ class Served:
         """
         folder = model_folder(model_path(model))
         on_gpu, device, memory_bytes = platform is not None, "", 0
-        if platform is not None and platform in PLATFORMS:
-            device, memory_bytes = PLATFORMS[platform].device_name, PLATFORMS[platform].memory_bytes
+        if (spec := PLATFORMS.get((platform or "").partition("@")[0])) is not None:
+            device, memory_bytes = spec.device_name, spec.memory_bytes
         elif gpu_present():
             here = machine()
             on_gpu, device, memory_bytes = True, here.device, here.memory_bytes
@@ -82,19 +82,33 @@ class Served:
             f"{caching}, {scheduling}"
         ]
 
-    def compact(self) -> bool:
-        """Whether the compact scheduler covers the model under these settings."""
+    def compact(self, asked: bool | None = None) -> bool:
+        """Whether the compact scheduler runs, not the engine's own; says which does.
+
+        Args:
+            asked: None for the compact one where it covers the model under these settings.
+
+        Raises:
+            SimulationError: it is asked for, and does not cover them.
+        """
+        if asked is False:
+            _log.info("scheduler: vLLM's own")
+            return False
         try:
             check_compact(self.saved.operations, self.settings)
-        except SimulationError:
+        except SimulationError as error:
+            if asked:
+                raise
+            _log.info(f"scheduler: vLLM's own, since the compact one does not do here ({error})")
             return False
+        _log.info("scheduler: compact" + ("" if asked else " (--no-fast for vLLM's own)"))
         return True
 
     def run(
         self,
         trace: Trace,
         *,
-        fast: bool,
+        fast: bool | None = None,
         keep_steps: bool = False,
         concurrency: int | None = None,
         progress: Progress | None = None,
@@ -102,7 +116,7 @@ class Served:
         """Serve a trace.
 
         Args:
-            fast: with the compact scheduler, not the engine's own.
+            fast: with the compact scheduler or the engine's own; None for the compact one where it covers the model.
             keep_steps: whether the run lists its steps; the engine's scheduler always does.
             concurrency: most requests under way; None for any number.
             progress: called with (requests finished, requests) as requests finish.
@@ -111,7 +125,7 @@ class Served:
             SimulationError: the compact scheduler does not cover the model under these settings.
         """
         steps = self.saved.steps
-        if not fast:
+        if not self.compact(fast):
             return simulate(
                 self.folder,
                 trace,
@@ -121,7 +135,6 @@ class Served:
                 concurrency=concurrency,
                 progress=progress,
             )
-        check_compact(self.saved.operations, self.settings)
         return simulate_fast(
             self.folder.name,
             trace,

@@ -212,7 +212,7 @@ def test_kv_heads_may_be_fewer_than_ranks_but_must_fit(write: Writer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"platform": "tpu"}, "unknown platform 'tpu'; known: cpu, h100, h200"),
+        ({"platform": "tpu"}, "unknown platform 'tpu'; known: cpu, h100, h200, a100"),
         ({"backend": "XFORMERS"}, "unknown attention backend 'XFORMERS'; known: AMX_MLA, CPU_ATTN, "),
         ({"backend": "FLASH_ATTN"}, "attention backend FLASH_ATTN is not on platform cpu; there: CPU_ATTN"),
         ({"platform": "h100", "backend": "cpu_attn"}, "attention backend CPU_ATTN is not on platform h100; there: "),

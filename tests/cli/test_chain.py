@@ -152,7 +152,7 @@ def test_a_trace_is_simulated_and_the_run_can_be_kept(folder, capsys):
 )
 def test_the_fast_mode_answers_as_the_engines_scheduler_does(folder, capsys, mode):
     arguments = ("simulate", str(folder / "small"), "mooncake", "--requests", "30", "--rate", "50", *SETTINGS, *mode)
-    engine = run(capsys, folder, *arguments, "--arrivals", "poisson")
+    engine = run(capsys, folder, *arguments, "--arrivals", "poisson", "--no-fast")
     table = folder / "requests.parquet"
     fast = run(capsys, folder, *arguments, "--arrivals", "poisson", "--fast", "-o", str(table))
     assert (fast["steps"], fast["preemptions"]) == (engine["steps"], engine["preemptions"])

@@ -89,8 +89,8 @@ def test_without_formulas_kernels_are_still_attributed(tmp_path, capsys):
 
 
 def test_a_gpu_that_is_not_known_is_one_clear_line(tmp_path, capsys):
-    assert main(["kernels", short(tmp_path, device="NVIDIA A100")]) == 2
-    assert "steps recorded on 'NVIDIA A100'; expected one of h100, h200" in capsys.readouterr().err
+    assert main(["kernels", short(tmp_path, device="NVIDIA V100")]) == 2
+    assert "steps recorded on 'NVIDIA V100'; expected one of h100, h200" in capsys.readouterr().err
     nothing = StepRecording("m", 1, "FLASH_ATTN", EngineSettings(), (), ())
     with pytest.raises(PredictError, match="steps recorded on ''"):
         recorded_platform(nothing)

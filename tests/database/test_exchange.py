@@ -92,7 +92,7 @@ def test_the_check_names_what_is_wrong(filled: Database):
 
 
 def test_a_file_of_something_else_is_one_clear_line(tmp_path: Path):
-    with pytest.raises(DatabaseError, match="cannot be read as Parquet"):
+    with pytest.raises(DatabaseError, match="no such file"):
         list(read_parquet(tmp_path / "missing.parquet"))
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(DatabaseError, match="not a latency database of dooly but a"):
@@ -118,7 +118,7 @@ def test_shipped_data_is_sound_and_of_this_version():
         assert len(taken) > 1000
         kinds = {"attention", "linear", "mla_attention", "moe", "region", "scaled_linear"}
         kinds |= {"all_gather", "all_reduce", "recv", "reduce_scatter", "send"}
-        assert {record.operation.target for record in taken} == kinds
+        assert {record.operation.target for record in taken} - {"packed_linear"} == kinds  # that of the H200 alone
         assert all(record.environment.get("driver") for record in taken)
         assert all(record.measurement.samples.clock_mhz for record in taken)
         for text in {record.operation.text for record in taken}:

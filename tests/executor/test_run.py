@@ -15,9 +15,9 @@ from dooly.executor.plan.sweep import coarse_points
 from dooly.executor.session import Unsupported
 from dooly.executor.timing import stopwatch
 from dooly.executor.timing.cpu import confidence, measure
-from dooly.fit import fewest_points
 from dooly.hardware.environment import environment_for
 from dooly.hardware.gpu import Slowed
+from dooly.ir.opset import fewest_points
 from tests.executor.planned import RANGES, go
 
 
@@ -56,7 +56,7 @@ def test_telling_points_of_all_operations_come_first(database, pretend, somewher
     seen = []
     plan = make_plan(operations, database, somewhere, RANGES)
     go(plan, database, progress=lambda event: seen.append(event.operation) if event.what == "ok" else None)
-    head = seen[: sum(min(fewest_points(row.operation), len(row.missing)) for row in plan.rows)]
+    head = seen[: sum(min(fewest_points(len(row.operation.axes)), len(row.missing)) for row in plan.rows)]
     assert set(head) == {operation.name for operation in operations}
 
 
@@ -299,7 +299,7 @@ def test_what_a_prediction_needs_comes_first_then_the_host_then_the_rest(tmp_pat
     unknown.close()
     before, after = seen[: seen.index("host")], seen[seen.index("host") + 1 :]
     for row in plan.rows:
-        assert before.count(row.operation.name) == min(fewest_points(row.operation), len(row.missing))
+        assert before.count(row.operation.name) == min(fewest_points(len(row.operation.axes)), len(row.missing))
     assert len(before) + len(after) == outcome.taken
     assert after
 

@@ -14,9 +14,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from dooly.errors import DoolyError
 from tests.fuzz.readers import READERS, Reader
+
+if TYPE_CHECKING:
+    from ctypes import Array, c_longlong
 
 __all__ = ["MEMORY_BYTES", "SECONDS", "Finding", "attempt", "input_of", "run"]
 
@@ -101,15 +105,17 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        self._connection, theirs = get_context("spawn").Pipe()
-        arguments = (self._reader.name, self._numbers[self._next :], theirs)
-        self._process = get_context("spawn").Process(target=_work, args=arguments, daemon=True)
+        spawn = get_context("spawn")
+        self._connection, theirs = spawn.Pipe()
+        self._unreported = spawn.Array("q", 2, lock=False)
+        arguments = (self._reader.name, self._numbers[self._next :], theirs, self._unreported)
+        self._process = spawn.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self._connection.recv()  # ready: seeds are read
 
     def reports(self) -> Iterator[tuple[int, int, Finding | None]]:
-        number = self._numbers[self._next] if self._next < len(self._numbers) else -1
+        kind = f"blocked for {30 * SECONDS} s"
         try:
             if self._connection.poll(30 * SECONDS):
                 tried, accepted, finding = self._connection.recv()
@@ -117,12 +123,13 @@ class _Worker:
                 yield tried, accepted, finding
                 self.done = self._next == len(self._numbers)
                 return
-            kind = f"blocked for {30 * SECONDS} s"
         except EOFError:
             kind = "the process died"
         self.stop()
-        self._next += 1
-        yield 1, 0, Finding(kind, number, f"about input {number}")
+        tried, accepted = self._unreported
+        self._next += tried + 1
+        number = self._numbers[self._next - 1]
+        yield tried + 1, accepted, Finding(kind, number, f"at input {number}")
         self.done = self._next == len(self._numbers)
         if not self.done:
             self._start()
@@ -135,8 +142,12 @@ class _Worker:
 _REPORT_S = 1.0
 
 
-def _work(name: str, numbers: range, connection: Connection) -> None:
-    """Try the seeds, which import what is imported late, then inputs; report after each finding and every second."""
+def _work(name: str, numbers: range, connection: Connection, unreported: "Array[c_longlong]") -> None:
+    """Try the seeds, which import what is imported late, then inputs; report after each finding and every second.
+
+    Args:
+        unreported: inputs since the last report, tried and accepted: what is left to tell of a process that dies.
+    """
     reader = next(each for each in READERS if each.name == name)
     seeds = reader.seeds()
     with tempfile.TemporaryDirectory() as folder:
@@ -147,17 +158,18 @@ def _work(name: str, numbers: range, connection: Connection) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY_BYTES, used + MEMORY_BYTES))
     connection.send(None)
-    tried, accepted, reported = 0, 0, time.monotonic()
+    reported = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
             data = input_of(reader, seeds, number)
             signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
             fine, finding = attempt(reader, data, Path(folder), number)
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            tried, accepted = tried + 1, accepted + fine
+            unreported[0] += 1
+            unreported[1] += fine
             if finding is not None or time.monotonic() - reported > _REPORT_S or number == numbers[-1]:
-                connection.send((tried, accepted, finding))
-                tried, accepted, reported = 0, 0, time.monotonic()
+                connection.send((*unreported, finding))
+                unreported[:], reported = (0, 0), time.monotonic()
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -69,5 +69,7 @@ def test_nothing_stored_is_one_clear_line():
 
 @pytest.mark.parametrize("platform", ["cpu", "a100"])
 def test_only_gpus_are_asked_for_by_name(platform):
-    with pytest.raises(ProfileError, match=f"--platform {platform}: expected one of h100, h200; leave it out"):
+    with pytest.raises(
+        ProfileError, match=f"--platform {platform}: expected one of h100, h200, a100, .*b60; leave it out"
+    ):
         stored_machine(Database("sqlite://"), platform)

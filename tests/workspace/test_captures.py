@@ -121,11 +121,12 @@ def test_a_gpu_is_predicted_and_simulated_without_torch_and_without_the_engine(t
         ["predict", "llama-3.1-8b", *usual, "--batch", "1:512x64", "--json"],
         ["export", "steps", "llama-3.1-8b", *usual, "-o", steps],
         ["explore", steps, "--requests", "20", "--rates", "1", "--ttft", "5000"],
-        ["simulate", "llama-3.1-8b", *usual, "--fast", "--requests", "20"],
+        ["simulate", "llama-3.1-8b", *usual, "--requests", "20"],
     ]
     done = run_script(WITHOUT_ENGINE, json.dumps(commands))
     assert done.returncode == 0, done.stderr
     assert '"device_us"' in done.stdout
+    assert "scheduler: compact" in done.stderr
 
 
 @pytest.mark.engine

@@ -101,7 +101,7 @@ def test_a_formula_is_that_of_how_the_engine_runs_it_though_other_ways_ship(tmp_
 def test_the_engines_own_scheduler_serves_a_stored_gpu_under_the_settings_of_vllm_serve(tmp_path):
     """In processes of their own: the engine decides once per process what it runs on."""
     steps: list[int] = []
-    for name, extra in (("engine.json", []), ("compact.json", ["--fast"])):
+    for name, extra in (("engine.json", ["--no-fast"]), ("compact.json", [])):
         command = ["simulate", "llama-3.1-8b", "--gpu", "H200", "--requests", "30", "--rate", "8", *extra]
         command += ["--db", str(tmp_path / "none.sqlite"), "-o", str(tmp_path / name)]
         subprocess.run([sys.executable, "-m", "dooly.cli", *command], check=True, capture_output=True)

@@ -5,19 +5,18 @@ Pseudo operations hold it, so that it is stored, claimed and fitted as everythin
 ``host_before``    {R, T, Rp}: schedule, prepare inputs, build attention metadata, until the model is called; Rp of the
                    R requests are prompts, where others decode beside them
 ``host_after``     {R, T, Rp}: after the model: wait for its tokens to be copied, update of the scheduler
-``host_dispatch``  {N}: on a CPU a forward pass over N operations takes this much longer than they by themselves
+``host_dispatch``  {N}: on a CPU, a forward pass over N operations; aside, what they take by themselves
 ``host_launch_full``, ``host_launch_piecewise``, ``host_launch_none``  {N, R}: on a GPU, queueing N operations and the
                    sampling of R requests: all operations as one CUDA graph, pieces around N attention operations as
-                   graphs, all one by one
-``host_lead``      {R}: until an idle device starts with a whole graph that it is given
+                   graphs, all one by one; {X} mixtures of experts beside them, which are many kernels and much code;
+                   {Y} attention operations that are called twice, FlashInfer's where requests decode beside prompts
+``host_lead``      {R}: an idle device with a whole graph that it is given; aside, what a busy one takes
 ``host_between``   {R}: until a device that is still at the step before starts with the next: the engine's own copies
-``host_experts``   {N, R}: queueing N mixtures of experts, many kernels and much code, where all are launched one by one
-``host_flashinfer``  {R}: queueing FlashInfer's attention of one layer where requests decode beside prompts, beyond that
-                   of the load's backend: it makes two calls
 ``power_limit``    {U}: on a GPU, work of U us at full clocks, as its power limit lets it (`power_limit.py`)
 
-What is left of the steps of a real engine when its device's own work is taken away depends on the model only through
-the number of its operations, and of its mixtures of experts.
+The samples are the times of single steps as they were: what of them is an operation's, a request's or a mixture's is
+decided when formulas are fitted, over all steps together.  They depend on the model only through the number of its
+operations, and of its mixtures of experts.
 """
 
 import statistics
@@ -27,16 +26,16 @@ from pathlib import Path
 
 from dooly.batch import MODES, GraphMode
 from dooly.database import Claim, Database, Environment, Measurement, Point, PointSource, Samples
+from dooly.database.latency import LESS
 from dooly.engine.process import in_own_process
 from dooly.engine.settings import one_line
-from dooly.errors import FitError, ProfileError, SimulationError
+from dooly.errors import ProfileError, SimulationError
 from dooly.executor.host.engine import TimedStep, record
 from dooly.executor.host.load import CONTEXT, DECODE, STEPS, HostLoad, load_for
 from dooly.executor.host.power_limit import WORK_US, measure_power_limit
 from dooly.executor.runners import make_runner
 from dooly.executor.session import Unsupported, open_session
 from dooly.executor.timing.cpu import Precision
-from dooly.fit import Observation, fit_host
 from dooly.hardware.environment import host_environment
 from dooly.hardware.machine import Machine
 from dooly.host import POWER_LIMIT, host_parts, launch_of
@@ -45,7 +44,7 @@ from dooly.ir import Kind, Operation, Program
 __all__ = ["host_cost_s", "measure_host"]
 
 _COST_S = {"cpu": 20.0, "cuda": 190.0}
-_MORE_ON_GPU_S = {"host_experts": 160.0, "host_flashinfer": 70.0, POWER_LIMIT: 30.0}
+_EXPERTS_S, _FLASHINFER_S, _POWER_LIMIT_S = 160.0, 70.0, 30.0
 """Rough wall seconds of the engines of several depths, and of what else is measured on a GPU; imports not included."""
 
 _AROUND = host_parts()[:2]
@@ -62,25 +61,23 @@ def host_cost_s(database: PointSource, machine: Machine) -> float:
     def known(part: str) -> list[Point]:
         return [measurement.point for measurement in database.points(part, environment)]
 
-    def depths(part: str) -> int:
-        return len({point.axes.get("N") for point in known(part)})
+    def several(part: str, axis: str) -> int:
+        return len({point.axes[axis] for point in known(part) if axis in point.axes})
 
     between = tuple(map(launch_of, MODES)) if on_gpu else ("host_dispatch",)
     whole = (
         all(set(load.points) <= set(known(part)) for part in _AROUND)
-        and all(depths(part) >= len(load.depths) for part in between)
+        and all(several(part, "N") >= len(load.depths) for part in between)
         and (not on_gpu or all(map(known, _DEVICE)))
     )
-    engines = {"host_experts": len(load.mixtures)}
-    more_s = sum(_MORE_ON_GPU_S[part] for part in _more(machine) if depths(part) < engines.get(part, 1))
-    return more_s if whole else more_s + _COST_S[machine.torch_device]
-
-
-def _more(machine: Machine) -> tuple[str, ...]:
-    """Return the parts that are measured beside those of every host."""
-    if machine.torch_device != "cuda":
-        return ()
-    return tuple(part for part in _MORE_ON_GPU_S if part != "host_flashinfer" or machine.fact("flashinfer"))
+    cost_s = 0.0 if whole else _COST_S[machine.torch_device]
+    if on_gpu and several(launch_of("NONE"), "X") < len(load.mixtures):
+        cost_s += _EXPERTS_S
+    if on_gpu and machine.fact("flashinfer") and not several(launch_of("PIECEWISE"), "Y"):
+        cost_s += _FLASHINFER_S
+    if on_gpu and not known(POWER_LIMIT):
+        cost_s += _POWER_LIMIT_S
+    return cost_s
 
 
 def measure_host(database: Database, machine: Machine, note: Callable[[str], None] = lambda _: None) -> int:
@@ -114,16 +111,14 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
     folders = {depth: load.write_model(folder / f"layers-{depth}", depth) for depth in load.depths}
     mixtures = {depth: load.write_mixture(folder / f"experts-{depth}", depth) for depth in load.mixtures}
     programs = {depth: _operations(each, machine) for depth, each in folders.items()}
-    marks = _claim_all(book, load, programs, machine)
+    with_experts = {depth: _operations(each, machine) for depth, each in mixtures.items()}
+    _claim_around(book, load, machine)
+    marks = {depth: _mark(book, program, machine) for depth, program in programs.items()}
+    marks_of_experts = {depth: _mark(book, program, machine) for depth, program in with_experts.items()}
+    twice = _mark(book, programs[min(folders)], machine, twice=True) if on_gpu and machine.fact("flashinfer") else None
     if not book.held:
         return
     deepest = max(folders)
-    if book.holds(POWER_LIMIT):
-        note("power limit")
-        try:
-            _store_power_limit(book, machine, [op for op in programs[deepest] if op.count == deepest])
-        except ProfileError as error:  # no reason to leave the host out; a later run tries again
-            note(str(error))
 
     def wanted(depth: int) -> bool:
         """Whether an earlier run has not come so far."""
@@ -153,15 +148,13 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         else:
             _store_dispatch(book, steps, programs[depth], alone)
     for depth, model in mixtures.items():
-        if ("host_experts", Point.of(N=depth, R=DECODE)) not in book.held:
+        if marks_of_experts[depth] not in book.held:
             continue
         note(f"host time: engine with {depth} layers of experts")
         given = model, load.settings(machine), tuple(load.warm_up()), tuple(load.prompts())
-        steps = in_own_process(record, *given)
-        others = sum(op.count for op in _operations(model, machine) if op.kind is not Kind.MOE)
-        for requests, total_us in _beyond(book, "host_experts", steps, "NONE", others).items():
-            _store(book, "host_experts", Point.of(N=depth, R=requests), total_us)
-    if book.holds("host_flashinfer"):
+        steps = [step for step in in_own_process(record, *given) if step.mode == "NONE"]
+        _store_launch(book, steps, with_experts[depth])
+    if twice in book.held:
         note("host time: engine with FlashInfer")
         depth = min(folders)
         given = folders[depth], load.settings(machine), tuple(load.warm_up()), tuple(load.arriving())
@@ -170,32 +163,36 @@ def _measure(book: "_Claims", machine: Machine, folder: Path, note: Callable[[st
         except (SimulationError, RuntimeError, MemoryError, OSError) as error:  # its kernels cannot be compiled, say
             note(f"host time with FlashInfer is left out: {one_line(error)}")
         else:
-            mixed, layers = [step for step in steps if step.kind == "mixed"], _queued(programs[depth], "PIECEWISE")
-            for requests, total_us in _beyond(book, "host_flashinfer", mixed, "PIECEWISE", layers).items():
-                _store(book, "host_flashinfer", Point.of(R=requests), [each_us / layers for each_us in total_us])
+            _store_launch(book, [step for step in steps if step.kind == "mixed"], programs[depth], twice=True)
+    if book.holds(POWER_LIMIT):
+        note("power limit")
+        try:
+            _store_power_limit(book, machine, [op for op in programs[deepest] if op.count == deepest])
+        except ProfileError as error:  # no reason to leave the host out; a later run tries again
+            note(str(error))
 
 
-def _claim_all(
-    book: "_Claims", load: HostLoad, programs: Mapping[int, Sequence[Operation]], machine: Machine
-) -> dict[int, tuple[str, Point]]:
-    """Claim all that is known beforehand; for each depth the point that says whether its engine is still needed."""
-    on_gpu = machine.torch_device == "cuda"
-    marks: dict[int, tuple[str, Point]] = {}
+def _claim_around(book: "_Claims", load: HostLoad, machine: Machine) -> None:
+    """Claim what every engine of the load has part in."""
     for signature in _AROUND:
         book.claim(signature, *load.points)
-    for depth, program in programs.items():
-        sizes = {"N": _queued(program), "R": DECODE} if on_gpu else {"N": _queued(program)}
-        marks[depth] = ("host_launch_none" if on_gpu else "host_dispatch", Point.of(**sizes))
-        book.claim(*marks[depth])
-    if on_gpu:
+    if machine.torch_device == "cuda":
         for signature in _DEVICE:
             book.claim(signature, Point.of(R=DECODE))
-        book.claim("host_experts", *(Point.of(N=depth, R=DECODE) for depth in load.mixtures))
-        if "host_flashinfer" in _more(machine):
-            book.claim("host_flashinfer", Point.of(R=1 + DECODE))
         if not book.known(POWER_LIMIT):  # one curve is of one GPU
             book.claim(POWER_LIMIT, *(Point.of(U=work_us) for work_us in WORK_US))
-    return marks
+
+
+def _mark(book: "_Claims", program: Sequence[Operation], machine: Machine, *, twice: bool = False) -> tuple[str, Point]:
+    """Claim the point that says whether the engine with this model is still needed."""
+    if machine.torch_device != "cuda":
+        mark = "host_dispatch", Point.of(N=sum(op.count for op in program))
+    elif twice:
+        mark = launch_of("PIECEWISE"), _launched(program, "PIECEWISE", 1 + DECODE, twice=True)
+    else:
+        mark = launch_of("NONE"), _launched(program, "NONE", DECODE)
+    book.claim(*mark)
+    return mark
 
 
 class _Claims:
@@ -279,8 +276,7 @@ def _shape(step: TimedStep) -> Point:
 def _store_around(book: _Claims, steps: Sequence[TimedStep]) -> None:
     """Store host time before and after the model, shape by shape.
 
-    Prompts that arrive beside requests that decode are of any size, so their shapes are claimed here.  What is left of
-    a step after the model is a difference of clocks; below zero it is stored as the least that counts.
+    Prompts that arrive beside requests that decode are of any size, so their shapes are claimed here.
     """
     alike: dict[Point, list[TimedStep]] = {}
     for step in steps:
@@ -290,40 +286,56 @@ def _store_around(book: _Claims, steps: Sequence[TimedStep]) -> None:
             book.claim("host_before", point)
             book.claim("host_after", point)
         book.store("host_before", point, Samples(tuple(step.before_us for step in seen)))
-        book.store("host_after", point, Samples(tuple(max(1.0, step.after_us) for step in seen)))
+        book.store("host_after", point, Samples(tuple(step.after_us for step in seen)))
 
 
-def _queued(operations: Sequence[Operation], mode: str = "NONE") -> int:
-    """Operations that the host queues one by one in this mode; of a graph, all that are in it."""
-    return sum(op.count for op in operations if mode != "PIECEWISE" or op.kind.stateful)
+def _launched(operations: Sequence[Operation], mode: GraphMode, requests: int, *, twice: bool = False) -> Point:
+    """Shape of what the host queues in a step: operations one by one; of a graph, all that are in it.
+
+    Args:
+        twice: whether attention makes two calls.
+    """
+    attention = sum(op.count for op in operations if op.kind.stateful)
+    mixtures = sum(op.count for op in operations if op.kind is Kind.MOE) if mode == "NONE" else 0
+    others = attention if mode == "PIECEWISE" else sum(op.count for op in operations) - mixtures
+    sizes = {"N": others, "R": requests, "X": mixtures, "Y": attention if twice else 0}
+    return Point.of(**{name: size for name, size in sizes.items() if size})
 
 
 def _store_launch(
-    book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone: Mapping[str, Samples]
+    book: _Claims,
+    steps: Sequence[TimedStep],
+    operations: Sequence[Operation],
+    alone: Mapping[str, Samples] | None = None,
+    *,
+    twice: bool = False,
 ) -> None:
     """Time to queue a step, by the way in which its kernels were launched and the number of its requests.
 
-    Beside it stands what queueing the attention of a layer takes by itself: that of other models may take longer.
     Shapes come as they do, so points are claimed here; prompts that are served before decoding give few samples.
+
+    Args:
+        alone: attention by itself; what queueing it takes stands aside, since that of other models may take longer.
+        twice: whether attention makes two calls in these steps.
     """
-    (attention,) = (alone[op.signature] for op in operations if op.kind.stateful)
-    aside = tuple((name, us) for name, us in attention.aside if name == "queued_us")
+    samples = [alone[op.signature] for op in operations if op.kind.stateful] if alone else []
+    aside = tuple((name, us) for each in samples for name, us in each.aside if name == "queued_us")
     for mode in MODES:
         alike: dict[int, list[TimedStep]] = {}
         for step in steps:
-            if step.mode == mode:
+            if step.mode == mode and (mode != "FULL" or not twice):
                 alike.setdefault(step.requests, []).append(step)
         for requests, seen in alike.items():
-            point = Point.of(N=_queued(operations, mode), R=requests)
             if len(seen) >= _FEWEST:
+                point = _launched(operations, mode, requests, twice=twice)
                 _store(book, launch_of(mode), point, [step.launch_us for step in seen], aside)
 
 
 def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
     """When a device starts with a whole graph: an idle one, and one that is still at the step before.
 
-    An idle one by how much longer the step takes it.  Known only where the device is slower than the host, which has
-    the next step queued by then.
+    Of an idle one the whole step is kept, aside what a busy one takes for it.  Known only where the device is slower
+    than the host, which has the next step queued by then.
     """
     whole = [step for step in steps if step.mode == "FULL"]
     for requests in sorted({step.requests for step in whole}):
@@ -333,10 +345,10 @@ def _store_device(book: _Claims, steps: Sequence[TimedStep]) -> None:
         device_us = statistics.median(step.device_us for step in busy)
         if device_us <= statistics.median(step.before_us + step.launch_us + step.after_us for step in idle):
             continue
-        _store(book, "host_lead", Point.of(R=requests), [max(1.0, step.device_us - device_us) for step in idle])
+        _store(book, "host_lead", Point.of(R=requests), [step.device_us for step in idle], ((LESS, device_us),))
         between = [step.between_us for step in busy if step.between_us is not None]
         if len(between) >= _FEWEST:
-            _store(book, "host_between", Point.of(R=requests), [max(1.0, each_us) for each_us in between])
+            _store(book, "host_between", Point.of(R=requests), between)
 
 
 def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operation]) -> None:
@@ -354,30 +366,6 @@ def _store_power_limit(book: _Claims, machine: Machine, layer: Sequence[Operatio
         book.store(POWER_LIMIT, point, samples)
 
 
-def _beyond(
-    book: _Claims, signature: str, steps: Sequence[TimedStep], mode: GraphMode, others: int
-) -> dict[int, list[float]]:
-    """us that queueing these steps takes beyond that of steps of the load itself, by requests; enough of each.
-
-    Args:
-        mode: how they were launched; steps of another count nothing.
-        others: operations that the host queues one by one in either.
-
-    Raises:
-        ProfileError: the load itself was measured with too few of those.
-    """
-    part = launch_of(mode)
-    try:
-        usual = fit_host(part, map(Observation.of, book.known(part)))
-    except FitError as error:
-        raise ProfileError(f"host time: {signature} is not known: {error}") from error
-    alike: dict[int, list[float]] = {}
-    for step in (each for each in steps if each.mode == mode):
-        usual_us, _ = usual.predict_one({"N": float(others), "R": float(step.requests)})
-        alike.setdefault(step.requests, []).append(max(1.0, step.launch_us - usual_us))
-    return {requests: seen for requests, seen in alike.items() if len(seen) >= _FEWEST}
-
-
 def _store(
     book: _Claims, signature: str, point: Point, values_us: Iterable[float], aside: tuple[tuple[str, float], ...] = ()
 ) -> None:
@@ -388,15 +376,8 @@ def _store(
 def _store_dispatch(
     book: _Claims, steps: Sequence[TimedStep], operations: Sequence[Operation], alone: Mapping[str, Samples]
 ) -> None:
-    """Store what full decode steps take less what their operations take by themselves.
-
-    Below zero is noise of the two timings; it is stored as the least positive time that makes sense.
-    """
+    """Store what full decode steps take, aside what their operations take by themselves."""
     alone_us = sum(op.count * statistics.median(alone[op.signature].undisturbed_us) for op in operations)
-    decodes = tuple(step.device_us for step in steps if _shape(step) == Point.of(R=DECODE, T=DECODE))
+    decodes = [step.device_us for step in steps if _shape(step) == Point.of(R=DECODE, T=DECODE)]
     if decodes:
-        together = statistics.median(Samples(decodes).undisturbed_us)
-        aside = (("alone_us", alone_us), ("together_us", together))
-        book.store(
-            "host_dispatch", Point.of(N=_queued(operations)), Samples((max(1.0, together - alone_us),), aside=aside)
-        )
+        _store(book, "host_dispatch", Point.of(N=sum(op.count for op in operations)), decodes, ((LESS, alone_us),))
