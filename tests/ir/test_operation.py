@@ -7,7 +7,19 @@ import sympy
 
 from dooly.batch import Batch
 from dooly.errors import VerifyError
-from dooly.ir import Operation, TensorType, Use, attributes, evaluate, format_expr, parse_expr, parse_program, symbol
+from dooly.ir import (
+    Kind,
+    Operation,
+    TensorType,
+    Use,
+    attributes,
+    evaluate,
+    format_expr,
+    kind_of,
+    parse_expr,
+    parse_program,
+    symbol,
+)
 from dooly.passes import run, select
 
 REGION = """graph "g" {
@@ -143,3 +155,19 @@ def test_latent_attention_absorbs_decode_and_expands_prefill():
     more = Batch.of((1, 199), (1, 4)).attention()
     assert evaluate(operation.bytes, more) - evaluate(operation.bytes, decode) == 100 * (latent + rope)
     assert evaluate(operation.bytes, prefill) > 2 * 140 * heads * (nope + rope + value) * 2
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("aten.softplus", Kind.MEMORY),
+        ("aten.native_layer_norm", Kind.MEMORY),
+        ("aten.topk", Kind.MEMORY),
+        ("select", Kind.VIEW),
+        ("aten.convolution", Kind.UNKNOWN),
+        ("aten.baddbmm", Kind.UNKNOWN),
+        ("_C.softplus", Kind.UNKNOWN),
+    ],
+)
+def test_functions_of_aten_are_memory_bound_unless_they_multiply_matrices(target: str, kind: Kind) -> None:
+    assert kind_of(target) is kind
