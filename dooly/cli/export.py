@@ -113,6 +113,26 @@ def aiconfigurator(
 
 
 @target(app)
+def aisimulate(
+    saved: "SavedModel",
+    output: Folder,
+    limits: "Limits",
+    system: Annotated[str, typer.Option(help="name of the device there, e.g. h200_sxm", show_default=False)],
+    name: Annotated[str, typer.Option(help="model there, e.g. Qwen/Qwen3-32B", show_default=False)],
+) -> Written:
+    """AISimulate: forward-pass times of whole steps, in ms, for models in 16 bits.
+
+    fpm_forward_perf.parquet and its metadata (schema 6, as aiconfigurator-core 0.12.0 reads it in its mode ``fpm``) in
+    data/SYSTEM/vllm/VERSION of the engine, below a private systems root.
+
+    Example: dooly export aisimulate qwen3-32b --tp 2 --gpu h200 -o systems --system h200_sxm --name Qwen/Qwen3-32B
+    """
+    from dooly.adapters.aisimulate import write_pair
+
+    return Written(*write_pair(saved, output, limits, system, name))
+
+
+@target(app)
 def splitwise(
     saved: "SavedModel",
     output: Output,

@@ -64,6 +64,17 @@ class Package:
         """Whether there is such a file."""
         return self._root.joinpath(*parts).is_file()
 
+    def read(self, *parts: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            DatabaseError: there is none, or it is damaged.
+        """
+        try:
+            return self._root.joinpath(*parts).read_bytes()
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise DatabaseError(f"{self.place}: {'/'.join(parts)}: cannot be read: {error}") from error
+
     def table(self, columns: Sequence[str], *parts: str) -> pl.DataFrame:
         """The rows of a Parquet file.
 
@@ -73,14 +84,14 @@ class Package:
         Raises:
             DatabaseError: it is damaged or truncated, or lacks a column.
         """
-        place = f"{self.place}: {'/'.join(parts)}"
+        place, content = f"{self.place}: {'/'.join(parts)}", self.read(*parts)
         with NamedTemporaryFile(suffix=".parquet") as file:
             copy = Path(file.name)
             try:
-                copy.write_bytes(self._root.joinpath(*parts).read_bytes())
+                copy.write_bytes(content)
                 try_out(copy)
                 frame = read_any(copy)
-            except (OSError, zipfile.BadZipFile) as error:
+            except OSError as error:
                 raise DatabaseError(f"{place}: cannot be read: {' '.join(str(error).split())[:120]}") from error
             except DatabaseError as error:
                 raise DatabaseError(str(error).replace(file.name, place)) from error

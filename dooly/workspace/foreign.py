@@ -33,6 +33,7 @@ from dooly.ir.expr import evaluate
 from dooly.ir.types import Attribute
 from dooly.workspace.formulas import fit_stored, observed
 from dooly.workspace.shipped import DATA
+from dooly.workspace.transfer import lent_host_parts
 
 if TYPE_CHECKING:
     from dooly.database import Database
@@ -114,11 +115,10 @@ def _host(database: PointSource, machine: Machine, note: Callable[[str], None]) 
     if host is None:
         return {}
     home, name = host_environment(host), f"host of an {host.device}, {host.fact('cores')} cores"
-    parts = [each for each in database.operations() if is_host_part(each.signature) and each.signature != POWER_LIMIT]
-    found: dict[str, Formula] = {}
-    for part in parts:
-        if database.points(part.signature, home):
-            found[part.signature] = replace(fit_stored(database, part, home), source=name)
+    parts = {each.signature: each for each in database.operations() if is_host_part(each.signature)}
+    homes = {part: home for part in parts if part != POWER_LIMIT and database.points(part, home)}
+    homes |= lent_host_parts(database, list(homes), host, rested=False)
+    found = {part: replace(fit_stored(database, parts[part], place), source=name) for part, place in homes.items()}
     if found:
         note(f"note: host time is that of the {name}")
     return found
@@ -172,14 +172,17 @@ class _Published:
         return replace(families.fit(operation, own), source=source)
 
     def bandwidth_gbs(self) -> tuple[float, int]:
-        """Bandwidth (GB/s) of large products of few rows, and of how many products it is the median.
+        """Bandwidth (GB/s) of the largest products, of few rows, and of how many products it is the median.
 
         Raises:
             FitError: the source has none.
         """
         found: list[float] = []
-        for product in self._of("linear"):
-            points = self._points(product) if evaluate(product.operands[1].bytes, {}) >= _LARGE_BYTES else []
+        sizes = {each: float(evaluate(each.operands[1].bytes, {})) for each in self._of("linear")}
+        for product in sorted(sizes, key=lambda each: (-sizes[each], each.signature)):
+            if sizes[product] < _LARGE_BYTES or len(found) == _LENDERS:
+                break
+            points = self._points(product)
             rates = [
                 float(evaluate(product.bytes, dict(each.sizes))) / each.latency_us / 1e3
                 for each in points
@@ -201,6 +204,7 @@ class _Published:
     def _nearest(self, operation: Operation) -> dict[Operation, tuple[float, list[Observation]]]:
         """Operations of the nearest shapes that have points, with how far they are apart: nearest first.
 
+        Just the one of the same shape where that has enough.
         The same work on the same element types, attention by the same library; by the same kernel if there are enough.
         """
         key, kept = family_key(operation), (stored_types(operation), _library(operation))
@@ -212,6 +216,8 @@ class _Published:
                 break
             if points := self._points(each):
                 found[each] = apart, points
+            if apart == 0.0 and len(points) >= ENOUGH:
+                break
         return found
 
     def _across(self, operation: Operation) -> list[Observation]:
