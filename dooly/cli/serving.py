@@ -19,7 +19,7 @@ TraceOption = Annotated[
     typer.Option(
         "--trace-option",
         metavar="KEY=VALUE",
-        help="what a trace file does not say: arrival=, prompt= or output=COLUMN, unit=s, ms, us or ns, block=tokens "
+        help="what a trace file does not say: arrival=, prompt= or output=COLUMN, unit=s, ms, us, ns, min, h or d, block=tokens "
         "of one of hash_ids, zero=skip or one (requests without output), tokenizer=FOLDER; may be repeated",
     ),
 ]

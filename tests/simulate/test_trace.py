@@ -385,3 +385,11 @@ def test_wide_characters_and_large_files(tmp_path: Path, monkeypatch: pytest.Mon
 def test_lengths_without_arrivals() -> None:
     trace = parse_trace("num_prefill_tokens,num_decode_tokens,pd_ratio\n30,2,15.0\n7,1,7.0\n", name="t")
     assert [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in trace.requests] == [(0.0, 30, 2), (0.0, 7, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("arrival_min", 60), ("start_time_hours", 3600), ("arrival_time_days", 86400)]
+)
+def test_units_of_more_than_a_second_are_those_that_the_name_states(name: str, seconds: int) -> None:
+    trace = parse_trace(f"{name},prompt_tokens,output_tokens\n0,10,5\n3,10,5\n", name="t")
+    assert trace.requests[1].arrival_s == 3 * seconds
