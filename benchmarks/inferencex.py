@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         rows = sample(options.wheel)
-        predict(rows, options.db, options.predictions, time.monotonic() + options.limit_s)
+        predict_all(rows, options.db, options.predictions, time.time() + options.limit_s)
     except DoolyError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -86,17 +87,29 @@ def expressed(row: Mapping[str, Any]) -> bool:
     return row["mode"] == "agg" and row["backend"] == "vllm" and alone and known
 
 
-def predict(rows: pl.DataFrame, location: str, path: Path, until: float) -> None:
-    """Add predictions to a file, one JSON object a line; rows in it are left alone."""
+def predict_all(rows: pl.DataFrame, location: str, path: Path, until: float) -> None:
+    """Add predictions to a file, one JSON object a line; rows in it are left alone.
+
+    Each GPU has a process of its own, since the engine that captures runs as one platform.
+    """
     done = {json.loads(line)["id"] for line in path.read_text().splitlines()} if path.exists() else set[str]()
     wanted = [row for row in rows.iter_rows(named=True) if expressed(row) and row["id"] not in done]
+    for system in sorted({row["system"] for row in wanted}):
+        some = [row for row in wanted if row["system"] == system]
+        process = get_context("spawn").Process(target=predict, args=(some, location, path, until))
+        process.start()
+        process.join()
+
+
+def predict(wanted: list[dict[str, Any]], location: str, path: Path, until: float) -> None:
+    """Predict rows of one GPU, those of long outputs last."""
     wanted.sort(
         key=lambda row: (row["osl"] > _LONG, row["model_path"], row["system"], row["tp_size"], row["batch_size"])
     )
     with TemporaryDirectory() as folder, path.open("a") as file:
         served: dict[tuple[object, ...], Served] = {}
         for row in wanted:
-            if time.monotonic() > until:
+            if time.time() > until:
                 return
             key = row["model_path"], row["precision"], row["system"], row["tp_size"]
             try:
