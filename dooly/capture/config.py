@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from dooly.capture.architectures import known_architectures
 from dooly.errors import CaptureError
+from dooly.files import read_text
 from dooly.ir import Expr, evaluate, format_expr, parse_expr, symbols_of
 
 __all__ = [
@@ -169,7 +170,7 @@ def _meant(word: str, known: tuple[str, ...]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise CaptureError(
             f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg.lower()}"

@@ -194,10 +194,12 @@ def read_prices(options: Sequence[str], path: Path | None) -> dict[str, float]:
     Raises:
         DoolyError: the file cannot be read, or a price is no number of at least 0.
     """
+    from dooly.files import read_text
+
     pairs: list[tuple[str, object]] = []
     if path is not None:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
             pairs += content.items()
         except OSError as error:
             raise DoolyError(f"{path}: cannot be read: {error.strerror}") from error

@@ -377,8 +377,8 @@ def test_wide_characters_and_large_files(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "t.csv"
     path.write_bytes((HEADER + "0,1,2\n").encode("utf-16"))
     assert read_trace(path).requests == (TraceRequest(0, 1, 2),)
-    monkeypatch.setattr("dooly.simulate.trace_files.MAX_BYTES", 10)
-    with pytest.raises(TraceError, match="cut the trace into smaller files"):
+    monkeypatch.setattr("dooly.files._MOST_BYTES", 10)
+    with pytest.raises(TraceError, match="more than 0 MiB"):
         read_trace(path)
 
 
