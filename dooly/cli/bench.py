@@ -128,7 +128,7 @@ def bench(
     show(result.block(asked, served.saved.tensor_parallel))
     if served.saved.sources:
         found = expected_error(served.saved.sources[0])
-        off = f"; steps are off by {found} (median)" if found else ""
+        off = f"; median error of such steps: {found}" if found else ""
         show(f"not measured by dooly: {', '.join(served.saved.sources)}{off}")
 
 

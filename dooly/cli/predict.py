@@ -75,7 +75,7 @@ def predict(
     )
     if saved.sources:
         title += f"; not measured by dooly: {', '.join(saved.sources)}"
-        title += f"; steps are off by {found} (median)" if (found := expected_error(saved.sources[0])) else ""
+        title += f"; median error of such steps: {found}" if (found := expected_error(saved.sources[0])) else ""
     print_table(title, columns, rows)
 
 
