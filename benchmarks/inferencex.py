@@ -9,12 +9,14 @@ holds, imported into the database; nothing is fitted to these points.  The estim
 import argparse
 import io
 import json
+import math
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         rows = sample(options.wheel)
-        predict(rows, options.db, options.predictions, time.monotonic() + options.limit_s)
+        predict_all(rows, options.db, options.predictions, time.time() + options.limit_s)
     except DoolyError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -86,17 +88,29 @@ def expressed(row: Mapping[str, Any]) -> bool:
     return row["mode"] == "agg" and row["backend"] == "vllm" and alone and known
 
 
-def predict(rows: pl.DataFrame, location: str, path: Path, until: float) -> None:
-    """Add predictions to a file, one JSON object a line; rows in it are left alone."""
+def predict_all(rows: pl.DataFrame, location: str, path: Path, until: float) -> None:
+    """Add predictions to a file, one JSON object a line; rows in it are left alone.
+
+    Each GPU has a process of its own, since the engine that captures runs as one platform.
+    """
     done = {json.loads(line)["id"] for line in path.read_text().splitlines()} if path.exists() else set[str]()
     wanted = [row for row in rows.iter_rows(named=True) if expressed(row) and row["id"] not in done]
+    for system in sorted({row["system"] for row in wanted}):
+        some = [row for row in wanted if row["system"] == system]
+        process = get_context("spawn").Process(target=predict, args=(some, location, path, until))
+        process.start()
+        process.join()
+
+
+def predict(wanted: list[dict[str, Any]], location: str, path: Path, until: float) -> None:
+    """Predict rows of one GPU, those of long outputs last."""
     wanted.sort(
         key=lambda row: (row["osl"] > _LONG, row["model_path"], row["system"], row["tp_size"], row["batch_size"])
     )
     with TemporaryDirectory() as folder, path.open("a") as file:
         served: dict[tuple[object, ...], Served] = {}
         for row in wanted:
-            if time.monotonic() > until:
+            if time.time() > until:
                 return
             key = row["model_path"], row["precision"], row["system"], row["tp_size"]
             try:
@@ -147,6 +161,9 @@ def page(rows: pl.DataFrame, done: Sequence[Mapping[str, Any]], estimates: pl.Da
     measured = {row["id"]: row for row in rows.iter_rows(named=True)}
     theirs = {} if estimates is None else {row["id"]: row for row in estimates.iter_rows(named=True)}
     predicted = [{**measured[each["id"]], **each} for each in done if "error" not in each and each["id"] in measured]
+    for row in predicted:
+        row["slots"] = next(name for most, name in _SLOTS if row["batch_size"] <= most)
+        row["precision"] = row["precision"] or "none stated, bf16 taken"
     failed = Counter(str(each["error"]).partition(":")[2].strip()[:120] for each in done if "error" in each)
     both = [row for row in predicted if row["id"] in theirs]
     caveats = f"{len(predicted):,d} of {rows.height:,d} points are predicted."
@@ -155,10 +172,11 @@ def page(rows: pl.DataFrame, done: Sequence[Mapping[str, Any]], estimates: pl.Da
     for title, name in (
         ("GPU", "system"),
         ("model", "model_path"),
-        ("concurrency", "batch_size"),
+        ("precision", "precision"),
+        ("concurrency", "slots"),
         ("ranks", "tp_size"),
     ):
-        groups = sorted({row[name] for row in predicted}, key=lambda each: (isinstance(each, str), each))
+        groups = dict.fromkeys(row[name] for row in sorted(predicted, key=lambda row: row[_ORDER.get(name, name)]))
         table = _errors(
             title, [(str(each), [row for row in predicted if row[name] == each]) for each in groups], theirs
         )
@@ -176,6 +194,12 @@ def page(rows: pl.DataFrame, done: Sequence[Mapping[str, Any]], estimates: pl.Da
     return "\n".join(parts)
 
 
+_ORDER = {"slots": "batch_size"}
+"""Columns by which groups are put in order, where that is not their own."""
+
+_SLOTS = ((8, "1 to 8"), (32, "9 to 32"), (64, "33 to 64"), (math.inf, "65 and more"))
+"""Largest concurrency of each group."""
+
 HEAD = f"""# A public judge
 
 Written by `python -m benchmarks.inferencex`. The wheel of {DISTRIBUTION} {RELEASE} holds end-to-end points that others
@@ -192,6 +216,8 @@ What speaks against taking an error for dooly's alone:
   are sent for each slot, three where outputs are longer than {_LONG:,d} tokens.
 - Engine options are those that InferenceX published for its H200: as many sequences as slots, 8,192 tokens a step, no
   prefix caching. The KV cache is taken as bf16.
+- Points of nvidia/Llama-3.1-8B-Instruct-FP8 on several GPUs take half of what both programs say: nothing tells whether
+  their concurrency was shared by several servers.
 - The servers fuse all-reduce, norms and conversions where the operation times have each by itself.
 - Points of SGLang and TensorRT-LLM are other engines and are not predicted; nor are models whose configuration is not
   bundled, NVFP4, MXFP4 and int4, and data or expert parallelism.

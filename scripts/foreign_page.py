@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--db", required=True, help="database with the imported points")
     location = parser.parse_args(argv).db
     recorded = list(_recorded(location))
-    errors = dict(expected(recorded))
-    write_text(ERRORS, json.dumps({SOURCE: errors}, indent=1) + "\n")
+    errors = {name: dict(expected(recorded, column)) for name, column in ((SOURCE, "error"), ("dooly", "own_error"))}
+    write_text(ERRORS, json.dumps(errors, indent=1) + "\n")
     write_text(PAGE, "\n".join([_HEAD, *_expected_table(errors), *_operations(location), _STEPS, _steps(recorded)]))
     return 0
 
@@ -70,26 +70,34 @@ def _recorded(location: str) -> Iterable[dict[str, Any]]:
             continue
         for own, foreign in pairs:
             if foreign.part == "device":
-                own_errors = {"own_error": own.error_percent, "own_bias": own.bias_percent}
+                own_errors = {f"own_{name}": value for name, value in asdict(own).items()}
                 yield {"recording": path.name.removesuffix(".json.gz"), **asdict(foreign), **own_errors}
 
 
-def expected(rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, list[float]]]:
-    """For each class of step the medians over recordings of the median error (%) and of its 90th percentile."""
+def expected(rows: Sequence[Mapping[str, Any]], error: str) -> Iterable[tuple[str, list[float]]]:
+    """For each class of step the medians over recordings of the median error (%) and of its 90th percentile.
+
+    Args:
+        error: which one, as the names of the columns begin.
+    """
     for kind in ("decode", "mixed", "prefill"):
         if some := [row for row in rows if row["kind"] == kind]:
-            yield (
-                kind,
-                [
-                    round(statistics.median(row[name] for row in some), 1)
-                    for name in ("error_percent", "error_p90_percent")
-                ],
-            )
+            names = f"{error}_percent", f"{error}_p90_percent"
+            yield kind, [round(statistics.median(row[name] for row in some), 1) for name in names]
 
 
-def _expected_table(errors: Mapping[str, Sequence[float]]) -> list[str]:
-    rows = [{"kind": kind, "median": median, "p90": p90} for kind, (median, p90) in errors.items()]
-    columns = Column("kind", "step"), Column("median", "median (%)", ".1f"), Column("p90", "90 % of steps (%)", ".1f")
+def _expected_table(errors: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    rows = [
+        {"source": source, "kind": kind, "median": median, "p90": p90}
+        for source, each in errors.items()
+        for kind, (median, p90) in each.items()
+    ]
+    columns = (
+        Column("source", "operation times of"),
+        Column("kind", "step"),
+        Column("median", "median (%)", ".1f"),
+        Column("p90", "90 % of steps (%)", ".1f"),
+    )
     note = "Medians over the recordings below. Commands print them with every prediction from this source."
     return ["## The error to expect\n", markdown(Table("", columns, rows, note))]
 
@@ -122,8 +130,8 @@ def _steps(rows: Sequence[Mapping[str, Any]]) -> str:
         Column("mode", "graphs"),
         Column("count", "steps", ",d"),
         Column("measured_us", "recorded (us)", ",.0f"),
-        Column("own_error", "dooly's own (%)", ".1f"),
-        Column("own_bias", "bias (%)", "+.1f"),
+        Column("own_error_percent", "dooly's own (%)", ".1f"),
+        Column("own_bias_percent", "bias (%)", "+.1f"),
         Column("error_percent", "from the source (%)", ".1f"),
         Column("error_p90_percent", "90 % (%)", ".1f"),
         Column("bias_percent", "bias (%)", "+.1f"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from dooly.bench.load import Arrivals, arriving
 from dooly.errors import TraceError
+from dooly.files import read_text
 from dooly.simulate import Trace, TraceOptions, TraceRequest, read_trace
 from dooly.simulate.trace_conversations import count_tokens
 from dooly.simulate.trace_options import UNITS
@@ -133,7 +134,7 @@ def custom_prompts(
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
 

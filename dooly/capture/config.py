@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from dooly.capture.architectures import known_architectures
 from dooly.errors import CaptureError
+from dooly.files import read_text
 from dooly.ir import Expr, evaluate, format_expr, parse_expr, symbols_of
 
 __all__ = [
@@ -169,12 +170,12 @@ def _meant(word: str, known: tuple[str, ...]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise CaptureError(
             f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg.lower()}"
         ) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CaptureError(f"{path}: cannot be read as JSON text: {error}") from None
     if not isinstance(config, dict):
         raise CaptureError(f"{path}: expected a JSON object, found {type(config).__name__}")
@@ -207,6 +208,10 @@ _SIZES = (*_REQUIRED, "intermediate_size", "num_attention_heads", "max_position_
 """Fields that are positive wherever a file gives a number; zero means "none" for most others."""
 
 
+_MOST, _MOST_LAYERS = 2**31 - 1, 1024
+"""Largest sizes, and most layers: each of them is built."""
+
+
 def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name in (*_REQUIRED, "model_type"):
         if name not in config:
@@ -232,6 +237,9 @@ def _check_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _check_positive(name: str, value: object, path: Path) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CaptureError(f"{path}: {name} is {value!r}, expected a positive integer")
+    most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST
+    if value > most:
+        raise CaptureError(f"{path}: {name} is {value}, expected at most {most:,d}")
 
 
 def _heads(config: Mapping[str, Any], path: Path) -> dict[str, int]:

@@ -127,7 +127,9 @@ def bench(
         return
     show(result.block(asked, served.saved.tensor_parallel))
     if served.saved.sources:
-        show(f"not measured by dooly: {', '.join(served.saved.sources)}; {expected_error(served.saved.sources[0])}")
+        found = expected_error(served.saved.sources[0])
+        off = f"; median error of such steps: {found}" if found else ""
+        show(f"not measured by dooly: {', '.join(served.saved.sources)}{off}")
 
 
 def _ramp_up(

@@ -125,7 +125,11 @@ def explore(
     if as_json:
         chosen = {id(outcome) for outcome in best}
         rows = [
-            {**outcome.json(), "error_to_expect": expected_error(outcome.source), "frontier": id(outcome) in chosen}
+            {
+                **outcome.json(),
+                "error_to_expect": expected_error(outcome.source, outcome.device),
+                "frontier": id(outcome) in chosen,
+            }
             for outcome in outcomes
         ]
         print_json({"trace": served.name, "requests": len(served), "percentile": percentile, "outcomes": rows})
@@ -190,10 +194,12 @@ def read_prices(options: Sequence[str], path: Path | None) -> dict[str, float]:
     Raises:
         DoolyError: the file cannot be read, or a price is no number of at least 0.
     """
+    from dooly.files import read_text
+
     pairs: list[tuple[str, object]] = []
     if path is not None:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
             pairs += content.items()
         except OSError as error:
             raise DoolyError(f"{path}: cannot be read: {error.strerror}") from error
@@ -224,7 +230,7 @@ def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], per
     chosen = f"{len(best)} best of" if len(best) < len(outcomes) else "all, of which"
     foreign: tuple[Column, ...] = ()
     if any(outcome.source for outcome in best):
-        foreign = Column("source", "not measured by dooly"), Column("error", "step error to expect")
+        foreign = Column("source", "measured by"), Column("error", "median step error to expect")
     print_table(
         f"{chosen} {meeting} configurations that meet the targets, of {len(outcomes)} tried",
         (
@@ -241,5 +247,12 @@ def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], per
             Column("cost", "cost per 1M tokens", ",.3f"),
             *foreign,
         ),
-        [{**outcome.json(), "error": expected_error(outcome.source)} for outcome in best],
+        [
+            {
+                **outcome.json(),
+                "source": outcome.source.partition(";")[0] or "dooly",
+                "error": expected_error(outcome.source, outcome.device),
+            }
+            for outcome in best
+        ],
     )

@@ -64,15 +64,15 @@ def formulas(
     if sum((sympy, latex, as_json)) > 1:
         raise FitError("--sympy, --latex and --json are three ways to print one thing; choose one")
     with open_database(db) if platform is None else look_into(db) as database:
-        found = _all(database, operation or "", platform)
+        found = _all(database, operation or "", platform, alone=plot is not None)
     if not found:
         which = f"formula of {operation!r}" if operation else "formulas"
         which += f" on {platform}" if platform else ""
         raise FitError(f"{place_of(db)}: no {which}; run `dooly profile` and `dooly fit` first")
     if plot is not None:
-        (one, *others) = found
-        if others or one.operation is None:
-            raise FitError(f"--plot shows one operation, {len(found)} formulas match; give the name of one of them")
+        one = found[0]
+        if one.operation is None:
+            raise FitError(f"--plot shows an operation; {operation} is a part of host time")
         sheet = _sheet(one.platform)
         write_text(plot, formula_chart(one.formula, subject_of(one.operation), one.observations, sheet))
         say(f"written: {plot}")
@@ -106,8 +106,12 @@ def _sheet(platform: str) -> "PlatformSpec | None":
     return spec if spec is not None and spec.tflops else None
 
 
-def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Found]:
-    """Every formula of the operations asked for; where only points are stored, fitted now but not kept."""
+def _all(database: "PointSource", wanted: str, platform: str | None, *, alone: bool) -> list[_Found]:
+    """Every formula of the operations asked for; where only points are stored, fitted now but not kept.
+
+    Raises:
+        FitError: there are several, and `alone` asks for one.
+    """
     from dooly.cli.output import progress_bar, say
     from dooly.database import Status
     from dooly.errors import FitError
@@ -130,6 +134,9 @@ def _all(database: "PointSource", wanted: str, platform: str | None) -> list[_Fo
         rows = [row for row in rows if row.environment == homes[row.signature]]
     else:
         rows = [row for row in rows if not environments[row.environment].source]
+    if alone and len(rows) > 1:
+        matching = ", ".join(list(dict.fromkeys(names[row.signature] for row in rows))[:3])
+        raise FitError(f"--plot shows one operation, {len(rows)} match; give the whole name of one, such as {matching}")
     found: list[_Found] = []
     with progress_bar("operations") as progress:
         for row in progress.track(rows, description="formulas"):

@@ -28,7 +28,8 @@ Platform = Annotated[
         "--platform",
         "--gpu",
         callback=_lower,
-        help="stored measurements of this GPU (h100, h200) and the engine's code for it; not this machine's",
+        help="stored measurements of this GPU (h100, h200, or one that `dooly db import` added) and the engine's code "
+        "for it; not this machine's. NAME@SOURCE for what others published of it",
     ),
 ]
 Backend = Annotated[

@@ -113,7 +113,7 @@ class _Lines(Progress):
     """Progress in lines, some seconds apart: nothing of what is done sooner."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__(disable=True)
+        super().__init__(disable=True, auto_refresh=False)  # else a thread counts, which ends where nothing is shown
         self._unit, self._said_s = unit, time.monotonic()
 
     def update(self, task_id: TaskID, **fields: Any) -> None:

@@ -19,8 +19,9 @@ TraceOption = Annotated[
     typer.Option(
         "--trace-option",
         metavar="KEY=VALUE",
-        help="what a trace file does not say: arrival=, prompt= or output=COLUMN, unit=s, ms, us or ns, block=tokens "
-        "of one of hash_ids, zero=skip or one (requests without output), tokenizer=FOLDER; may be repeated",
+        help="what a trace file does not say: arrival=, prompt= or output=COLUMN, unit=s, ms, us, ns, min, h or d, "
+        "block=tokens of one of hash_ids, zero=skip or one (requests without output), tokenizer=FOLDER; may be "
+        "repeated",
     ),
 ]
 Requests = Annotated[int | None, typer.Option(help="only the first so many requests; a synthetic trace has 1,000")]

@@ -81,14 +81,15 @@ def _live(
     from dooly.simulate import simulate
     from dooly.workspace.lowering import model_path
     from dooly.workspace.models import saved_model
-    from dooly.workspace.serving import clipped, filled, load_trace
+    from dooly.workspace.serving import bounded, clipped, filled, load_trace
 
     path, on_gpu = model_path(model), gpu_present()
     here = machine()
     settings = asked.settings(on_gpu, here.device, here.memory_bytes, model_folder(path))
-    arrivals = clipped(load_trace(trace, requests, rate, options=trace_option), settings.max_model_len)
+    loaded = load_trace(trace, requests, rate, options=trace_option)
     saved = saved_model(model, db, backend, settings.block_size)
-    settings = filled(asked, settings, saved, on_gpu)
+    settings = filled(asked, bounded(asked, settings, saved), saved, on_gpu)
+    arrivals = clipped(loaded, settings.max_model_len)
     steps = saved.under(settings.max_num_seqs, settings.max_num_batched_tokens).steps
     simulated = simulate(path, arrivals, steps.step_time, settings, power=steps.power)
     with progress_bar("requests") as progress:

@@ -80,6 +80,8 @@ def _check_file(path: Path, create: bool) -> None:
         raise DatabaseError(f"{path}: the directory {path.parent} does not exist; create it first")
     if path.is_dir():
         raise DatabaseError(f"{path}: is a directory; name a file in it")
+    if path.exists() and not path.is_file():
+        raise DatabaseError(f"{path}: a pipe or a device, not a file; name another file")
     if not create and not path.exists():
         raise DatabaseError(f"{path}: no such database; `dooly profile` creates one")
 

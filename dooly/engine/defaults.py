@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dooly.errors import SimulationError
+from dooly.files import read_text
 
 __all__ = ["OTHER_BYTES", "UTILIZATION", "Limits", "gpu_limits", "stated_length"]
 
@@ -67,7 +68,7 @@ def stated_length(folder: Path) -> int:
         SimulationError: it states none; says what to give.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(read_text(folder / "config.json"))
         text: dict[str, Any] = content.get("text_config") or content
         stated = [int(text[name]) for name in _LENGTHS if text.get(name) is not None]
     except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -38,6 +38,9 @@ _PACKAGES = ("cutlass", "flashinfer", "quack", "tilelang", "triton_kernels", "vl
 _SCHEMAS = Path(__file__).with_name("cuda_operations.txt")
 """Compiled operations that the engine's Python code calls, as its CUDA build registers them."""
 
+_REFUSES = "FlashInferFP8ScaledMMLinearKernel"
+"""Kernel that checks that its operands are on a GPU; the engine's next choice does the same work."""
+
 _QUESTIONS = {
     "cutlass_group_gemm_supported": 90,
     "cutlass_scaled_mm_supports_block_fp8": 90,
@@ -54,6 +57,7 @@ def stand_in_for(spec: PlatformSpec) -> None:
     """Make the engine believe that ``spec`` is there, for the rest of the process; before it is imported."""
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # only random sampling would use it
     os.environ["VLLM_HAS_FLASHINFER_CUBIN"] = "1"  # what this machine can compile decides nothing
+    os.environ.setdefault("VLLM_DISABLED_KERNELS", _REFUSES)
     os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] = "1"  # a stream cannot be stood in for; the work is the same
     for name in _EXTENSIONS:
         sys.modules.setdefault(name, ModuleType(name))

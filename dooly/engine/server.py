@@ -21,6 +21,7 @@ from typing import Any
 
 from dooly.engine.settings import model_folder, one_line
 from dooly.errors import SimulationError
+from dooly.files import read_text
 
 __all__ = ["Server", "serving", "write_tokenizer"]
 
@@ -162,7 +163,7 @@ def write_tokenizer(folder: Path) -> None:
         return
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_text(folder / "config.json"))
     vocabulary = int(config.get("text_config", config)["vocab_size"])
     digits = len(str(vocabulary - 1))
     words = ["unknown".rjust(digits + 2, "-"), *(f"t{token:0{digits}}" for token in range(1, vocabulary))]

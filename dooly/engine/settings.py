@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dooly.errors import SimulationError
+from dooly.files import read_text
 from dooly.hardware.software import gpu_present
 
 __all__ = [
@@ -162,7 +163,7 @@ def stated_dtype(folder: Path) -> StatedDtype:
     Passed to the engine by name: left to itself, the engine serves a model stated as float32 in bfloat16.
     """
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = json.loads(read_text(folder / "config.json"))
         stated = content.get("dtype", content.get("torch_dtype"))
     except (OSError, ValueError, AttributeError) as error:
         raise SimulationError(f"{folder / 'config.json'}: not a JSON object: {one_line(error)}") from error

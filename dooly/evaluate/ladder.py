@@ -8,6 +8,7 @@ from typing import Any
 
 from dooly.engine.loads import Load
 from dooly.errors import SimulationError
+from dooly.files import read_text
 
 __all__ = ["LADDER", "read_ladder", "warm_up"]
 
@@ -41,7 +42,7 @@ def read_ladder(path: str | Path) -> tuple[Load, ...]:
         SimulationError: the file cannot be read or holds something else.
     """
     try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(path))
         return tuple(Load(**fields) for fields in content)
     except OSError as error:
         raise SimulationError(f"{path}: cannot read: {error.strerror}") from error

@@ -14,7 +14,7 @@ from typing import Any
 from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.evaluate.spans import from_spans, to_spans
-from dooly.files import write_bytes
+from dooly.files import read_gzip, write_bytes
 from dooly.simulate.reading import check_format, finite, named, reading, whole
 from dooly.simulate.records import RequestRecord, Run, StepRecord
 
@@ -93,7 +93,7 @@ def load_recording(path: str | Path) -> Recording:
         SimulationError: the file cannot be read or does not hold a recording.
     """
     with reading(path, "a recording"):
-        content: dict[str, Any] = json.loads(gzip.decompress(Path(path).read_bytes()))
+        content: dict[str, Any] = json.loads(read_gzip(path))
         check_format(path, content, FORMAT)
         facts = tuple(sorted((str(name), str(value)) for name, value in content["facts"].items()))
         return Recording(

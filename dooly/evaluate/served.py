@@ -16,7 +16,7 @@ from dooly.engine.loads import Load
 from dooly.engine.step_log import LoggedStep
 from dooly.errors import SimulationError
 from dooly.evaluate.spans import from_spans, to_spans
-from dooly.files import write_bytes
+from dooly.files import read_gzip, write_bytes
 from dooly.simulate.reading import check_format, reading
 
 __all__ = ["Served", "ServedLoad", "load_served", "save_served"]
@@ -151,7 +151,7 @@ def load_served(path: str | Path) -> Served:
         SimulationError: the file cannot be read or does not hold such a recording.
     """
     with reading(path, "a recording of a server"):
-        content: dict[str, Any] = json.loads(gzip.decompress(Path(path).read_bytes()))
+        content: dict[str, Any] = json.loads(read_gzip(path))
         check_format(path, content, FORMAT)
         return Served(
             model=str(content["model"]),

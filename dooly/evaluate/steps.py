@@ -13,7 +13,7 @@ from typing import Any
 
 from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
-from dooly.files import write_text
+from dooly.files import read_text, write_text
 from dooly.simulate.reading import check_format, finite, named, reading, whole
 
 __all__ = ["FORMAT", "EngineStep", "Kernel", "StepRecording", "load_steps", "save_steps"]
@@ -159,7 +159,7 @@ def load_steps(path: str | Path) -> StepRecording:
         SimulationError: the file cannot be read or does not hold recorded steps.
     """
     with reading(path, "recorded steps"):
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(read_text(path))
         check_format(path, content, FORMAT)
         return StepRecording(
             model=named(content["model"]),

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import sympy
 
+from dooly.files import read_text
 from dooly.errors import DoolyError
 from dooly.ir.expr import Expr
 from dooly.ir.graph import Block, Divides, Fixed, Free, Graph, Op, Owner, Value
@@ -44,7 +45,7 @@ def read_program(path: Path) -> Program:
         OSError: the file cannot be opened.
     """
     try:
-        return parse_program(path.read_text(encoding="utf-8"))
+        return parse_program(read_text(path))
     except UnicodeDecodeError as error:
         raise DoolyError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except DoolyError as error:

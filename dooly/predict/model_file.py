@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dooly.errors import DoolyError, PredictError
-from dooly.files import write_text
+from dooly.files import read_text, write_text
 from dooly.fit.formula import Formula
 from dooly.fit.store import from_json, to_json
 from dooly.host import is_host_part
@@ -181,7 +181,7 @@ class SavedModel:
             PredictError: not such a file, or one of another form.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
         except OSError as error:
             raise PredictError(f"{path}: {error.strerror}; `dooly export steps MODEL -o {path}` writes it") from error
         except (ValueError, RecursionError) as error:

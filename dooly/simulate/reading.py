@@ -22,7 +22,7 @@ def reading(path: str | Path, what: str) -> Generator[None]:
     try:
         yield
     except gzip.BadGzipFile as error:
-        raise SimulationError(f"{path}: not {what}: not compressed by gzip") from error
+        raise SimulationError(f"{path}: not {what}: not compressed by gzip, or damaged") from error
     except OSError as error:
         raise SimulationError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DoolyError as error:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from dooly.batch import Batch
 from dooly.engine.settings import EngineSettings
 from dooly.errors import SimulationError
-from dooly.files import write_text
+from dooly.files import read_text, write_text
 from dooly.simulate.reading import check_format, finite, named, reading, whole
 from dooly.simulate.tokens import TokenTimes
 
@@ -198,7 +198,7 @@ def load_run(path: str | Path) -> Run:
         SimulationError: the file cannot be read or does not hold a run.
     """
     with reading(path, "a recorded run"):
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(read_text(path))
         check_format(path, content, FORMAT)
         if content["source"] not in ("simulated", "measured"):
             raise SimulationError(f"{path}: source {content['source']!r}; expected simulated or measured")

@@ -41,6 +41,9 @@ _UNITS = {
         ("ms", "ms msec millis millisecond milliseconds"),
         ("us", "us usec micros microsecond microseconds"),
         ("ns", "ns nsec nanos nanosecond nanoseconds"),
+        ("min", "min mins minute minutes"),
+        ("h", "h hr hrs hour hours"),
+        ("d", "d day days"),
     )
     for word in _set(words)
 }
@@ -95,7 +98,7 @@ def role_of(name: str) -> str | None:
 
 
 def unit_in_name(name: str) -> str | None:
-    """Unit that the last word of a name states: s, ms, us or ns.
+    """Unit that the last word of a name states, a key of `UNITS`.
 
     >>> unit_in_name("arrival_time_ns"), unit_in_name("arrived_at")
     ('ns', None)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dooly.errors import TraceError
-from dooly.files import write_text
+from dooly.files import read_bytes, write_text
 from dooly.simulate.trace import MAX_TOKENS, PREFIX_BLOCK, Trace, TraceRequest
 from dooly.simulate.trace_columns import PREFIX, Columns, choose_columns, listed
 from dooly.simulate.trace_options import TraceOptions
@@ -28,9 +28,6 @@ __all__ = ["parse_trace", "read_trace", "write_trace"]
 
 OWN = ("arrival_s", "prompt_tokens", "output_tokens")
 """Columns of dooly's own form."""
-
-MAX_BYTES = 2**28
-"""Most bytes of a trace file."""
 
 _WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
 _BLOCKS = tuple(2**power for power in range(3, 13))
@@ -46,12 +43,9 @@ def read_trace(path: str | Path, options: TraceOptions | None = None) -> Trace:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_bytes(path)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > MAX_BYTES:
-        raise TraceError(f"{path}: more than {MAX_BYTES // 2**20} MiB; cut the trace into smaller files")
     wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")

@@ -10,7 +10,7 @@ from dooly.errors import TraceError
 
 __all__ = ["UNITS", "TraceOptions"]
 
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86400.0}
 """Seconds in each unit of arrival times."""
 
 

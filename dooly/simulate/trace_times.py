@@ -22,6 +22,9 @@ DATES = "date and time"
 _FLOAT = re.compile(r"[+-]?(\d{1,25}(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,25}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNNAMED = ("s", "ms", "us", "ns")
+"""Units that publishers use without naming them."""
+
 _SINCE_1970_S = 946_684_800.0, 4_102_444_800.0
 """Seconds from 1970 to the years 2000 and 2100."""
 
@@ -104,7 +107,7 @@ def find_unit(name: str, times: Sequence[Time], columns: Collection[str], block:
     span = max(numbers) - min(numbers)
     if not span:
         return "s", "all at the same time"
-    rates = {unit: (len(numbers) - 1) / (span * scale) for unit, scale in UNITS.items()}
+    rates = {unit: (len(numbers) - 1) / (span * UNITS[unit]) for unit in _UNNAMED}
     plausible = [unit for unit, rate in rates.items() if _PLAUSIBLE[0] <= rate <= _PLAUSIBLE[1]]
     signs = _signs(name, numbers, columns, block, rates["s"])
     units = list(dict.fromkeys(unit for unit, _ in signs))
@@ -135,7 +138,8 @@ def _signs(
             signs.append((unit, f"as {publisher} publishes it"))
             break
     low, high = _SINCE_1970_S
-    for unit, scale in UNITS.items():
+    for unit in _UNNAMED:
+        scale = UNITS[unit]
         if low <= min(numbers) * scale and max(numbers) * scale <= high:
             signs.append((unit, "counted from 1970"))
     if pointed and rate >= _PLAUSIBLE[0] / (10 if broken else 1):

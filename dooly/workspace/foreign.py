@@ -26,6 +26,7 @@ from dooly.fit.terms import PARAMETERS, Contribution
 from dooly.foreign import SOURCES
 from dooly.foreign.collectives import WIDTH
 from dooly.hardware.environment import environment_for, host_environment, stored_machine
+from dooly.hardware.gpus import platform_of
 from dooly.hardware.machine import Machine
 from dooly.host import POWER_LIMIT, is_host_part
 from dooly.ir import Kind, Operation
@@ -118,7 +119,12 @@ def _host(database: PointSource, machine: Machine, note: Callable[[str], None]) 
     parts = {each.signature: each for each in database.operations() if is_host_part(each.signature)}
     homes = {part: home for part in parts if part != POWER_LIMIT and database.points(part, home)}
     homes |= lent_host_parts(database, list(homes), host, rested=False)
-    found = {part: replace(fit_stored(database, parts[part], place), source=name) for part, place in homes.items()}
+    found: dict[str, Formula] = {}
+    for part, place in homes.items():
+        try:
+            found[part] = replace(fit_stored(database, parts[part], place), source=name)
+        except FitError as error:
+            note(f"{part} is not fitted: {error}")
     if found:
         note(f"note: host time is that of the {name}")
     return found
@@ -133,15 +139,17 @@ def _measured(database: PointSource, platform: str) -> Machine | None:
     return None if found.fact("source") or not found.host else found
 
 
-def expected_error(source: str) -> str:
-    """Say how far predictions from a source were off recorded steps of GPUs that dooly has; empty where nobody knows.
+def expected_error(source: str, device: str = "") -> str:
+    """Say by how much steps that were recorded on GPUs that dooly has are missed; empty where nobody knows.
 
     Args:
-        source: of formulas; others may stand behind it.
+        source: of formulas, a publication first; empty for dooly's own points: those that ship.
+        device: that they are of.
     """
+    ships = (DATA / f"{platform_of(device)}.parquet").exists()
     errors = json.loads(ERRORS.read_text(encoding="utf-8")) if ERRORS.exists() else {}
-    found = next((each for name, each in errors.items() if source.startswith(name)), {})
-    return ", ".join(f"{kind} {median:.0f} % (90 %: {p90:.0f} %)" for kind, (median, p90) in found.items())
+    name = source.partition(";")[0] or ("dooly" if ships else "")
+    return ", ".join(f"{kind} {median:.0f} %" for kind, (median, _) in errors.get(name, {}).items())
 
 
 class _Published:

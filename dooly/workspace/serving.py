@@ -32,7 +32,7 @@ from dooly.workspace.limits import check_context, context_of
 from dooly.workspace.lowering import model_path
 from dooly.workspace.models import saved_model
 
-__all__ = ["Served", "clipped", "filled", "load_trace"]
+__all__ = ["Served", "bounded", "clipped", "filled", "load_trace"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,10 +65,7 @@ class Served:
             on_gpu, device, memory_bytes = True, here.device, here.memory_bytes
         settings = asked.settings(on_gpu, device, memory_bytes, folder)
         saved = saved_model(model, db, backend, settings.block_size, tp, platform)
-        if asked.max_model_len is None:
-            settings = replace(settings, max_model_len=min(settings.max_model_len, context_of(saved)))
-        check_context(saved, settings.max_model_len)
-        settings = filled(asked, settings, saved, on_gpu)
+        settings = filled(asked, bounded(asked, settings, saved), saved, on_gpu)
         return cls(folder, saved.under(settings.max_num_seqs, settings.max_num_batched_tokens), settings)
 
     def told(self) -> list[str]:
@@ -189,6 +186,18 @@ def clipped(trace: Trace, max_model_len: int) -> Trace:
     if trace.clipped:
         _log.info(f"{trace.clipped} of {len(trace)} requests were shortened to {max_model_len} tokens")
     return trace
+
+
+def bounded(asked: EngineOptions, settings: EngineSettings, model: SavedModel) -> EngineSettings:
+    """The settings with requests no longer than the model's context, where their length was not asked for.
+
+    Raises:
+        SimulationError: longer ones were asked for.
+    """
+    if asked.max_model_len is None:
+        return replace(settings, max_model_len=min(settings.max_model_len, context_of(model)))
+    check_context(model, settings.max_model_len)
+    return settings
 
 
 def filled(asked: EngineOptions, settings: EngineSettings, model: SavedModel, on_gpu: bool) -> EngineSettings:

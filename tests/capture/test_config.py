@@ -71,6 +71,8 @@ def test_a_head_size_need_not_divide_the_hidden_size(write: Writer) -> None:
         ({"vocab_size": 32000.5}, "vocab_size is 32000.5, expected a positive integer"),
         ({"vocab_size": "32000"}, "vocab_size is '32000', expected a positive integer"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True, expected a positive integer"),
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10000000, expected at most 1,024"),
+        ({"hidden_size": 10**30}, f"hidden_size is {10**30}, expected at most 2,147,483,647"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None, expected a positive integer"),
         ({"hidden_size": ...}, "hidden_size is missing"),
         ({"model_type": ...}, "model_type is missing"),
@@ -294,3 +296,9 @@ def test_a_bundled_model_is_known_however_its_name_is_written(typed, meant):
 def test_a_name_that_means_another_model_is_not_taken_for_a_bundled_one(typed):
     with pytest.raises(CaptureError, match="neither a bundled model nor a file, did you mean"):
         resolve_model(typed)
+
+
+def test_a_number_of_thousands_of_digits_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(f'{{"hidden_size": {"1" * 5000}}}', encoding="utf-8")
+    with pytest.raises(CaptureError, match="cannot be read as JSON text: Exceeds the limit"):
+        resolve_model(tmp_path)

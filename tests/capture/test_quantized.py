@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,14 @@ symmetric.
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Program]:
-    """All of them as captured and lowered, by name; a platform needs a process of its own."""
+    """All of them as captured and lowered, by name."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    models = write(folder)
-    command = [sys.executable, "-m", "dooly.passes", *map(str, models.values()), "--platform", "h200"]
+    return programs_of(folder, write(folder).values(), "h200")
+
+
+def programs_of(folder: Path, models: Iterable[Path], platform: str) -> dict[str, Program]:
+    """Checkpoints as captured and lowered, by name; a platform needs a process of its own."""
+    command = [sys.executable, "-m", "dooly.passes", *map(str, models), "--platform", platform]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "-p", "annotate-shapes", "-o", str(folder / "all.ir")],
@@ -71,6 +76,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Program]:
 
 def operations(program: Program) -> tuple[Operation, ...]:
     return run(program, PIPELINE).operations
+
+
+def test_fp8_products_of_a_blackwell_gpu_are_the_same_work(tmp_path: Path, programs: dict[str, Program]) -> None:
+    models = write(tmp_path)
+    found = programs_of(tmp_path, [models["modelopt-fp8"]], "b200")["modelopt-fp8"]
+    here, there = (
+        {op.signature for op in operations(each) if op.target == "scaled_linear"}
+        for each in (programs["modelopt-fp8"], found)
+    )
+    assert here == there != set()
 
 
 def weight_bits(graph: Graph, module: str) -> float:

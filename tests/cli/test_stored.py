@@ -85,7 +85,7 @@ def test_one_formula_as_a_picture(place, capsys, tmp_path):
     output(capsys, "formulas", name, "--db", place, "--plot", str(picture))
     assert picture.read_text().count("<circle") == 9
     assert main(["formulas", "--db", place, "--plot", str(picture)]) == 2
-    assert "--plot shows one operation, 2 formulas match" in capsys.readouterr().err
+    assert "--plot shows one operation, 2 match" in capsys.readouterr().err
     assert main(["formulas", "--db", place, "--sympy", "--latex"]) == 2
     assert "choose one" in capsys.readouterr().err
 

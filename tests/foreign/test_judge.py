@@ -110,5 +110,6 @@ def test_errors_at_points_that_dooly_measured_are_told_by_class(tmp_path):
 
 def test_the_error_to_expect_is_told_of_a_known_source_only():
     rows = [{"kind": "decode", "error_percent": error, "error_p90_percent": 2 * error} for error in (4.0, 6.0, 100.0)]
-    assert dict(expected(rows)) == {"decode": [6.0, 12.0]}
+    assert dict(expected(rows, "error")) == {"decode": [6.0, 12.0]}
     assert expected_error("nobody's") == ""
+    assert expected_error("", "NVIDIA B200") == ""

@@ -330,7 +330,7 @@ def test_options_decide() -> None:
     assert requests_of(zero, "zero=one") == [(0, 10, 5), (1, 11, 1)]
     with pytest.raises(TraceError, match="t: no column 'when'; found: arrival_s"):
         requests_of(zero, "arrival=when")
-    for wrong in ("unit=h", "zero=two", "block=0", "block=x", "blocks=16", "unit", "unit="):
+    for wrong in ("unit=weeks", "zero=two", "block=0", "block=x", "blocks=16", "unit", "unit="):
         with pytest.raises(TraceError, match=wrong.partition("=")[0]):
             TraceOptions.parse([wrong])
     with pytest.raises(TraceError, match="unit is given twice for the trace: s and ms"):
@@ -377,11 +377,19 @@ def test_wide_characters_and_large_files(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "t.csv"
     path.write_bytes((HEADER + "0,1,2\n").encode("utf-16"))
     assert read_trace(path).requests == (TraceRequest(0, 1, 2),)
-    monkeypatch.setattr("dooly.simulate.trace_files.MAX_BYTES", 10)
-    with pytest.raises(TraceError, match="cut the trace into smaller files"):
+    monkeypatch.setattr("dooly.files._MOST_BYTES", 10)
+    with pytest.raises(TraceError, match="more than 0 MiB"):
         read_trace(path)
 
 
 def test_lengths_without_arrivals() -> None:
     trace = parse_trace("num_prefill_tokens,num_decode_tokens,pd_ratio\n30,2,15.0\n7,1,7.0\n", name="t")
     assert [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in trace.requests] == [(0.0, 30, 2), (0.0, 7, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("arrival_min", 60), ("start_time_hours", 3600), ("arrival_time_days", 86400)]
+)
+def test_units_of_more_than_a_second_are_those_that_the_name_states(name: str, seconds: int) -> None:
+    trace = parse_trace(f"{name},prompt_tokens,output_tokens\n0,10,5\n3,10,5\n", name="t")
+    assert trace.requests[1].arrival_s == 3 * seconds

@@ -6,13 +6,14 @@ import pytest
 
 from dooly.batch import Batch
 from dooly.cli import main
-from dooly.errors import PredictError, ProfileError
+from dooly.errors import FitError, PredictError, ProfileError
 from dooly.foreign.collectives import WIDTH
 from dooly.hardware.environment import environment_for, stored_machine
 from dooly.ir import Operation, parse_program
 from dooly.ir.operation import Use
 from dooly.ir.types import attributes
 from dooly.passes import PIPELINE, run
+from dooly.workspace import foreign
 from dooly.workspace.fitted import fitted_key
 from dooly.workspace.foreign import RULE, fit_foreign
 from dooly.workspace.models import saved_from
@@ -159,3 +160,14 @@ def test_formulas_of_what_dooly_measured_do_not_change_beside_it(database):
         assert fitted_key(nothing, [laws.linear(512, 768)], machine, ()) == fitted_key(
             database, [laws.linear(512, 768)], machine, ()
         )
+
+
+def test_a_part_of_host_time_that_cannot_be_fitted_is_said(database, monkeypatch):
+    def refuse(_database, stored, _place):
+        raise FitError(f"{stored.signature}: too few points")
+
+    monkeypatch.setattr(foreign, "fit_stored", refuse)
+    said = []
+    found = fit_foreign(database, [laws.linear(1024, 2048)], stored_machine(database, "b200"), (), said.append)
+    assert list(found) == [laws.linear(1024, 2048).signature]
+    assert any("host_before is not fitted: host_before: too few points" in line for line in said)
