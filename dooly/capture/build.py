@@ -8,7 +8,7 @@ import copy
 import json
 import tempfile
 import warnings
-from collections.abc import Generator, Mapping, Set
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,6 @@ def build(
     plain: bool = False,
     loaded: bool = True,
     ties: Mapping[str, Expr] | None = None,
-    numbers: Set[str] = frozenset(),
 ) -> Generator[Built]:
     """Build the model that ``config`` (the text of a config.json) describes, as rank 0 sees it; alive in the block.
 
@@ -88,7 +87,6 @@ def build(
         plain: from the numbers as they are, no symbol anywhere: what ``verify_provenance`` compares with.
         loaded: with parameters as they are once a checkpoint is loaded.
         ties: fields that are expressions of others, whatever the file says of them.
-        numbers: symbols of fields of which the engine gets the plain number.
 
     Raises:
         CaptureError: the engine refuses the configuration.
@@ -105,7 +103,7 @@ def build(
         ):
             if not plain:
                 with explained(place, "the engine refuses this configuration"):
-                    values = _symbolize(vllm_config, config, facts, ties or {}, numbers)
+                    values = _symbolize(vllm_config, config, facts, ties or {})
                 values |= options.parallel.symbols
                 for group in groups:
                     group.world_size = ConfigInt(*options.parallel.group(group_kind(group)), facts)
@@ -139,6 +137,7 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
         "quantization": options.quantization,
         "kv_cache_dtype": options.kv_cache_dtype or "auto",
         "enforce_eager": options.eager,
+        "enable_prefix_caching": False,  # a captured step is the same, and some models are refused with it
         "compilation_config": {"pass_config": {"fuse_allreduce_rms": False}},  # nothing is compiled while capturing
     }
     if parallel.ranks > 1:
@@ -196,9 +195,7 @@ def explained(place: str, what: str) -> Generator[None]:
         raise CaptureError(f"{place}: {what}: {text[:300]}") from error
 
 
-def _symbolize(
-    vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: Mapping[str, Expr], numbers: Set[str]
-) -> dict[str, int]:
+def _symbolize(vllm_config: Any, config: Mapping[str, Any], facts: Facts, ties: Mapping[str, Expr]) -> dict[str, int]:
     """Replace integers of the engine's configuration object, and what its class computed from them."""
     known, cache_config = vllm_config.model_config.hf_config, vllm_config.cache_config
     values: dict[str, int] = {}
@@ -212,8 +209,7 @@ def _symbolize(
         e = tied.get(str(field.place[0]), symbol(field.symbol))
         if field.place[0] not in tied:
             values[field.symbol] = field.value
-        if field.symbol not in numbers:
-            _put(given, field, ConfigInt(field.value, e, facts))
+        _put(given, field, ConfigInt(field.value, e, facts))
     asserted = set(facts)
     computed = type(known).from_dict(given)
     if not any(_is_quotient(value) for value in vars(computed).values()):

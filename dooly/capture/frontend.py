@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -15,7 +14,7 @@ import torch
 from dooly.capture.build import Built, build, explained
 from dooly.capture.canonical import canonical
 from dooly.capture.checked import amounts, check_counts, check_sizes
-from dooly.capture.config import FIELDS, fields_of
+from dooly.capture.config import FIELDS
 from dooly.capture.fx import Converter
 from dooly.capture.layers import plan_layers
 from dooly.capture.opaque_modules import DTYPES, opaque_kind, owners
@@ -28,7 +27,7 @@ from dooly.capture.symbols import Reader
 from dooly.capture.time_limit import limited
 from dooly.capture.trace import trace
 from dooly.errors import CaptureError
-from dooly.ir import Divides, Expr, Fixed, Graph, Op, Owner, leaves, symbol, symbols_of
+from dooly.ir import Divides, Expr, Graph, Op, Owner, leaves, symbol, symbols_of
 
 __all__ = ["capture_config", "counted_ops", "described", "kinds_of", "names_of"]
 
@@ -44,7 +43,7 @@ def capture_config(name: str, config: Mapping[str, Any], options: Options) -> tu
         kinds = kinds_of(name, config, options)
     capture = partial(_captured, name, config, options, len(kinds))
     return tuple(
-        _with_most_symbols(config, partial(capture, stage)) for stage in distinct_stages(kinds, options.parallel.pp)
+        _with_free_heads(config, partial(capture, stage)) for stage in distinct_stages(kinds, options.parallel.pp)
     )
 
 
@@ -59,57 +58,29 @@ def kinds_of(name: str, config: Mapping[str, Any], options: Options) -> tuple[Ha
         return layer_kinds(built.model)
 
 
-def _with_most_symbols(config: Mapping[str, Any], capture: Callable[[Mapping[str, Expr], Set[str]], Graph]) -> Graph:
-    """The graph of a stage with as many fields as symbols as the model's code lets be symbols.
-
-    The head size is first a symbol of its own, then a quotient.  Where the code can be traced with neither, the numbers
-    of heads and their size are plain numbers, and at last every field: these are marked as fixed.
+def _with_free_heads(config: Mapping[str, Any], capture: Callable[[Mapping[str, Expr]], Graph]) -> Graph:
+    """The graph of a stage.  The head size is a symbol of its own where the model's code lets it be one.
 
     Args:
-        capture: with fields that are expressions of others, and symbols of which the code gets the number.
-
-    Raises:
-        CaptureError: the model cannot be captured in any of these ways; it tells of the first.
+        capture: with fields that are expressions of others.
     """
-    nothing: Set[str] = frozenset()
     tied = {"head_dim": symbol("H") / symbol("Nq")}
     heads, hidden = config.get("num_attention_heads"), config["hidden_size"]
-    ties = isinstance(heads, int) and config.get("head_dim", hidden // heads) * heads == hidden
+    if not isinstance(heads, int) or config.get("head_dim", hidden // heads) * heads != hidden:
+        return capture({})
     try:
-        graph = capture({}, nothing)
-    except CaptureError as error:
-        every = {field.symbol for field in fields_of(config)}
-        ways = [*([(tied, nothing)] if ties else []), ({}, every & _HEADS), ({}, every)]
-        return _first_possible([partial(capture, *way) for way in ways], error)
-    if not (graph.fixed and ties):
-        return graph
-    with suppress(CaptureError):
-        return min(graph, capture(tied, nothing), key=lambda each: len(each.fixed))
-    return graph
-
-
-_HEADS = frozenset(("D", "Nkv", "Nq"))
-
-
-def _first_possible(captures: Iterable[Callable[[], Graph]], error: CaptureError) -> Graph:
-    for each in captures:
-        with suppress(CaptureError):
-            return each()
-    raise error
+        graph = capture({})
+    except CaptureError:
+        return capture(tied)
+    return graph if not graph.fixed else min(graph, capture(tied), key=lambda each: len(each.fixed))
 
 
 def _captured(
-    name: str,
-    config: Mapping[str, Any],
-    options: Options,
-    depth: int,
-    stage: Stage,
-    ties: Mapping[str, Expr],
-    numbers: Set[str],
+    name: str, config: Mapping[str, Any], options: Options, depth: int, stage: Stage, ties: Mapping[str, Expr]
 ) -> Graph:
     plan = plan_layers(stage.kinds)
     numbers = [stage.start + layer for layer in plan.layers]
-    with limited(name), build(config, options, name, stage=stage.rank, ties=ties, numbers=numbers) as built:
+    with limited(name), build(config, options, name, stage=stage.rank, ties=ties) as built:
         keep_layers(built.model, numbers, stage.start)
         path = layers_path(built.model)
         names = names_of(built.model)
@@ -144,7 +115,7 @@ def _captured(
             ("platform", options.platform),
             *pipeline,
         ),
-        fixed=(*traced.fixed, *_plain(built.values, numbers)),
+        fixed=traced.fixed,
         owners=found,
         captured=converter.captured,
         ops=counted_ops(converter.ops, counts, path),
@@ -156,11 +127,6 @@ def _captured(
     check_sizes(graph, loaded, name)
     check_counts(kept, graph, counted_by(counts, path), whole, name)
     return graph
-
-
-def _plain(values: Mapping[str, int], numbers: Set[str]) -> Iterator[Fixed]:
-    """Marks of the symbols of which the model's code got the number."""
-    yield from (Fixed("", symbol(name), sympy.Integer(value)) for name, value in values.items() if name in numbers)
 
 
 def _with_symbols(graph: Graph, values: Mapping[str, int], short: Set[str], facts: Iterable[Any]) -> Graph:

@@ -1,4 +1,4 @@
-"""Configurations whose class has two names for one number, and code that needs numbers."""
+"""Configurations whose class has two names for one number."""
 
 import json
 from pathlib import Path
