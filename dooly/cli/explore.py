@@ -217,6 +217,21 @@ def read_prices(options: Sequence[str], path: Path | None) -> dict[str, float]:
     return found
 
 
+def _least(outcomes: Sequence["Outcome"], percentile: float) -> str:
+    """The least latencies of all configurations, each with the configuration that has it."""
+
+    def told(name: str, ms: float, at: "Outcome") -> str:
+        return f"least {name} p{percentile:g} {ms:,.1f} ms ({at.device}, TP {at.tp}, {at.requests_per_s:g} requests/s)"
+
+    first = min(outcomes, key=lambda each: each.ttft_ms)
+    parts = [told("TTFT", first.ttft_ms, first)]
+    later = [(each.tpot_ms, each) for each in outcomes if each.tpot_ms is not None]
+    if later:
+        ms, at = min(later, key=lambda each: each[0])
+        parts.append(told("TPOT", ms, at))
+    return ", ".join(parts)
+
+
 def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], percentile: float) -> None:
     """The frontier, or all that is asked for, as a table; a line where nothing meets the targets."""
     from dooly.cli.output import print_table
@@ -225,7 +240,7 @@ def print_frontier(outcomes: Sequence["Outcome"], best: Sequence["Outcome"], per
 
     meeting = sum(outcome.meets for outcome in outcomes)
     if not best:
-        show(f"none of {len(outcomes)} configurations meets the targets")
+        show(f"none of {len(outcomes)} configurations meets the targets; {_least(outcomes, percentile)}")
         return
     chosen = f"{len(best)} best of" if len(best) < len(outcomes) else "all, of which"
     foreign: tuple[Column, ...] = ()

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -14,7 +14,7 @@ from dooly.errors import PredictError
 
 if TYPE_CHECKING:
     from dooly.adapters.coefficients import Projection
-    from dooly.adapters.grid import Outside
+    from dooly.adapters.grid import Limits, Outside
     from dooly.predict import SavedModel
 
 __all__ = ["Folder", "Hardware", "Output", "Written", "target"]
@@ -93,8 +93,9 @@ def target(app: typer.Typer) -> Callable[[Callable[..., Written]], Callable[...,
         def run(model: str, **given: Any) -> None:
             from dooly.adapters.grid import Limits
 
-            sizes = {"limits": Limits(*(given.pop(name) for name in _SIZES))} if wants_limits else {}
+            limits = Limits(*(given.pop(name) for name in _SIZES)) if wants_limits else None
             saved = _load(model, {name: given.pop(name) for name in _SOURCE})
+            sizes = {} if limits is None else {"limits": _within_context(limits, saved)}
             _tell(saved, function(saved, **sizes, **given))
 
         cast(Any, run).__signature__ = inspect.Signature(parameters)
@@ -104,6 +105,17 @@ def target(app: typer.Typer) -> Callable[[Callable[..., Written]], Callable[...,
         return function
 
     return register
+
+
+def _within_context(limits: "Limits", saved: "SavedModel") -> "Limits":
+    """The limits with contexts that the model has; says where that is less."""
+    from dooly.cli.output import say
+    from dooly.workspace.limits import context_of
+
+    if limits.context <= (most := context_of(saved)):
+        return limits
+    say(f"note: contexts up to {most:,d} tokens, those of {saved.name}, not {limits.context:,d}")
+    return replace(limits, context=most)
 
 
 def _load(model: str, source: dict[str, Any]) -> "SavedModel":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def _csv_rows(text: str, name: str, mark: str) -> Iterator[tuple[int, list[str]]
 
 
 def _refuse_duplicates(names: Sequence[str], place: str) -> None:
-    twice = sorted({each for each in names if each and names.count(each) > 1})
+    twice = sorted(each for each, count in Counter(names).items() if each and count > 1)
     if twice:
         raise TraceError(f"{place}: column {listed(twice[:1])} appears twice; found: {listed(names)}")
 
@@ -134,8 +135,8 @@ def _loads(text: str, place: str) -> Cell:
 def _without_duplicates(pairs: list[tuple[str, Cell]]) -> dict[str, Cell]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(each for each in names if names.count(each) > 1)!r} appears twice in an object")
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} appears twice in an object")
     return found
 
 

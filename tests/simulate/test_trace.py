@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -393,3 +394,14 @@ def test_lengths_without_arrivals() -> None:
 def test_units_of_more_than_a_second_are_those_that_the_name_states(name: str, seconds: int) -> None:
     trace = parse_trace(f"{name},prompt_tokens,output_tokens\n0,10,5\n3,10,5\n", name="t")
     assert trace.requests[1].arrival_s == 3 * seconds
+
+
+def test_very_many_columns_are_refused_at_once() -> None:
+    start = time.process_time()
+    for text in (
+        ",".join(f"c{at}" for at in range(100_000)),
+        "{" + ",".join(f'"{at // 2}":1' for at in range(200_000)) + "}",
+    ):
+        with pytest.raises(TraceError):
+            parse_trace(text, name="t")
+    assert time.process_time() - start < 10

@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dooly.batch import MOST_CACHED
@@ -85,3 +86,10 @@ def test_a_stretched_context_is_the_longer_one():
     assert context_of(model(Np=131072, No=32768, Fp=4)) == 131072
     assert context_of(model(Np=32768, No=32768, Fp=4)) == 131072
     assert context_of(model()) == MOST_CACHED
+
+
+def test_an_export_keeps_to_the_context_and_says_so(tmp_path, capsys):
+    arguments = ["export", "dynamo", "llama-2-7b", "--platform", "h200", "--db", str(tmp_path / "none.sqlite")]
+    assert main([*arguments, "-o", str(tmp_path / "a.npz"), "--max-context", "99999"]) == 0
+    assert "note: contexts up to 4,096 tokens, those of llama-2-7b, not 99,999" in capsys.readouterr().err
+    assert np.load(tmp_path / "a.npz")["prefill_isl"].max() <= 4096
