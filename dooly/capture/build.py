@@ -286,9 +286,15 @@ def _take_common_path(model: torch.nn.Module) -> None:
 
 
 def _sizes(model: torch.nn.Module, recorder: SizeRecorder) -> dict[str, tuple[Expr, ...]]:
+    """Sizes of each parameter and buffer under every name: layers share some, and the first of them may be left out."""
     sizes: dict[str, tuple[Expr, ...]] = {}
+    first: dict[int, str] = {}
     tables = _rotary_tables(model)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    for name, tensor in named:
+        if (same := first.setdefault(id(tensor), name)) != name:
+            sizes[name] = sizes[same]
+            continue
         found = tables.get(name) or recorder.sizes(tensor)
         sizes[name] = found if found is not None else tuple(sympy.Integer(dim) for dim in tensor.shape)
     return sizes
