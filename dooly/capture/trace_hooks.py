@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -81,12 +81,14 @@ def _flat(values: Any) -> Iterator[Any]:
 @contextmanager
 def without_autocast() -> Generator[None]:
     """Nothing is cast by itself in the block; PyTorch has no answer for the meta device."""
-    asked = torch.is_autocast_enabled
+    amp = cast(Any, torch.amp)
+    asked, switch = torch.is_autocast_enabled, amp.autocast
     torch.is_autocast_enabled = lambda *_: False
+    amp.autocast = lambda *_, **__: nullcontext()
     try:
         yield
     finally:
-        torch.is_autocast_enabled = asked
+        torch.is_autocast_enabled, amp.autocast = asked, switch
 
 
 @contextmanager
