@@ -1,7 +1,7 @@
 """Capture and lower every configuration of a folder, and say what came of each.
 
     python benchmarks/try_architectures.py FOLDER --platform h200 -o tried-h200.jsonl
-    python benchmarks/try_architectures.py --table docs/results/tried.md tried-cpu.jsonl tried-h200.jsonl
+    python benchmarks/try_architectures.py --table docs/results/models-nobody-listed.md tried-cpu.jsonl tried-h200.jsonl
 
 A folder has ``NAME.json`` files or folders with a ``config.json``.  The second form writes a page from results.
 """

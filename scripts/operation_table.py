@@ -23,8 +23,10 @@ key) pairs, `S` key-value rows read, `R` requests, `A` experts of the rank that 
 **FLOPs** count additions, multiplications, divisions and transcendental functions, one each; a multiply-add is two.
 Moving, choosing, comparing and converting elements counts none. **Bytes** are what must cross memory: each operand
 once, of a table one row for each index, each result once. A `region` of several operations reads each of its
-arguments and writes each of its results once, and its FLOPs are the sum. An operation that is not in this table is an
-explicit unknown: it counts its operands and results as bytes, and `cover` reports it as unsupported.
+arguments and writes each of its results once, and its FLOPs are the sum. A function of ATen that is not in this table
+and multiplies no matrices is memory-bound and counts one FLOP for each element that it returns. Any other
+operation that is not in this table is an explicit unknown: it counts its operands and results as bytes, and `cover`
+reports it as unsupported.
 
 **Does not count** lists the attributes that a kernel is merely passed: they do not tell operations apart.
 """

@@ -24,6 +24,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.model_executor.models.registry import ModelRegistry
 
 from dooly.capture.checked import Amounts, amounts
 from dooly.capture.config import TIED, Field, fields_of
@@ -41,7 +42,7 @@ from dooly.errors import CaptureError
 from dooly.hardware.gpus import PLATFORMS
 from dooly.ir.expr import Expr, normal, symbol
 
-__all__ = ["Built", "build", "explained"]
+__all__ = ["Built", "build", "explained", "imported"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
             "pipeline_parallel_size": parallel.pp,
             "distributed_executor_backend": "mp",
         }
-    with explained(place, "the engine refuses this configuration"), warnings.catch_warnings():
+    with explained(place, "the engine refuses this configuration"), warnings.catch_warnings(), imported(place, folder):
         warnings.simplefilter("ignore")  # libraries of formats comment on what a checkpoint says
         config = EngineArgs(
             model=folder,
@@ -162,6 +163,26 @@ def _engine_config(folder: str, options: Options, place: str) -> Any:
     _check_quantization(config.model_config, place)
     config.compilation_config.mode = CompilationMode.NONE  # the choice of custom operations stays
     return config
+
+
+@contextmanager
+def imported(place: str, folder: str) -> Generator[None]:
+    """Say why the engine cannot import a model, where it only says that its log tells.
+
+    Raises:
+        CaptureError: the module of the model needs a package that is not here.
+    """
+    try:
+        yield
+    except ValueError:
+        said = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        for name in said.get("architectures") or ():
+            try:
+                if (known := ModelRegistry.models.get(name)) is not None:
+                    known.load_model_cls()
+            except ImportError as error:
+                raise CaptureError(f"{place}: the engine cannot import {name}: {error}") from error
+        raise
 
 
 def _check_quantization(model_config: Any, place: str) -> None:

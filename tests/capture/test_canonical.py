@@ -1,4 +1,4 @@
-"""Configurations whose class has two names for one number."""
+"""Configurations whose class has two names for one number, and models that the engine cannot import."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from dooly.capture import Options, capture_stages
 from dooly.capture.canonical import canonical
+from dooly.errors import CaptureError
 from dooly.ir import Program, verify
 
 pytestmark = pytest.mark.engine
@@ -39,3 +40,23 @@ def test_a_model_with_two_names_for_one_number_is_captured(tmp_path: Path):
     (graph,) = capture_stages(tmp_path, Options())
     verify(Program((graph,)))
     assert (graph.config_values["H"], graph.config_values["Nq"]) == (128, 8)
+
+
+def test_a_package_that_the_engine_lacks_is_named(tmp_path: Path):
+    """The engine's own message is that its log tells."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    from dooly.capture.build import imported
+
+    ModelRegistry.register_model("PlantedForCausalLM", "absent_package.model:PlantedForCausalLM")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["PlantedForCausalLM"]}))
+    try:
+        with (
+            pytest.raises(
+                CaptureError, match="m: the engine cannot import PlantedForCausalLM: No module named 'absent"
+            ),
+            imported("m", str(tmp_path)),
+        ):
+            raise ValueError("failed to be inspected")
+    finally:
+        del ModelRegistry.models["PlantedForCausalLM"]

@@ -67,7 +67,7 @@ def test_nothing_stored_is_one_clear_line():
         stored_machine(Database("sqlite://"), "h200")
 
 
-@pytest.mark.parametrize("platform", ["cpu", "a100"])
+@pytest.mark.parametrize("platform", ["cpu", "t4"])
 def test_only_gpus_are_asked_for_by_name(platform):
     with pytest.raises(
         ProfileError, match=f"--platform {platform}: expected one of h100, h200, a100, .*b60; leave it out"
