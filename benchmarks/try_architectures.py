@@ -24,6 +24,10 @@ from dooly.passes import PIPELINE, run
 
 Row = dict[str, Any]
 
+HEAD = """Written by `benchmarks/try_architectures.py --table`: one configuration of each architecture, captured and lowered in one process
+after another, with no name known in advance. Operations are those of one step; an opaque one has no cost rule and counts its operands and
+results as bytes. A line of words says why there is no IR: mostly the engine itself does not build the model here."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 1 where a model ended in something else than an IR."""
@@ -109,7 +113,7 @@ def page(runs: Sequence[Sequence[Row]]) -> str:
         for row in rows:
             by_model.setdefault(row["model"], {})[row["platform"]] = row
     platforms = [rows[0]["platform"] for rows in runs]
-    head = ["# Models nobody listed", "", "Written by `benchmarks/try_architectures.py --table`.", ""]
+    head = ["# Models nobody listed", "", HEAD, ""]
     head += [f"- as {name}: {summary(rows)}" for name, rows in zip(platforms, runs, strict=True)]
     lines = [*head, "", "| model | " + " | ".join(f"as {name}" for name in platforms) + " |"]
     lines.append("|---|" + "---|" * len(platforms))
