@@ -26,8 +26,8 @@ Row = dict[str, Any]
 
 HEAD = """Written by `benchmarks/try_architectures.py --table`: one configuration of each architecture, captured and
 lowered, with no name known in advance. Operations are those of one step; an opaque one has no cost rule and counts its
-operands and results as bytes. Words say why there is no IR: the engine does not build the model where this ran, which had
-no torchvision and no GPU, or dooly does not capture it."""
+operands and results as bytes. Words say why there is no IR: the engine does not build the model where this ran, without
+torchvision and without a GPU, or dooly does not capture it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
