@@ -19,7 +19,7 @@ from dooly.capture import Options, capture_checked, check, load_engine
 from dooly.errors import DoolyError
 from dooly.escape import show
 from dooly.files import write_text
-from dooly.ir import Graph, Kind, Program, kind_of
+from dooly.ir import Graph, Program
 from dooly.passes import PIPELINE, run
 
 Row = dict[str, Any]
@@ -55,15 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _configurations(folder: Path, only: Sequence[str]) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        name = path.stem if path.suffix == ".json" else path.name
-        if (path.suffix == ".json" or (path / "config.json").exists()) and (not only or name in only):
+        if (path.suffix == ".json" or (path / "config.json").exists()) and (not only or _name(path) in only):
             yield path
+
+
+def _name(path: Path) -> str:
+    return path.stem if path.suffix == ".json" else path.name
 
 
 def tried(path: Path, platform: str) -> Row:
     """One row: seconds of one core, and either the error or counts of the IR."""
     start = time.process_time()
-    row: Row = {"model": path.stem if path.suffix == ".json" else path.name}
+    row: Row = {"model": _name(path)}
     try:
         options = Options(platform=platform)
         graphs = capture_checked(*check(str(path), options), options)
@@ -78,14 +81,12 @@ def tried(path: Path, platform: str) -> Row:
 
 
 def _counts(program: Program, graph: Graph) -> Row:
-    opaque = {op.target for each in program.graphs for op in each.work() if kind_of(op.target) is Kind.UNKNOWN}
     unknown = [op for op in program.operations if op.status == "unsupported"]
-    work = sum(op.count for op in program.operations)
     return {
-        "operations": work,
+        "operations": sum(op.count for op in program.operations),
         "distinct": len(program.operations),
         "opaque": sum(op.count for op in unknown),
-        "opaque_targets": sorted(opaque | {op.target for op in unknown}),
+        "opaque_targets": sorted({op.target for op in unknown}),
         "fixed": len(graph.fixed),
         "dimensions": sum(len(value.type.shape) for op in graph.ops for value in op.results),
     }
